@@ -1,0 +1,67 @@
+# make demo | test | test-reference | types | format | clean
+# Everything is installed into .venv; the stamp files in it say what is there already.
+
+PYTHON ?= python3
+# The version the reference numbers were made with. Another build of it: TORCH=torch==2.13.0+cpu
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+SOURCES := $(shell find export runtime kernels -type f ! -name '*.pyc')
+
+.PHONY: demo test test-reference types format clean
+
+demo: .venv/stamp-demo
+	$(BIN)/trine demo build/demo
+
+test: .venv/stamp-test types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=build/ns $(BIN)/lint-imports
+	$(BIN)/pytest -m "not slow and not reference and not gpu" $(PYTEST_ARGS)
+
+test-reference: .venv/stamp-reference
+	$(BIN)/pytest -m "(slow or reference) and not gpu" $(PYTEST_ARGS)
+
+# Type checkers and import-linter cannot follow an editable install's import hook; these links are the same tree.
+types:
+	@mkdir -p build/ns/trine
+	@for part in export runtime kernels; do ln -sfn ../../../$$part build/ns/trine/$$part; done
+	@for file in __init__.py py.typed; do ln -sfn ../../../runtime/_root/$$file build/ns/trine/$$file; done
+
+format: .venv/stamp-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf trine.egg-info
+
+.venv/stamp-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, but '$(PYTHON)' is missing or older:" \
+	    "name another one, as in 'make PYTHON=python3.12 ...'" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { \
+	  echo "'$(PYTHON) -m venv .venv' failed; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+	@touch $@
+
+# What a user gets: the built wheel. An editable install that `make test` left is as good, and is kept.
+# build/lib is setuptools' copy of the sources; files deleted since would still be packed from it.
+.venv/stamp-demo: pyproject.toml $(SOURCES) | .venv/stamp-python
+	@if [ .venv/stamp-test -nt pyproject.toml ]; then :; else \
+	  echo "installing trine into .venv"; \
+	  rm -rf build/lib build/bdist.* && $(PIP) '.[cpu,export,pdf,parquet]' \
+	    && rm -f .venv/stamp-test .venv/stamp-reference; fi
+	@touch $@
+
+.venv/stamp-test: pyproject.toml | .venv/stamp-python
+	@echo "installing trine and the developer tools into .venv"
+	@$(PIP) --editable '.[cpu,export,dev,pdf,parquet]'
+	@touch $@
+
+.venv/stamp-reference: .venv/stamp-test
+	@echo "installing $(TORCH) and the published code's packages into .venv"
+	@$(PIP) '$(TORCH)' --editable '.[reference]'
+	@touch $@

@@ -1,0 +1,92 @@
+"""Writes a bundle so that it is there whole or not at all.
+
+Files go into a sibling folder that is renamed at the end. Whatever ends the work early, an error or
+Ctrl-C, removes the sibling and leaves what was at the destination.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trine.runtime.bundle import MANIFEST_NAME
+from trine.runtime.errors import BundleError
+from trine.runtime.progress import format_bytes
+
+__all__ = ["check_destination", "check_disk_space", "write_atomically"]
+
+PARTIAL_SUFFIX = ".partial"
+REPLACED_SUFFIX = ".replaced"
+
+
+def check_destination(bundle: Path, force: bool) -> None:
+    """Raise BundleError unless a bundle may be written at `bundle`.
+
+    Without `force` nothing may be there but an empty folder; with it a former bundle may, but no other
+    content, which is never deleted.
+    """
+    if not bundle.exists() or (bundle.is_dir() and not any(bundle.iterdir())):
+        return
+    if not (bundle / MANIFEST_NAME).is_file():
+        raise BundleError(f"{bundle}: exists and is no bundle; give another path or move it away")
+    if not force:
+        raise BundleError(f"{bundle}: a bundle is there already; use --force to replace it")
+
+
+def check_disk_space(bundle: Path, need: int) -> None:
+    """Raise BundleError if the disk of `bundle` has less than `need` bytes free."""
+    place = bundle.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < need:
+        raise BundleError(
+            f"{bundle}: needs {format_bytes(need)} of disk, {format_bytes(free)} are free; "
+            "make room, or export fewer tasks"
+        )
+
+
+@contextmanager
+def write_atomically(bundle: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `bundle` when the block ends without an exception.
+
+    What was at `bundle` is replaced then, and kept otherwise.
+
+    Raises:
+        BundleError: the parent folder cannot be written, or another export of it is under way.
+    """
+    partial = bundle.with_name(f".{bundle.name}{PARTIAL_SUFFIX}")
+    try:
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+    except FileExistsError as cause:
+        raise BundleError(
+            f"{partial}: exists, so another export of this bundle is running or was killed; "
+            "wait for it, or remove that folder"
+        ) from cause
+    except OSError as cause:
+        raise BundleError(
+            f"{bundle}: cannot be written ({cause.strerror}); check the path"
+        ) from cause
+    try:
+        yield partial
+        _replace(partial, bundle)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _replace(new: Path, bundle: Path) -> None:
+    if not bundle.exists():
+        os.rename(new, bundle)
+        return
+    old = bundle.with_name(f".{bundle.name}{REPLACED_SUFFIX}")
+    shutil.rmtree(old, ignore_errors=True)
+    os.rename(bundle, old)
+    try:
+        os.rename(new, bundle)
+    except OSError:
+        os.rename(old, bundle)
+        raise
+    shutil.rmtree(old)

@@ -1,0 +1,55 @@
+"""The program `trine`: finds the verb, runs it, turns errors into one sentence and an exit code.
+
+Exit codes: 0 done; 1 a check did not pass; 2 the user's input cannot be used; 130 interrupted.
+stdout carries data, stderr carries talk.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+
+from trine.export.commands import demo, export, sample_checkpoint, verify
+from trine.runtime.commands import embed, info
+from trine.runtime.errors import TrineError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code.
+
+    Args:
+        arguments: as after the program's name on a command line; None for the process's own.
+    """
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except TrineError as error:
+        print(f"trine {parsed.verb}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"trine {parsed.verb}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trine", description="jina-embeddings-v4 on ONNX Runtime, without torch."
+    )
+    version = importlib.metadata.version("trine")
+    parser.add_argument("--version", action="version", version=f"trine {version}")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for command in (export, embed, info, verify, demo, sample_checkpoint):
+        command.register(subparsers)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

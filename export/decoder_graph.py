@@ -1,0 +1,201 @@
+"""The decoder's graph for ONNX Runtime: packed token embeddings in, hidden states out.
+
+Tokens of all sequences lie behind one another, without padding; only attention sees a padded view,
+made by one Gather before and one after it. Rotary tables come from the host, which alone knows the
+positions of image tokens. Architecture: Qwen2.5 (pre-norm RMSNorm, grouped-query causal attention
+with biases on q, k and v, SwiGLU).
+"""
+
+import onnx_ir as ir
+
+from trine.export.decoder_weights import DecoderWeights
+from trine.export.graph_builder import CONTRIB, GraphBuilder
+from trine.runtime.model_config import DecoderConfig
+
+__all__ = ["build_decoder"]
+
+#: ONNX Runtime's GroupQueryAttention takes heads of a multiple of this; others are padded with zeros.
+HEAD_MULTIPLE = 8
+
+
+def build_decoder(config: DecoderConfig, weights: DecoderWeights) -> ir.Model:
+    """Return the graph with `weights`, unread.
+
+    Inputs: `embeddings` float32 [T, hidden]; `rope_cos`, `rope_sin` float32 [T, head_dim / 2];
+    `pad_index` int64 [B, S], the token in each slot of the padded view (any token in unused slots);
+    `unpad_index` int64 [T], the slot of each token in the flattened padded view; `last_index` int32
+    [B], sequence lengths minus one; `padded_length` int32 [], S.
+    Output: `hidden` float32 [T, hidden], after the final norm.
+    """
+    return _DecoderGraph(config, weights).build()
+
+
+class _DecoderGraph:
+    def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
+        self.config = config
+        self.weights = weights
+        self.graph = graph = GraphBuilder("decoder")
+        half = config.head_dim // 2
+        self.embeddings = graph.input(
+            "embeddings", ir.DataType.FLOAT, ["tokens", config.hidden_size]
+        )
+        self.cos = graph.input("rope_cos", ir.DataType.FLOAT, ["tokens", half])
+        self.sin = graph.input("rope_sin", ir.DataType.FLOAT, ["tokens", half])
+        self.pad_index = graph.input("pad_index", ir.DataType.INT64, ["sequences", "length"])
+        self.unpad_index = graph.input("unpad_index", ir.DataType.INT64, ["tokens"])
+        self.last_index = graph.input("last_index", ir.DataType.INT32, ["sequences"])
+        self.padded_length = graph.input("padded_length", ir.DataType.INT32, [])
+
+    def build(self) -> ir.Model:
+        self.rows = self.graph.row_numbers("token_rows", self.unpad_index)
+        residual = self.embeddings
+        normed = self.graph.node(
+            "layers.0.input_norm",
+            "SimplifiedLayerNormalization",
+            [residual, self.graph.weight(self.weights.vector("layers.0.input_layernorm.weight"))],
+            {"epsilon": self.config.rms_norm_eps, "axis": -1},
+        )
+        for layer in range(self.config.num_layers):
+            prefix = f"layers.{layer}"
+            attended = self._attention(prefix, normed)
+            normed, residual = self._add_norm(
+                f"{prefix}.post_norm",
+                attended,
+                residual,
+                f"{prefix}.post_attention_layernorm.weight",
+            )
+            last = layer + 1 == self.config.num_layers
+            normed, residual = self._add_norm(
+                "norm" if last else f"layers.{layer + 1}.input_norm",
+                self._mlp(prefix, normed),
+                residual,
+                "norm.weight" if last else f"layers.{layer + 1}.input_layernorm.weight",
+            )
+        return self.graph.build([(normed, "hidden", ["tokens", self.config.hidden_size])])
+
+    def _linear(self, name: str, x: ir.Value, *modules: str) -> ir.Value:
+        return self.graph.node(
+            name, "MatMul", [x, self.graph.weight(self.weights.linear(name, modules))]
+        )
+
+    def _add_norm(
+        self, name: str, branch: ir.Value, residual: ir.Value, weight: str
+    ) -> tuple[ir.Value, ir.Value]:
+        """Return (norm of the sum, the sum)."""
+        normed, _, _, total = self.graph.nodes(
+            [name, "", "", f"{name}.residual"],
+            "SkipSimplifiedLayerNormalization",
+            [branch, residual, self.graph.weight(self.weights.vector(weight))],
+            {"epsilon": self.config.rms_norm_eps},
+            CONTRIB,
+        )
+        return normed, total
+
+    def _attention(self, prefix: str, x: ir.Value) -> ir.Value:
+        config, graph = self.config, self.graph
+        name = f"{prefix}.self_attn"
+        modules = [f"{name}.{part}_proj" for part in "qkv"]
+        projected = graph.node(
+            f"{name}.qkv",
+            "Gemm",
+            [
+                x,
+                graph.weight(self.weights.linear(f"{name}.qkv", modules)),
+                graph.weight(self.weights.bias(f"{name}.qkv", modules)),
+            ],
+        )
+        q_size, kv_size = config.hidden_size, config.num_kv_heads * config.head_dim
+        q, k, v = graph.nodes(
+            [f"{name}.q", f"{name}.k", f"{name}.v"],
+            "Split",
+            [projected, graph.constant("qkv_sizes", [q_size, kv_size, kv_size])],
+            {"axis": 1},
+        )
+        q = self._rotate(f"{name}.q", q, config.num_heads)
+        k = self._rotate(f"{name}.k", k, config.num_kv_heads)
+        padded = [
+            self._padded(f"{name}.{part}", value, heads)
+            for part, value, heads in (
+                ("q", q, config.num_heads),
+                ("k", k, config.num_kv_heads),
+                ("v", v, config.num_kv_heads),
+            )
+        ]
+        attended, _, _ = graph.nodes(
+            [f"{name}.attended", f"{name}.present_k", f"{name}.present_v"],
+            "GroupQueryAttention",
+            [*padded, None, None, self.last_index, self.padded_length],
+            {
+                "num_heads": config.num_heads,
+                "kv_num_heads": config.num_kv_heads,
+                "scale": config.head_dim**-0.5,
+            },
+            CONTRIB,
+        )
+        return self._linear(
+            f"{name}.o", self._unpadded(name, attended), f"{prefix}.self_attn.o_proj"
+        )
+
+    def _rotate(self, name: str, x: ir.Value, num_heads: int) -> ir.Value:
+        """Return [T, heads × head_dim] with each head rotated by its token's row of the tables."""
+        graph, axis = self.graph, self.graph.constant("zero", [0])
+        rotated = graph.node(
+            f"{name}.rotated",
+            "RotaryEmbedding",
+            [graph.node(f"{name}.3d", "Unsqueeze", [x, axis]), self.rows, self.cos, self.sin],
+            {"num_heads": num_heads},
+            CONTRIB,
+        )
+        return graph.node(f"{name}.2d", "Squeeze", [rotated, axis])
+
+    @property
+    def _head_padding(self) -> int:
+        return -self.config.head_dim % HEAD_MULTIPLE
+
+    def _padded(self, name: str, x: ir.Value, num_heads: int) -> ir.Value:
+        """Return [B, S, heads × head size] of packed [T, heads × head_dim]."""
+        graph, config = self.graph, self.config
+        if self._head_padding:
+            heads = graph.constant(f"heads_{num_heads}", [0, num_heads, config.head_dim])
+            x = graph.node(f"{name}.heads", "Reshape", [x, heads])
+            pads = graph.constant("head_pads", [0, 0, 0, 0, 0, self._head_padding])
+            x = graph.node(f"{name}.wide", "Pad", [x, pads])
+            wide = num_heads * (config.head_dim + self._head_padding)
+            x = graph.node(
+                f"{name}.flat", "Reshape", [x, graph.constant(f"wide_{num_heads}", [0, wide])]
+            )
+        return graph.node(f"{name}.padded", "Gather", [x, self.pad_index])
+
+    def _unpadded(self, name: str, attended: ir.Value) -> ir.Value:
+        """Return packed [T, heads × head_dim] of [B, S, heads × head size]."""
+        graph, config = self.graph, self.config
+        width = config.num_heads * (config.head_dim + self._head_padding)
+        flat = graph.node(
+            f"{name}.slots", "Reshape", [attended, graph.constant("slots", [-1, width])]
+        )
+        x = graph.node(f"{name}.packed", "Gather", [flat, self.unpad_index])
+        if self._head_padding:
+            heads = [0, config.num_heads, config.head_dim + self._head_padding]
+            x = graph.node(f"{name}.o_heads", "Reshape", [x, graph.constant("wide_heads", heads)])
+            x = graph.node(
+                f"{name}.o_narrow",
+                "Slice",
+                [
+                    x,
+                    graph.constant("zero", [0]),
+                    graph.constant("head_end", [config.head_dim]),
+                    graph.constant("head_axis", [2]),
+                ],
+            )
+            flat_width = graph.constant("hidden", [0, config.hidden_size])
+            x = graph.node(f"{name}.o_flat", "Reshape", [x, flat_width])
+        return x
+
+    def _mlp(self, prefix: str, x: ir.Value) -> ir.Value:
+        name = f"{prefix}.mlp"
+        gate = self._linear(f"{name}.gate", x, f"{name}.gate_proj")
+        up = self._linear(f"{name}.up", x, f"{name}.up_proj")
+        # QuickGelu with alpha 1 is SiLU: x · sigmoid(x).
+        active = self.graph.node(f"{name}.silu", "QuickGelu", [gate], {"alpha": 1.0}, CONTRIB)
+        product = self.graph.node(f"{name}.product", "Mul", [active, up])
+        return self._linear(f"{name}.down", product, f"{name}.down_proj")

@@ -1,0 +1,1 @@
+"""Array arithmetic that knows nothing of the model: numpy in, numpy out."""

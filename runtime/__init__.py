@@ -1,0 +1,55 @@
+"""Bundle to vectors: tokenise, patch, plan, run the compiled core, pool and project. No torch.
+
+Names are loaded on first use: `import trine.runtime` reads no library but the standard one.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trine.runtime.embedder import Embedder
+    from trine.runtime.errors import (
+        BundleError,
+        CheckpointError,
+        DependencyError,
+        EngineError,
+        InputError,
+        TrineError,
+    )
+    from trine.runtime.inputs import ImageText
+    from trine.runtime.outputs import Embeddings
+    from trine.runtime.similarity import cosine_similarity, maxsim
+
+_HOMES = {
+    "BundleError": "errors",
+    "CheckpointError": "errors",
+    "DependencyError": "errors",
+    "Embedder": "embedder",
+    "Embeddings": "outputs",
+    "EngineError": "errors",
+    "ImageText": "inputs",
+    "InputError": "errors",
+    "TrineError": "errors",
+    "cosine_similarity": "similarity",
+    "maxsim": "similarity",
+}
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "DependencyError",
+    "Embedder",
+    "Embeddings",
+    "EngineError",
+    "ImageText",
+    "InputError",
+    "TrineError",
+    "cosine_similarity",
+    "maxsim",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trine.runtime' has no attribute {name!r}")
+    return getattr(import_module(f"trine.runtime.{_HOMES[name]}"), name)

@@ -1,0 +1,122 @@
+"""A bundle on disk: the folder that the exporter writes and the runtime opens.
+
+manifest.json             what is inside (trine.runtime.manifest)
+tokenizer.json            the model's tokenizer
+embedding.safetensors     token embeddings [vocabulary, hidden] in the checkpoint's dtype
+heads.safetensors         <task>.weight [projector, hidden] and <task>.bias, float32
+engines/<name>/*.onnx     graphs, with their weights in *.data beside them
+golden.npz                inputs with reference vectors (trine.runtime.golden)
+parity.json               measured distance of each engine from the reference
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trine.runtime.errors import BundleError
+from trine.runtime.manifest import EngineEntry, Manifest, manifest_from_json
+
+__all__ = [
+    "EMBEDDING_NAME",
+    "GOLDEN_NAME",
+    "HEADS_NAME",
+    "MANIFEST_NAME",
+    "PARITY_NAME",
+    "TOKENIZER_NAME",
+    "Bundle",
+    "file_sha256",
+    "open_bundle",
+]
+
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_NAME = "tokenizer.json"
+EMBEDDING_NAME = "embedding.safetensors"
+HEADS_NAME = "heads.safetensors"
+GOLDEN_NAME = "golden.npz"
+PARITY_NAME = "parity.json"
+REQUIRED = (TOKENIZER_NAME, EMBEDDING_NAME, HEADS_NAME, GOLDEN_NAME, PARITY_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle: a folder whose manifest was read and whose files are all there."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        """Return the path of the file `name`, with forward slashes, in the bundle."""
+        return self.folder / name
+
+    def engine(self, name: str) -> EngineEntry:
+        """Return the entry of the engine `name`; "auto" is the first.
+
+        Raises:
+            BundleError: the bundle has no engine of that name.
+        """
+        engines = self.manifest.engines
+        if name == "auto":
+            return engines[0]
+        for entry in engines:
+            if entry.name == name:
+                return entry
+        raise BundleError(
+            f"{self.folder}: has no engine {name!r}; it has {[entry.name for entry in engines]}"
+        )
+
+    def check_hashes(self, done: Callable[[int], None] = lambda size: None) -> list[str]:
+        """Return a sentence for every file whose content is not what was written.
+
+        Args:
+            done: called with the size in bytes of each file that was read.
+        """
+        problems = []
+        for name, entry in self.manifest.files.items():
+            if file_sha256(self.path(name)) != entry.sha256:
+                problems.append(f"{name}: its SHA-256 is not the manifest's; the file was changed")
+            done(entry.size)
+        return problems
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Return the bundle in `folder`, its manifest read and its files' presence and sizes checked.
+
+    Raises:
+        BundleError: no bundle is there, it is newer than this code, or files are missing or have
+            another size; all such files are listed at once.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as cause:
+        what = f"holds no {MANIFEST_NAME}" if folder.is_dir() else "does not exist"
+        raise BundleError(
+            f"{folder}: {what}, so it is no bundle; make one with `trine export SOURCE {folder}`"
+        ) from cause
+    except (OSError, ValueError) as cause:
+        raise BundleError(f"{path}: cannot be read ({cause}); check the path") from cause
+    manifest = manifest_from_json(text, str(path))
+    problems = [
+        f"{name} is missing from the manifest" for name in REQUIRED if name not in manifest.files
+    ]
+    for name, entry in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            problems.append(f"{name} is missing")
+        elif file.stat().st_size != entry.size:
+            problems.append(f"{name} has {file.stat().st_size} bytes, not {entry.size}")
+    if not manifest.engines:
+        problems.append("no engine is listed")
+    if problems:
+        raise BundleError(
+            f"{folder}: {len(problems)} files are not as written: {'; '.join(problems)}; "
+            "copy the bundle again or export it again"
+        )
+    return Bundle(folder, manifest)

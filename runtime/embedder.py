@@ -1,0 +1,409 @@
+"""The public face: load a bundle, turn texts and pictures into vectors."""
+
+import logging
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import cast, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.kernels.pooling import truncate
+from trine.runtime.bundle import (
+    EMBEDDING_NAME,
+    GOLDEN_NAME,
+    HEADS_NAME,
+    TOKENIZER_NAME,
+    Bundle,
+    open_bundle,
+)
+from trine.runtime.embedding_table import EmbeddingTable
+from trine.runtime.engine import Engine, EngineOptions
+from trine.runtime.errors import EngineError, InputError
+from trine.runtime.golden import Deviation, Modality, golden_deviations, load_golden, worst
+from trine.runtime.heads import load_projectors
+from trine.runtime.inputs import ImageSource, ImageText, Item, Prompt
+from trine.runtime.manifest import EngineEntry
+from trine.runtime.outputs import Embeddings
+from trine.runtime.pipeline import BatchLimits, ItemVectors, Pipeline
+from trine.runtime.preparation import Preparation
+from trine.runtime.request import Request, check_request
+from trine.runtime.sequence import TokenSequence
+from trine.runtime.tokenizer import TextTokenizer
+
+__all__ = ["Embedder"]
+
+logger = logging.getLogger(__name__)
+
+
+class Embedder:
+    """Turns texts and pictures into the vectors of jina-embeddings-v4.
+
+    Make one with `Embedder.load`. It may be called from several threads at once; its methods hold no
+    state but `task`, the default for calls that name none.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        entry: EngineEntry,
+        engine: Engine,
+        tasks: tuple[str, ...],
+        limits: BatchLimits,
+    ) -> None:
+        self.bundle = bundle
+        self.entry = entry
+        #: Tasks whose decoders are loaded.
+        self.tasks = tasks
+        #: Used where a call names no task; None makes the task required.
+        self.task: str | None = None
+        model = bundle.manifest.model
+        self._pipeline = Pipeline(
+            model,
+            engine,
+            EmbeddingTable(bundle.path(EMBEDDING_NAME)),
+            load_projectors(bundle.path(HEADS_NAME), tasks),
+            limits,
+        )
+        self._preparation = Preparation(model, TextTokenizer(bundle.path(TOKENIZER_NAME)))
+        self._images_checked = threading.Event()
+        self._images_lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | PathLike[str],
+        *,
+        engine: str = "auto",
+        tasks: Sequence[str] | None = None,
+        threads: int | None = None,
+        limits: BatchLimits | None = None,
+        self_test: bool = True,
+    ) -> "Embedder":
+        """Return an embedder for the bundle in a folder.
+
+        Args:
+            bundle: the folder that `trine export` wrote.
+            engine: name of one of its engines; "auto" takes the first.
+            tasks: whose decoders to load; None for all. Loading fewer takes less memory.
+            threads: for one run; None for one a processor.
+            limits: how much one run may hold; the default suits CPUs.
+            self_test: embed the bundle's golden inputs and refuse an engine that is off: texts here,
+                the picture before the first picture is embedded.
+
+        Raises:
+            BundleError: the bundle is missing, damaged or newer than this code.
+            EngineError: the engine cannot run here, or failed its self-test.
+            InputError: a task or number is not among what the bundle has.
+            DependencyError: the engine's package is not installed.
+        """
+        opened = open_bundle(Path(bundle))
+        embedder = cls.open(
+            opened, opened.engine(engine), tasks=tasks, threads=threads, limits=limits
+        )
+        if self_test:
+            embedder._require_golden("text")
+            embedder._images_checked.clear()
+        return embedder
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle,
+        entry: EngineEntry,
+        *,
+        tasks: Sequence[str] | None = None,
+        threads: int | None = None,
+        limits: BatchLimits | None = None,
+    ) -> "Embedder":
+        """Return an embedder for one engine of an opened bundle, without a self-test.
+
+        Arguments and errors as in `load`.
+        """
+        known = tuple(entry.decoders)
+        wanted = known if tasks is None else tuple(dict.fromkeys(tasks))
+        unknown = [task for task in wanted if task not in known]
+        if unknown or not wanted:
+            raise InputError(f"tasks {unknown or '[]'} are not in the bundle; it has {list(known)}")
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}; give a number of at least 1, or None")
+        runner = open_engine(bundle, entry, EngineOptions(threads=threads, tasks=wanted))
+        embedder = cls(bundle, entry, runner, wanted, limits or BatchLimits())
+        embedder._images_checked.set()
+        logger.info("loaded %s: %s", bundle.folder, runner.description)
+        return embedder
+
+    @overload
+    def encode_text(
+        self,
+        texts: str,
+        task: str | None = None,
+        max_length: int = 32768,
+        batch_size: int = 8,
+        return_multivector: bool = False,
+        return_numpy: bool = False,
+        truncate_dim: int | None = None,
+        prompt_name: str | None = None,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def encode_text(
+        self,
+        texts: Sequence[str],
+        task: str | Sequence[str] | None = None,
+        max_length: int = 32768,
+        batch_size: int = 8,
+        return_multivector: bool = False,
+        return_numpy: bool = False,
+        truncate_dim: int | None = None,
+        prompt_name: str | None = None,
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]: ...
+
+    def encode_text(
+        self,
+        texts: str | Sequence[str],
+        task: str | Sequence[str] | None = None,
+        max_length: int = 32768,
+        batch_size: int = 8,
+        return_multivector: bool = False,
+        return_numpy: bool = False,
+        truncate_dim: int | None = None,
+        prompt_name: str | None = None,
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """Return the vectors of texts, with the published method's names and defaults.
+
+        A text is embedded with the prefix of its prompt; task "text-matching" always has the query's.
+        Warns once a call if texts were cut to `max_length`.
+
+        Args:
+            texts: one text, or several.
+            task: an adapter's name, or one for each text; None for `self.task`.
+            max_length: of a text in tokens, prefix included, at most 32,768; the end is cut.
+            batch_size: accepted for compatibility. Work is packed by tokens here (`BatchLimits`), so
+                it changes neither results nor speed.
+            return_multivector: one vector a token instead of one a text.
+            return_numpy: accepted for compatibility; results always are numpy arrays.
+            truncate_dim: leading dimensions to keep of single vectors, one of the checkpoint's
+                Matryoshka dimensions; they are normalised again. Multi-vectors are never cut.
+            prompt_name: "query" (also if None) or "passage".
+
+        Returns:
+            For one text float32 [D], or [T, projector_dim] with `return_multivector`; for several
+            float32 [B, D], or a list of B arrays [T_i, projector_dim]. All normalised, in order, owned
+            by the caller.
+
+        Raises:
+            InputError: an argument is not usable.
+        """
+        if isinstance(texts, Path | bytes) or not isinstance(texts, str | Sequence | np.ndarray):
+            raise InputError(f"texts is a {type(texts).__name__}; give a str or a list of str")
+        items: list[Item] = [texts] if isinstance(texts, str) else list(texts)
+        for index, item in enumerate(items):
+            if not isinstance(item, str):
+                raise InputError(
+                    f"text {index} is a {type(item).__name__}, not a str; decode or convert it first"
+                )
+        request = check_request(
+            self.tasks,
+            self.bundle.manifest.model,
+            num_items=len(items),
+            task=self.task if task is None else task,
+            prompt_name=prompt_name,
+            truncate_dim=truncate_dim,
+            max_length=max_length,
+            batch_size=batch_size,
+        )
+        result = self._encode(items, request, not return_multivector, return_multivector)
+        num_cut = int(result.truncated.sum())
+        if num_cut:
+            warnings.warn(
+                f"{num_cut} of {len(items)} texts were cut to {request.max_length} tokens; "
+                "split them, or raise max_length (at most 32768)",
+                stacklevel=2,
+            )
+        return _plain(result, isinstance(texts, str))
+
+    def encode_image(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        task: str | Sequence[str] | None = None,
+        batch_size: int = 8,
+        return_multivector: bool = False,
+        return_numpy: bool = False,
+        truncate_dim: int | None = None,
+        max_pixels: int | None = None,
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """Return the vectors of pictures, with the published method's names and defaults.
+
+        Args:
+            images: one picture or a list: paths, file bytes, Pillow images, uint8 arrays
+                (`trine.runtime.image_input.load_image` says how each is read).
+            task, batch_size, return_multivector, return_numpy, truncate_dim: as in `encode_text`.
+            max_pixels: a picture is shrunk to at most this many pixels; None for the checkpoint's
+                own limit. More pixels are more tokens (one each 28×28 pixels in the published model).
+
+        Returns:
+            As `encode_text`.
+
+        Raises:
+            InputError: an argument or picture is not usable.
+        """
+        one = not isinstance(images, list | tuple)
+        sources = [images] if one else list(cast(Sequence[ImageSource], images))
+        request = check_request(
+            self.tasks,
+            self.bundle.manifest.model,
+            num_items=len(sources),
+            task=self.task if task is None else task,
+            truncate_dim=truncate_dim,
+            max_pixels=max_pixels,
+            batch_size=batch_size,
+        )
+        items: list[Item] = [ImageText((source,)) for source in sources]
+        result = self._encode(items, request, not return_multivector, return_multivector)
+        return _plain(result, one)
+
+    def encode(
+        self,
+        items: Iterable[Item],
+        task: str | Sequence[str] | None = None,
+        *,
+        prompt_name: str | None = None,
+        truncate_dim: int | None = None,
+        max_length: int = 32768,
+        max_pixels: int | None = None,
+        return_single: bool = True,
+        return_multivector: bool = False,
+    ) -> Embeddings:
+        """Return the vectors of mixed items, with token counts and what was truncated.
+
+        Args:
+            items: texts (`str`) and pictures with or without a text (`ImageText`), in any order.
+            task: an adapter's name, or one for each item; None for `self.task`.
+            prompt_name, truncate_dim, max_length: as in `encode_text`; `max_length` bounds the text of
+                an item, not its pictures.
+            max_pixels: as in `encode_image`.
+            return_single: whether single vectors are wanted.
+            return_multivector: whether multi-vectors are wanted; both may be.
+
+        Raises:
+            InputError: an argument or item is not usable; the message says which item.
+        """
+        listed = list(items)
+        for index, item in enumerate(listed):
+            if not isinstance(item, str | ImageText):
+                raise InputError(
+                    f"item {index} is a {type(item).__name__}; give a str, or "
+                    "ImageText((picture,)) for a picture"
+                )
+        if not return_single and not return_multivector:
+            raise InputError("return_single and return_multivector are both False; ask for one")
+        request = check_request(
+            self.tasks,
+            self.bundle.manifest.model,
+            num_items=len(listed),
+            task=self.task if task is None else task,
+            prompt_name=prompt_name,
+            truncate_dim=truncate_dim,
+            max_length=max_length,
+            max_pixels=max_pixels,
+        )
+        return self._encode(listed, request, return_single, return_multivector)
+
+    def deviations(self, modality: Modality) -> list[Deviation]:
+        """Return how far this engine is from the bundle's golden vectors, for the loaded tasks."""
+        golden = load_golden(self.bundle.path(GOLDEN_NAME))
+
+        def encode(items: Sequence[Item], task: str, prompt: Prompt) -> Embeddings:
+            request = check_request(
+                self.tasks,
+                self.bundle.manifest.model,
+                num_items=len(items),
+                task=task,
+                prompt_name=prompt,
+            )
+            return self._run(items, request, True, True)
+
+        return list(golden_deviations(golden, encode, self.tasks, modality))
+
+    def _require_golden(self, modality: Modality) -> None:
+        """Raise EngineError if the golden vectors come out further off than the bundle allows."""
+        cosine, difference = worst(self.deviations(modality))
+        tolerance = self.entry.tolerance
+        if cosine < tolerance.min_cosine or difference > tolerance.max_difference:
+            raise EngineError(
+                f"engine {self.entry.name} failed its self-test on {modality}: worst cosine "
+                f"{cosine:.6f} (at least {tolerance.min_cosine}), largest difference "
+                f"{difference:.2g} (at most {tolerance.max_difference}); run `trine verify`, then "
+                "export the bundle again or change the version of the engine's package"
+            )
+
+    def _encode(
+        self, items: Sequence[Item], request: Request, single: bool, multi: bool
+    ) -> Embeddings:
+        if not self._images_checked.is_set() and any(isinstance(i, ImageText) for i in items):
+            with self._images_lock:
+                if not self._images_checked.is_set():
+                    self._require_golden("image")
+                    self._images_checked.set()
+        return self._run(items, request, single, multi)
+
+    def _run(
+        self, items: Sequence[Item], request: Request, single: bool, multi: bool
+    ) -> Embeddings:
+        vectors: list[ItemVectors] = []
+        counts: list[int] = []
+        cut: list[bool] = []
+        for window in self._windows(self._preparation.sequences(items, request)):
+            tasks = request.tasks[len(vectors) : len(vectors) + len(window)]
+            vectors += self._pipeline.run(window, tasks, single, multi)
+            counts += [len(sequence) for sequence in window]
+            cut += [sequence.truncated for sequence in window]
+        return Embeddings(
+            single=self._stack(vectors, request.truncate_dim) if single else None,
+            multi=[cast(NDArray[np.float32], v.multi) for v in vectors] if multi else None,
+            num_tokens=np.array(counts, np.int64),
+            truncated=np.array(cut, np.bool_),
+        )
+
+    def _stack(self, vectors: Sequence[ItemVectors], dim: int | None) -> NDArray[np.float32]:
+        size = self.bundle.manifest.model.decoder.hidden_size
+        rows = np.array([v.single for v in vectors], np.float32).reshape(len(vectors), size)
+        return rows if dim is None else truncate(rows, dim)
+
+    def _windows(self, sequences: Iterable[TokenSequence]) -> Iterator[list[TokenSequence]]:
+        """Yield consecutive sequences in groups, so that the memory of many items stays bounded."""
+        window: list[TokenSequence] = []
+        total = 0
+        for sequence in sequences:
+            window.append(sequence)
+            total += len(sequence)
+            if total >= self._pipeline.limits.window_tokens:
+                yield window
+                window, total = [], 0
+        if window:
+            yield window
+
+
+def open_engine(bundle: Bundle, entry: EngineEntry, options: EngineOptions) -> Engine:
+    """Return the engine of `entry`, its graphs loaded.
+
+    Raises:
+        EngineError: it cannot run on this machine.
+        DependencyError: its package is not installed.
+    """
+    # The only runner of format version 1; the manifest's reader refuses any other.
+    from trine.runtime.engines.ort_cpu import OrtCpuEngine
+
+    return OrtCpuEngine(bundle, entry, options)
+
+
+def _plain(result: Embeddings, one: bool) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+    """Return what `encode_text` and `encode_image` return of a result with one head."""
+    rows = result.multi if result.single is None else result.single
+    if rows is None:
+        raise ValueError("no head was asked for")
+    return rows[0] if one else rows

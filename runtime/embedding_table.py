@@ -1,0 +1,38 @@
+"""The token-embedding table: rows are gathered from a memory-mapped file, in the checkpoint's dtype.
+
+A row that no text uses is never read, so the table costs no memory of its own.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.runtime.errors import BundleError
+from trine.runtime.tensor_file import TensorFile, widen
+
+__all__ = ["EMBEDDING_TENSOR", "EmbeddingTable"]
+
+EMBEDDING_TENSOR = "embed_tokens.weight"
+
+
+class EmbeddingTable:
+    """Rows of the table by token id; safe to use from several threads.
+
+    Args:
+        path: a safetensors file with the tensor `embed_tokens.weight` [vocabulary, hidden].
+
+    Raises:
+        BundleError: the file is damaged or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        file = TensorFile(path, BundleError)
+        if EMBEDDING_TENSOR not in file.tensors:
+            raise BundleError(f"{path}: holds no {EMBEDDING_TENSOR}; export the bundle again")
+        self._dtype = file.tensors[EMBEDDING_TENSOR].dtype
+        self._table = file.stored(EMBEDDING_TENSOR)
+
+    def rows(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return float32 [T, hidden], owned by the caller, of int64 [T] token ids."""
+        return widen(np.take(self._table, token_ids, axis=0), self._dtype)

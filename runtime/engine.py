@@ -1,0 +1,63 @@
+"""What the runtime asks of an engine, and how one is chosen."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.runtime.vision_layout import VisionInputs
+
+__all__ = ["DecoderInputs", "Engine", "EngineOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderInputs:
+    """The decoder graph's inputs for sequences packed behind one another.
+
+    Attributes:
+        embeddings: float32 [T, hidden], text and image tokens alike.
+        rope_cos, rope_sin: float32 [T, head_dim / 2].
+        pad_index: int64 [B, S], the token in each slot of the padded view; 0 in unused slots.
+        unpad_index: int64 [T], the slot of each token in the flattened padded view.
+        last_index: int32 [B], length of each sequence minus one.
+        padded_length: int32 [], S.
+    """
+
+    embeddings: NDArray[np.float32]
+    rope_cos: NDArray[np.float32]
+    rope_sin: NDArray[np.float32]
+    pad_index: NDArray[np.int64]
+    unpad_index: NDArray[np.int64]
+    last_index: NDArray[np.int32]
+    padded_length: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How to run an engine.
+
+    Attributes:
+        threads: of one run; None for one a physical core.
+        tasks: whose decoders to load.
+    """
+
+    threads: int | None
+    tasks: tuple[str, ...]
+
+
+class Engine(Protocol):
+    """Runs the two graphs. Implementations are safe to call from several threads."""
+
+    @property
+    def description(self) -> str:
+        """One line: what runs, where, in which precision."""
+        ...
+
+    def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+        """Return image tokens, float32 [N, hidden] in window order, owned by the caller."""
+        ...
+
+    def run_decoder(self, inputs: DecoderInputs, task: str) -> NDArray[np.float32]:
+        """Return hidden states after the final norm, float32 [T, hidden], owned by the caller."""
+        ...

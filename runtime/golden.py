@@ -1,0 +1,120 @@
+"""Golden inputs of a bundle with their reference vectors, and the check of an engine against them.
+
+The reference is computed at export, in plain numpy, straight from the checkpoint
+(`trine.export.reference`), so an engine that agrees with it has read and computed everything right.
+
+Keys of golden.npz: `texts` (unicode), `image` (uint8 [h, w, 3]), `text/<i>/<task>/<prompt>/single`
+and `…/multi`, `image/<task>/single` and `…/multi`, all float32 and normalised.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.runtime.errors import BundleError
+from trine.runtime.inputs import Item, Prompt
+from trine.runtime.outputs import Embeddings
+
+__all__ = ["Deviation", "Golden", "Modality", "golden_deviations", "load_golden", "worst"]
+
+Modality = Literal["text", "image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """What golden.npz holds: two kinds of input, and reference arrays by their key."""
+
+    texts: tuple[str, ...]
+    image: NDArray[np.uint8]
+    vectors: dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deviation:
+    """How far one vector, or the rows of one multi-vector, are from the reference."""
+
+    key: str
+    task: str
+    modality: Modality
+    head: Literal["single", "multi"]
+    min_cosine: float
+    max_difference: float
+
+
+class Encoder(Protocol):
+    """Encodes items of one task with both heads; the self-test's view of an embedder."""
+
+    def __call__(self, items: Sequence[Item], task: str, prompt: Prompt) -> Embeddings: ...
+
+
+def load_golden(path: Path) -> Golden:
+    """Return the golden inputs and vectors in `path`.
+
+    Raises:
+        BundleError: the file is damaged or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        return Golden(tuple(map(str, arrays.pop("texts"))), arrays.pop("image"), arrays)
+    except (OSError, ValueError, KeyError, EOFError) as cause:
+        raise BundleError(f"{path}: damaged ({cause}); copy the bundle again") from cause
+    except Exception as cause:  # zipfile and zlib have bases of their own for a damaged archive
+        raise BundleError(f"{path}: damaged ({cause}); copy the bundle again") from cause
+
+
+def golden_deviations(
+    golden: Golden, encode: Encoder, tasks: Sequence[str], modality: Modality
+) -> Iterator[Deviation]:
+    """Yield how far `encode` is from the reference, for each golden vector of `tasks`."""
+    from trine.runtime.inputs import ImageText
+
+    for task in tasks:
+        if modality == "image":
+            result = encode([ImageText((golden.image,))], task, "query")
+            yield from _compare(golden, f"image/{task}", task, modality, result, 0)
+            continue
+        for prompt in ("query", "passage"):
+            rows = [
+                index
+                for index in range(len(golden.texts))
+                if f"text/{index}/{task}/{prompt}/single" in golden.vectors
+            ]
+            if rows:
+                texts = [golden.texts[index] for index in rows]
+                result = encode(texts, task, cast(Prompt, prompt))
+                for place, index in enumerate(rows):
+                    key = f"text/{index}/{task}/{prompt}"
+                    yield from _compare(golden, key, task, modality, result, place)
+
+
+def _compare(
+    golden: Golden, key: str, task: str, modality: Modality, result: Embeddings, place: int
+) -> Iterator[Deviation]:
+    if result.single is None or result.multi is None:
+        raise ValueError("the self-test needs both heads")
+    found = {"single": result.single[place][None], "multi": result.multi[place]}
+    for head in ("single", "multi"):
+        want = np.atleast_2d(golden.vectors[f"{key}/{head}"]).astype(np.float64)
+        have = found[head].astype(np.float64)
+        same_shape = have.shape == want.shape and bool(np.isfinite(have).all())
+        yield Deviation(
+            key=key,
+            task=task,
+            modality=modality,
+            head=cast(Literal["single", "multi"], head),
+            min_cosine=float((have * want).sum(axis=1).min()) if same_shape else -1.0,
+            max_difference=float(np.abs(have - want).max()) if same_shape else float("inf"),
+        )
+
+
+def worst(deviations: Sequence[Deviation]) -> tuple[float, float]:
+    """Return (lowest cosine, largest element difference) of some deviations; (1, 0) of none."""
+    return (
+        min((d.min_cosine for d in deviations), default=1.0),
+        max((d.max_difference for d in deviations), default=0.0),
+    )

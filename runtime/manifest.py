@@ -1,0 +1,187 @@
+"""`manifest.json`: what a bundle says of itself, as typed data.
+
+Reading is strict: every field must be there with its type, and a field nobody knows is refused, so
+that a bundle and the code that reads it cannot drift apart unnoticed.
+"""
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Union, get_args, get_origin, get_type_hints
+
+from trine.runtime.errors import BundleError
+from trine.runtime.model_config import ModelConfig
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "EngineEntry",
+    "FileEntry",
+    "Manifest",
+    "Source",
+    "Tolerance",
+    "manifest_from_json",
+    "manifest_to_json",
+]
+
+FORMAT = "trine-bundle"
+#: Raised with every change that older code would misread.
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the weights came from.
+
+    Attributes:
+        id: Hub id, "nano", or the name of the folder.
+        revision: commit on the Hub; None for a folder.
+        sha256: of every file read, by its path in the checkpoint.
+    """
+
+    id: str
+    revision: str | None
+    sha256: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """How far an engine's golden vectors may be from the reference before it is refused."""
+
+    min_cosine: float
+    max_difference: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineEntry:
+    """One way to run the model.
+
+    Attributes:
+        name: unique in the bundle, e.g. "ort-fp32".
+        runner: the kind of engine that can run the graphs.
+        precision: of weights and matrix products.
+        adapters: "merged": one decoder a task.
+        vision: path of the vision graph in the bundle.
+        decoders: path of the decoder graph by task.
+        weight_bytes: size of all weights of one decoder plus the vision tower.
+        tolerance: for the self-test at load.
+    """
+
+    name: str
+    runner: Literal["onnxruntime"]
+    precision: Literal["fp32"]
+    adapters: Literal["merged"]
+    vision: str
+    decoders: Mapping[str, str]
+    weight_bytes: int
+    tolerance: Tolerance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """All a bundle says of itself.
+
+    Attributes:
+        format, format_version: what this is; refused when newer than the code.
+        source: of the weights.
+        license: of the weights, as the checkpoint's publisher states it, if known.
+        model: the model's numbers.
+        engines: at least one, the preferred one first.
+        tools: versions of what wrote the bundle, by package name.
+        files: every other file, by its path in the bundle with forward slashes.
+    """
+
+    format: str
+    format_version: int
+    source: Source
+    license: str | None
+    model: ModelConfig
+    engines: tuple[EngineEntry, ...]
+    tools: Mapping[str, str]
+    files: Mapping[str, FileEntry]
+
+
+def manifest_to_json(manifest: Manifest) -> str:
+    """Return the file's text: keys in the order of declaration, two spaces of indent."""
+    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+
+
+def manifest_from_json(text: str, where: str) -> Manifest:
+    """Return the manifest in the text of a manifest.json.
+
+    Args:
+        text: of the file.
+        where: its path, for messages.
+
+    Raises:
+        BundleError: it is not JSON, of another format, written by newer code, or a field is wrong.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as cause:
+        raise BundleError(f"{where}: not valid JSON ({cause}); export the bundle again") from cause
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise BundleError(f"{where}: not a {FORMAT}; give the folder that `trine export` wrote")
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        raise BundleError(
+            f"{where}: has format version {version!r}, this code reads {FORMAT_VERSION}; "
+            + ("upgrade trine" if newer else "export the bundle again")
+        )
+    manifest = _decode(Manifest, content, where)
+    if not isinstance(manifest, Manifest):
+        raise TypeError(manifest)
+    return manifest
+
+
+def _decode(kind: object, value: object, where: str) -> object:
+    """Return `value` of parsed JSON as the annotated type `kind`."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, value, where)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _decode(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise BundleError(f"{where}: is {value!r}; this code knows {list(arguments)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise BundleError(f"{where}: is {value!r}, not a list")
+        return tuple(_decode(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, dict):
+            raise BundleError(f"{where}: is {value!r}, not an object")
+        return {key: _decode(arguments[1], v, f"{where}.{key}") for key, v in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(kind, type) or type(value) is not kind:
+        raise BundleError(f"{where}: is {value!r}, not of type {getattr(kind, '__name__', kind)}")
+    return value
+
+
+def _decode_dataclass(kind: type, value: object, where: str) -> object:
+    if not isinstance(value, dict):
+        raise BundleError(f"{where}: is {value!r}, not an object")
+    hints = get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    missing, unknown = set(names) - set(value), set(value) - set(names)
+    if missing or unknown:
+        raise BundleError(
+            f"{where}: fields missing {sorted(missing)}, fields unknown {sorted(unknown)}; "
+            "export the bundle again with this version"
+        )
+    return kind(**{name: _decode(hints[name], value[name], f"{where}.{name}") for name in names})

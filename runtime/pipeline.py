@@ -1,0 +1,142 @@
+"""Runs sequences through the engine and the heads: plan, vision, decoder, vectors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.runtime.embedding_table import EmbeddingTable
+from trine.runtime.engine import DecoderInputs, Engine
+from trine.runtime.heads import Projector, multi_vector, single_vector
+from trine.runtime.image_patches import ImagePatches
+from trine.runtime.model_config import ModelConfig
+from trine.runtime.plan import plan_decoder_runs, plan_vision_runs
+from trine.runtime.sequence import TokenSequence, rope_tables
+from trine.runtime.vision_layout import lay_out_images, pad_layout, window_order
+
+__all__ = ["BatchLimits", "ItemVectors", "Pipeline", "lay_out_sequences"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """How much one run of an engine may hold, and how much is prepared ahead of it.
+
+    Attributes:
+        tokens: of a decoder run; a longer sequence has a run of its own.
+        patches: of a vision run, likewise.
+        window_tokens: sequences prepared together, among which runs are planned.
+    """
+
+    tokens: int = 2048
+    patches: int = 4096
+    window_tokens: int = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class ItemVectors:
+    """What one item came to.
+
+    Attributes:
+        single: float32 [hidden], normalised, or None if not asked for.
+        multi: float32 [T, projector_dim], rows normalised, or None if not asked for.
+    """
+
+    single: NDArray[np.float32] | None
+    multi: NDArray[np.float32] | None
+
+
+class Pipeline:
+    """The compiled core with what surrounds it. Stateless between calls, safe from several threads."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        engine: Engine,
+        table: EmbeddingTable,
+        projectors: dict[str, Projector],
+        limits: BatchLimits,
+    ) -> None:
+        self.config = config
+        self.engine = engine
+        self.limits = limits
+        self._table = table
+        self._projectors = projectors
+
+    def run(
+        self, sequences: Sequence[TokenSequence], tasks: Sequence[str], single: bool, multi: bool
+    ) -> list[ItemVectors]:
+        """Return the vectors of each sequence, in order.
+
+        Args:
+            sequences: at least one token each.
+            tasks: of each sequence.
+            single: whether single vectors are wanted.
+            multi: whether multi-vectors are wanted.
+        """
+        image_tokens = self._run_vision([image for s in sequences for image in s.images])
+        firsts = np.cumsum([0, *(len(s.images) for s in sequences)])
+        results: dict[int, ItemVectors] = {}
+        for run in plan_decoder_runs([len(s) for s in sequences], tasks, self.limits.tokens):
+            members = [sequences[i] for i in run]
+            task = tasks[run[0]]
+            embeddings = np.concatenate(
+                [self._embed(sequences[i], image_tokens[firsts[i] : firsts[i + 1]]) for i in run]
+            )
+            inputs = lay_out_sequences(members, embeddings, self.config)
+            hidden = self.engine.run_decoder(inputs, task)
+            ends = np.cumsum([len(member) for member in members])
+            for index, member, end in zip(run, members, ends, strict=True):
+                rows = hidden[end - len(member) : end]
+                results[index] = ItemVectors(
+                    single_vector(rows, member) if single else None,
+                    multi_vector(rows, self._projectors[task]) if multi else None,
+                )
+        return [results[index] for index in range(len(sequences))]
+
+    def _run_vision(self, images: Sequence[ImagePatches]) -> list[NDArray[np.float32]]:
+        """Return the image tokens of each picture, float32 [N, hidden] in raster order."""
+        vision = self.config.vision
+        results: dict[int, NDArray[np.float32]] = {}
+        for run in plan_vision_runs([len(i.patches) for i in images], self.limits.patches):
+            members = [images[index] for index in run]
+            tokens = self.engine.run_vision(lay_out_images(members, vision))
+            for index, part in zip(run, np.split(tokens, len(run)), strict=True):
+                order, _ = window_order(images[index].grid, vision)
+                results[index] = np.empty_like(part)
+                results[index][order] = part
+        return [results[index] for index in range(len(images))]
+
+    def _embed(
+        self, sequence: TokenSequence, image_tokens: Sequence[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """Return float32 [T, hidden]: rows of the table, with image tokens in their slots."""
+        embeddings = self._table.rows(sequence.token_ids)
+        if image_tokens:
+            embeddings[sequence.image_slots] = np.concatenate(image_tokens)
+        return embeddings
+
+
+def lay_out_sequences(
+    sequences: Sequence[TokenSequence], embeddings: NDArray[np.float32], config: ModelConfig
+) -> DecoderInputs:
+    """Return the decoder's inputs for `sequences` packed behind one another.
+
+    Args:
+        sequences: whose tokens `embeddings` holds, in order.
+        embeddings: float32 [T, hidden].
+        config: for the rotary tables.
+    """
+    lengths = np.array([len(sequence) for sequence in sequences])
+    pad_index, unpad_index = pad_layout(lengths)
+    positions = np.concatenate([sequence.positions for sequence in sequences], axis=1)
+    cos, sin = rope_tables(positions, config.decoder)
+    return DecoderInputs(
+        embeddings=embeddings,
+        rope_cos=cos,
+        rope_sin=sin,
+        pad_index=pad_index,
+        unpad_index=unpad_index,
+        last_index=(lengths - 1).astype(np.int32),
+        padded_length=np.array(lengths.max(), np.int32),
+    )

@@ -1,0 +1,86 @@
+"""Items to sequences: prefixes, tokens, patches, in the order the items came."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.runtime.errors import InputError
+from trine.runtime.image_input import load_image
+from trine.runtime.image_patches import patch_image
+from trine.runtime.inputs import ImageText, Item
+from trine.runtime.model_config import ModelConfig
+from trine.runtime.request import Request
+from trine.runtime.sequence import TokenSequence, image_sequence, text_sequence
+from trine.runtime.tokenizer import TextTokenizer
+
+__all__ = ["Preparation"]
+
+#: Items whose texts are tokenised together; more would only hold more memory.
+SLAB = 256
+
+
+class Preparation:
+    """Tokenises texts and cuts pictures into patches. Stateless between calls."""
+
+    def __init__(self, model: ModelConfig, tokenizer: TextTokenizer) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+
+    def sequences(self, items: Sequence[Item], request: Request) -> Iterator[TokenSequence]:
+        """Yield the sequence of each item, in order; pictures are opened when their turn comes.
+
+        Raises:
+            InputError: an item cannot be used; the message says which.
+        """
+        for start in range(0, len(items), SLAB):
+            slab = items[start : start + SLAB]
+            texts = [item if isinstance(item, str) else item.text for item in slab]
+            rows = [row for row, text in enumerate(texts) if text is not None]
+            encoded = self._tokenizer.encode(
+                [request.prefixes[start + row] + _checked(texts[row], start + row) for row in rows]
+            )
+            token_ids = dict(zip(rows, encoded, strict=True))
+            for row, item in enumerate(slab):
+                if isinstance(item, str):
+                    yield text_sequence(token_ids[row], request.max_length)
+                else:
+                    yield self._image_sequence(item, token_ids.get(row), start + row, request)
+
+    def _image_sequence(
+        self, item: ImageText, text_ids: NDArray[np.int64] | None, index: int, request: Request
+    ) -> TokenSequence:
+        model = self._model
+        if not isinstance(item.images, tuple | list) or not item.images:
+            raise InputError(
+                f"item {index}: images is {item.images!r}; give a tuple with at least one picture"
+            )
+        images = []
+        for number, source in enumerate(item.images):
+            where = f"image {index}" + (f", picture {number}" if len(item.images) > 1 else "")
+            pixels = load_image(source, where)
+            try:
+                images.append(patch_image(pixels, model.image, model.vision, request.max_pixels))
+            except InputError as cause:
+                raise InputError(f"{where}: {cause}") from cause
+        cut = None if text_ids is None else text_ids[: request.max_length]
+        sequence = image_sequence(
+            images,
+            cut,
+            self._tokenizer.scaffold,
+            model.token_ids,
+            model.vision.spatial_merge_size,
+            truncated=text_ids is not None and len(text_ids) > request.max_length,
+        )
+        if len(sequence) > model.decoder.max_positions:
+            raise InputError(
+                f"item {index} has {len(sequence)} tokens, more than the model's "
+                f"{model.decoder.max_positions} positions; give fewer pictures or a smaller max_pixels"
+            )
+        return sequence
+
+
+def _checked(text: object, index: int) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"text {index} is a {type(text).__name__}, not a str; decode it first")
+    return text

@@ -1,0 +1,96 @@
+"""The options of one call, checked before any work starts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trine.runtime.errors import InputError
+from trine.runtime.model_config import MAX_TOKENS, PROMPTS, ModelConfig
+
+__all__ = ["Request", "check_request"]
+
+#: Tasks without roles: both sides are embedded with the query's prefix.
+SYMMETRIC_TASKS = ("text-matching",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Checked options.
+
+    Attributes:
+        tasks: of each item.
+        prefixes: of each item's text, e.g. "Query: ".
+        truncate_dim: leading dimensions to keep, or None for all.
+        max_length: of a text in tokens, prefix included.
+        max_pixels: of a picture after resizing.
+    """
+
+    tasks: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    truncate_dim: int | None
+    max_length: int
+    max_pixels: int
+
+
+def check_request(  # noqa: PLR0913 - the one place where a call's options meet
+    known_tasks: Sequence[str],
+    model: ModelConfig,
+    *,
+    num_items: int,
+    task: str | Sequence[str] | None,
+    prompt_name: str | None = None,
+    truncate_dim: int | None = None,
+    max_length: int | None = None,
+    max_pixels: int | None = None,
+    batch_size: int = 1,
+) -> Request:
+    """Return the options of a call, with what was left out filled in.
+
+    Raises:
+        InputError: an option is unknown or out of range; the message lists what is allowed.
+    """
+    tasks = _check_tasks(task, known_tasks, num_items)
+    prompt = "query" if prompt_name is None else prompt_name
+    if prompt not in PROMPTS:
+        raise InputError(f"prompt_name is {prompt_name!r}; known are {list(PROMPTS)}")
+    if truncate_dim is not None and truncate_dim not in model.matryoshka_dims:
+        raise InputError(
+            f"truncate_dim is {truncate_dim!r}; this model has {list(model.matryoshka_dims)}"
+        )
+    length = MAX_TOKENS if max_length is None else _check_count("max_length", max_length)
+    pixels = (
+        model.image.max_pixels if max_pixels is None else _check_count("max_pixels", max_pixels)
+    )
+    if pixels < model.image.min_pixels:
+        raise InputError(
+            f"max_pixels is {pixels}, less than the model's min_pixels of {model.image.min_pixels}"
+        )
+    _check_count("batch_size", batch_size)
+    return Request(
+        tasks=tasks,
+        prefixes=tuple(PROMPTS["query" if t in SYMMETRIC_TASKS else prompt] for t in tasks),
+        truncate_dim=truncate_dim,
+        max_length=min(length, model.max_tokens),
+        max_pixels=pixels,
+    )
+
+
+def _check_tasks(
+    task: str | Sequence[str] | None, known_tasks: Sequence[str], num_items: int
+) -> tuple[str, ...]:
+    if task is None:
+        raise InputError(
+            f"no task was given; pass task= or set embedder.task to one of {list(known_tasks)}"
+        )
+    tasks = (task,) * num_items if isinstance(task, str) else tuple(task)
+    if len(tasks) != num_items:
+        raise InputError(f"{len(tasks)} tasks were given for {num_items} items; give one for each")
+    for name in (task,) if isinstance(task, str) else tasks:
+        if name not in known_tasks:
+            raise InputError(f"task is {name!r}; loaded are {list(known_tasks)}")
+    return tasks
+
+
+def _check_count(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
+    return value

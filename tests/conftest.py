@@ -1,0 +1,34 @@
+"""Bundles made once a test run, and a path that does not shadow other packages."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# `python -m pytest` puts the project's folder first on sys.path, where `import kernels` would find
+# this project's folder instead of another package of that name.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+DATA = Path(__file__).parent / "data"
+
+
+def _export(source: str, folder: Path) -> Path:
+    from trine.export.options import ExportOptions
+    from trine.export.pipeline import export_checkpoint
+
+    export_checkpoint(ExportOptions(source=source, bundle=folder), io.StringIO())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the golden checkpoint. Not to be changed."""
+    return _export(str(DATA / "golden" / "checkpoint"), tmp_path_factory.mktemp("b") / "golden")
+
+
+@pytest.fixture(scope="session")
+def nano_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the built-in checkpoint. Not to be changed."""
+    return _export("nano", tmp_path_factory.mktemp("b") / "nano")
