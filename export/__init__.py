@@ -1,1 +1,1 @@
-"""Checkpoint to bundle: reads the published files, builds the graphs, writes the folder. No torch."""
+"""Checkpoint to bundle: reads the files, builds the graphs, writes the folder. No torch."""

@@ -84,8 +84,8 @@ class Adapters:
         config: of the base model, for the shapes and the task names.
 
     Raises:
-        CheckpointError: a file is missing or damaged, a feature, target or rank is not supported, or
-            halves, shapes or tasks do not fit; all misfits of the tensors are listed at once.
+        CheckpointError: a file is missing or damaged, a feature, target or rank is not supported,
+            or halves, shapes or tasks do not fit; all misfits of the tensors are listed at once.
     """
 
     def __init__(self, folder: Path, config: ModelConfig) -> None:

@@ -23,8 +23,8 @@ REPLACED_SUFFIX = ".replaced"
 def check_destination(bundle: Path, force: bool) -> None:
     """Raise BundleError unless a bundle may be written at `bundle`.
 
-    Without `force` nothing may be there but an empty folder; with it a former bundle may, but no other
-    content, which is never deleted.
+    Without `force` nothing may be there but an empty folder; with it a former bundle may, but no
+    other content, which is never deleted.
     """
     if not bundle.exists() or (bundle.is_dir() and not any(bundle.iterdir())):
         return

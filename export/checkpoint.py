@@ -30,7 +30,8 @@ class Checkpoint:
     """The base model's tensors and numbers.
 
     Args:
-        folder: holds config.json, preprocessor_config.json, tokenizer.json, the shards and adapters/.
+        folder: holds config.json, preprocessor_config.json, tokenizer.json, the shards and
+            adapters/.
 
     Raises:
         CheckpointError: files, tensors or shapes are missing or contradict the config; all of them
@@ -52,7 +53,7 @@ class Checkpoint:
         self._check_tensors()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of every tensor of the model, by short name, in the order of execution."""
+        """Return the shape of every tensor of the model by short name, in order of execution."""
         return expected_shapes(self.config)
 
     def info(self, name: str) -> TensorInfo:
@@ -97,13 +98,14 @@ def check_finite(array: NDArray[np.float32], where: str) -> NDArray[np.float32]:
     if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
         count = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
         raise CheckpointError(
-            f"{where}: {count} values are NaN or infinite; the file is damaged or the training failed"
+            f"{where}: {count} values are NaN or infinite; "
+            "the file is damaged or the training failed"
         )
     return array
 
 
 def _shard_paths(folder: Path) -> list[Path]:
-    """Return the weight files: those the index names, and any other at the root (indexes may lack some)."""
+    """Return the weight files: those the index names and any other at the root."""
     named: set[str] = set()
     if (folder / INDEX_NAME).exists():
         weight_map = read_json(folder / INDEX_NAME).get("weight_map")
@@ -125,7 +127,7 @@ def _shard_paths(folder: Path) -> list[Path]:
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor the model needs, by short name, in the order of execution."""
+    """Return the shape of every tensor the model needs by short name, in order of execution."""
     decoder, vision = config.decoder, config.vision
     hidden, kv = decoder.hidden_size, decoder.num_kv_heads * decoder.head_dim
     shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (decoder.vocab_size, hidden)}

@@ -1,4 +1,4 @@
-"""Reads a checkpoint's JSON files into `ModelConfig`: every number of the model comes from there."""
+"""Reads a checkpoint's JSON files into `ModelConfig`: all the model's numbers come from there."""
 
 import json
 from collections.abc import Mapping
@@ -105,8 +105,8 @@ def read_model_config(folder: Path) -> ModelConfig:
     vision = _vision_config(top.section("vision_config"))
     if vision.out_hidden_size != decoder.hidden_size:
         raise CheckpointError(
-            f"{top.where}: vision_config.out_hidden_size is {vision.out_hidden_size} but hidden_size "
-            f"is {decoder.hidden_size}; the image tokens would not fit the decoder"
+            f"{top.where}: vision_config.out_hidden_size is {vision.out_hidden_size} but "
+            f"hidden_size is {decoder.hidden_size}; the image tokens would not fit the decoder"
         )
     dims = top.list_of("matryoshka_dims", int)
     if any(not 0 < dim <= decoder.hidden_size for dim in dims):
@@ -200,8 +200,8 @@ def _vision_config(vision: _Section) -> VisionConfig:
     )
     if config.hidden_size % config.num_heads or config.head_dim % 4:
         raise CheckpointError(
-            f"{vision.where}: hidden_size {config.hidden_size} over num_heads {config.num_heads} must "
-            "give heads of a multiple of 4 (a sine and a cosine for height and for width)"
+            f"{vision.where}: hidden_size {config.hidden_size} over num_heads {config.num_heads} "
+            "must give heads of a multiple of 4 (a sine and a cosine for height and for width)"
         )
     if config.window_side < 1:
         raise vision.fail(

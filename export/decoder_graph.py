@@ -14,7 +14,8 @@ from trine.runtime.model_config import DecoderConfig
 
 __all__ = ["build_decoder"]
 
-#: ONNX Runtime's GroupQueryAttention takes heads of a multiple of this; others are padded with zeros.
+#: ONNX Runtime's GroupQueryAttention takes heads of a multiple of this; others are padded with
+#: zeros.
 HEAD_MULTIPLE = 8
 
 
@@ -187,7 +188,7 @@ class _DecoderGraph:
                     graph.constant("head_axis", [2]),
                 ],
             )
-            flat_width = graph.constant("hidden", [0, config.hidden_size])
+            flat_width = graph.constant("flat_width", [0, config.hidden_size])
             x = graph.node(f"{name}.o_flat", "Reshape", [x, flat_width])
         return x
 

@@ -41,7 +41,7 @@ class DecoderWeights:
         self._task = task
 
     def linear(self, name: str, modules: Sequence[str]) -> Weight:
-        """Return float32 [in, sum of outs]: the layers `modules`, which share their input, side by side."""
+        """Return float32 [in, sum of outs]: layers that share their input, side by side."""
         shapes = [self._checkpoint.info(f"{module}.weight").shape for module in modules]
         num_out = sum(shape[0] for shape in shapes)
         return Weight(f"{name}.weight", (shapes[0][1], num_out), lambda: self._read_linear(modules))

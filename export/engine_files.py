@@ -13,8 +13,8 @@ from trine.runtime.manifest import EngineEntry, Tolerance
 
 __all__ = ["FP32_TOLERANCE", "engine_bytes", "write_fp32_engine"]
 
-#: float32 engines differ from the reference by rounding alone: measured under 3e-6 for single vectors
-#: and 2e-5 for multi-vectors. The rest is room for other processors' kernels.
+#: float32 engines differ from the reference by rounding alone: measured under 3e-6 for single
+#: vectors and 2e-5 for multi-vectors. The rest is room for other processors' kernels.
 FP32_TOLERANCE = Tolerance(min_cosine=0.999999, max_difference=2e-4)
 
 

@@ -22,7 +22,8 @@ class ExportOptions:
         precision: of weights and matrix products.
         force: replace a bundle that is there.
         check: run the engine on the golden inputs before the bundle is kept; None does so up to
-            `CHECKED_WEIGHT_BYTES` of weights, beyond which it would need more memory than the export.
+            `CHECKED_WEIGHT_BYTES` of weights, beyond which it would need more memory than the
+            export.
     """
 
     source: str

@@ -118,7 +118,13 @@ def _chosen_tasks(options: ExportOptions, checkpoint: Checkpoint) -> tuple[str, 
 
 def _write_golden(path: Path, golden: Golden) -> None:
     # savez stores members with a fixed date, so the same vectors give the same file.
-    np.savez(path, texts=np.array(golden.texts), image=golden.image, **golden.vectors)
+    np.savez(
+        path,
+        allow_pickle=False,
+        texts=np.array(golden.texts),
+        image=golden.image,
+        **golden.vectors,
+    )
 
 
 def _manifest(

@@ -1,9 +1,9 @@
 """The model in plain numpy, layer by layer from the checkpoint: what engines are measured against.
 
 It shares nothing with the graphs but the host's layouts (`trine.runtime.sequence`,
-`trine.runtime.vision_layout`): adapters stay unmerged, attention is written out per sequence, and each
-weight is read, used for all tasks, and dropped, so that it runs on a model of any size in the memory
-of one layer. float32 throughout, with norms and softmax summed in float64.
+`trine.runtime.vision_layout`): adapters stay unmerged, attention is written out per sequence, and
+each weight is read, used for all tasks, and dropped, so that it runs on a model of any size in the
+memory of one layer. float32 throughout, with norms and softmax summed in float64.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from trine.export.checkpoint import Checkpoint
 from trine.kernels.pooling import l2_normalise
 from trine.runtime.model_config import VISION_NORM_EPS
 from trine.runtime.sequence import TokenSequence, rope_tables
+from trine.runtime.tensor_file import widen
 from trine.runtime.vision_layout import lay_out_images, window_order
 
 __all__ = ["Reference", "ReferenceInput", "ReferenceVectors"]
@@ -81,8 +82,6 @@ class Reference:
 
     def _embed(self, sequence: TokenSequence, images: dict[int, Array]) -> Array:
         table = self._checkpoint.stored("embed_tokens.weight")
-        from trine.runtime.tensor_file import widen
-
         rows = widen(table[sequence.token_ids], self._checkpoint.info("embed_tokens.weight").dtype)
         if sequence.images:
             rows[sequence.image_slots] = np.concatenate(
@@ -120,7 +119,8 @@ class Reference:
         normed = [_rms_norm(state, weight, eps) for state in states]
         q, k, v = (self._linear(f"{prefix}.self_attn.{n}_proj", inputs, normed) for n in "qkv")
         attended = [
-            self._attend(*heads, table) for *heads, table in zip(q, k, v, tables, strict=True)
+            self._attend(q_rows, k_rows, v_rows, table)
+            for q_rows, k_rows, v_rows, table in zip(q, k, v, tables, strict=True)
         ]
         for state, out in zip(
             states, self._linear(f"{prefix}.self_attn.o_proj", inputs, attended), strict=True

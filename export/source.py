@@ -44,7 +44,7 @@ def resolve_source(source: str, revision: str | None = None) -> ResolvedSource:
     """Return the checkpoint that `source` names, downloaded if need be.
 
     Args:
-        source: "nano", a folder, or a Hub id like "jinaai/jina-embeddings-v4". A folder that is called
+        source: "nano", a folder, or a Hub id like "jinaai/jina-embeddings-v4". A folder called
             nano is given as ./nano.
         revision: branch, tag or commit on the Hub; None for its main branch.
 

@@ -20,10 +20,10 @@ __all__ = ["build_vision"]
 def build_vision(config: VisionConfig, checkpoint: Checkpoint) -> ir.Model:
     """Return the graph with the checkpoint's `visual.…` weights, unread.
 
-    Inputs: `patches` float32 [P, features]; `rope_cos`, `rope_sin` float32 [P, head_dim / 2], both in
-    window order; `window_gather` int64 [W, L], the patch in each slot of the windows (any patch in
-    unused slots); `window_scatter` int64 [P], the slot of each patch; `window_lengths` int32 [W];
-    `num_images` int64 [1], pictures of P / num_images patches each.
+    Inputs: `patches` float32 [P, features]; `rope_cos`, `rope_sin` float32 [P, head_dim / 2], both
+    in window order; `window_gather` int64 [W, L], the patch in each slot of the windows (any patch
+    in unused slots); `window_scatter` int64 [P], the slot of each patch; `window_lengths` int32
+    [W]; `num_images` int64 [1], pictures of P / num_images patches each.
     Output: `image_tokens` float32 [P / merge², out_hidden_size], in window order.
     """
     return _VisionGraph(config, checkpoint).build()
@@ -77,7 +77,7 @@ class _VisionGraph:
         return graph.build([(self._merge(normed), "image_tokens", ["image_tokens", "hidden"])])
 
     def _patch_weight(self) -> Weight:
-        """Return the patch convolution, whose stride is its size, as a matrix [features, hidden]."""
+        """Return the patch convolution, whose stride is its size, as [features, hidden]."""
         features, hidden = self.config.patch_features, self.config.hidden_size
 
         def read() -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Antialiased bicubic resize of 8-bit pictures, to the last bit as the published preprocessing has it.
+"""Antialiased bicubic resize of 8-bit pictures, the same to the last bit as the published one.
 
 The published image processor resizes uint8 tensors with torchvision, that is with PyTorch's
 `interpolate(mode="bicubic", antialias=True)`. That is a separable filter (Keys' cubic with

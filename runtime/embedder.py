@@ -38,12 +38,15 @@ __all__ = ["Embedder"]
 
 logger = logging.getLogger(__name__)
 
+#: Golden texts embedded at load; one reads every weight, and more would delay a large model.
+SELF_TEST_TEXTS = 1
+
 
 class Embedder:
     """Turns texts and pictures into the vectors of jina-embeddings-v4.
 
-    Make one with `Embedder.load`. It may be called from several threads at once; its methods hold no
-    state but `task`, the default for calls that name none.
+    Make one with `Embedder.load`. It may be called from several threads at once; its methods hold
+    no state but `task`, the default for calls that name none.
     """
 
     def __init__(
@@ -91,8 +94,8 @@ class Embedder:
             tasks: whose decoders to load; None for all. Loading fewer takes less memory.
             threads: for one run; None for one a processor.
             limits: how much one run may hold; the default suits CPUs.
-            self_test: embed the bundle's golden inputs and refuse an engine that is off: texts here,
-                the picture before the first picture is embedded.
+            self_test: embed the bundle's golden inputs and refuse an engine that is off: texts
+                here, the picture before the first picture is embedded.
 
         Raises:
             BundleError: the bundle is missing, damaged or newer than this code.
@@ -175,15 +178,15 @@ class Embedder:
     ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         """Return the vectors of texts, with the published method's names and defaults.
 
-        A text is embedded with the prefix of its prompt; task "text-matching" always has the query's.
+        A text gets the prefix of its prompt; task "text-matching" always that of the query.
         Warns once a call if texts were cut to `max_length`.
 
         Args:
             texts: one text, or several.
             task: an adapter's name, or one for each text; None for `self.task`.
             max_length: of a text in tokens, prefix included, at most 32,768; the end is cut.
-            batch_size: accepted for compatibility. Work is packed by tokens here (`BatchLimits`), so
-                it changes neither results nor speed.
+            batch_size: accepted for compatibility. Work is packed by tokens here (`BatchLimits`),
+                so it changes neither results nor speed.
             return_multivector: one vector a token instead of one a text.
             return_numpy: accepted for compatibility; results always are numpy arrays.
             truncate_dim: leading dimensions to keep of single vectors, one of the checkpoint's
@@ -192,8 +195,8 @@ class Embedder:
 
         Returns:
             For one text float32 [D], or [T, projector_dim] with `return_multivector`; for several
-            float32 [B, D], or a list of B arrays [T_i, projector_dim]. All normalised, in order, owned
-            by the caller.
+            float32 [B, D], or a list of B arrays [T_i, projector_dim]. All normalised, in order,
+            owned by the caller.
 
         Raises:
             InputError: an argument is not usable.
@@ -204,7 +207,7 @@ class Embedder:
         for index, item in enumerate(items):
             if not isinstance(item, str):
                 raise InputError(
-                    f"text {index} is a {type(item).__name__}, not a str; decode or convert it first"
+                    f"text {index} is a {type(item).__name__}, not a str; decode it first"
                 )
         request = check_request(
             self.tasks,
@@ -243,7 +246,8 @@ class Embedder:
                 (`trine.runtime.image_input.load_image` says how each is read).
             task, batch_size, return_multivector, return_numpy, truncate_dim: as in `encode_text`.
             max_pixels: a picture is shrunk to at most this many pixels; None for the checkpoint's
-                own limit. More pixels are more tokens (one each 28×28 pixels in the published model).
+                own limit. More pixels are more tokens (one each 28×28 pixels in the published
+                model).
 
         Returns:
             As `encode_text`.
@@ -271,7 +275,7 @@ class Embedder:
         items: Iterable[Item],
         task: str | Sequence[str] | None = None,
         *,
-        prompt_name: str | None = None,
+        prompt_name: str | Sequence[str] | None = None,
         truncate_dim: int | None = None,
         max_length: int = 32768,
         max_pixels: int | None = None,
@@ -283,8 +287,8 @@ class Embedder:
         Args:
             items: texts (`str`) and pictures with or without a text (`ImageText`), in any order.
             task: an adapter's name, or one for each item; None for `self.task`.
-            prompt_name, truncate_dim, max_length: as in `encode_text`; `max_length` bounds the text of
-                an item, not its pictures.
+            prompt_name, truncate_dim, max_length: as in `encode_text`; `max_length` bounds the
+                text of an item, not its pictures.
             max_pixels: as in `encode_image`.
             return_single: whether single vectors are wanted.
             return_multivector: whether multi-vectors are wanted; both may be.
@@ -313,25 +317,32 @@ class Embedder:
         )
         return self._encode(listed, request, return_single, return_multivector)
 
-    def deviations(self, modality: Modality) -> list[Deviation]:
-        """Return how far this engine is from the bundle's golden vectors, for the loaded tasks."""
+    def deviations(self, modality: Modality, num_texts: int | None = None) -> list[Deviation]:
+        """Return how far this engine is from the bundle's golden vectors, for the loaded tasks.
+
+        Args:
+            modality: texts or the picture.
+            num_texts: how many of the golden texts to embed; None for all.
+        """
         golden = load_golden(self.bundle.path(GOLDEN_NAME))
 
-        def encode(items: Sequence[Item], task: str, prompt: Prompt) -> Embeddings:
+        def encode(items: Sequence[Item], task: str, prompts: Sequence[Prompt]) -> Embeddings:
             request = check_request(
                 self.tasks,
                 self.bundle.manifest.model,
                 num_items=len(items),
                 task=task,
-                prompt_name=prompt,
+                prompt_name=prompts,
             )
             return self._run(items, request, True, True)
 
-        return list(golden_deviations(golden, encode, self.tasks, modality))
+        return list(
+            golden_deviations(golden, encode, self.tasks, modality, num_texts or len(golden.texts))
+        )
 
     def _require_golden(self, modality: Modality) -> None:
         """Raise EngineError if the golden vectors come out further off than the bundle allows."""
-        cosine, difference = worst(self.deviations(modality))
+        cosine, difference = worst(self.deviations(modality, SELF_TEST_TEXTS))
         tolerance = self.entry.tolerance
         if cosine < tolerance.min_cosine or difference > tolerance.max_difference:
             raise EngineError(

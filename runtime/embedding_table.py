@@ -1,4 +1,4 @@
-"""The token-embedding table: rows are gathered from a memory-mapped file, in the checkpoint's dtype.
+"""The token-embedding table: rows gathered from a memory-mapped file, in the checkpoint's dtype.
 
 A row that no text uses is never read, so the table costs no memory of its own.
 """

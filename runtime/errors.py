@@ -1,9 +1,9 @@
 """Everything this project raises on purpose.
 
     TrineError
-    ├── InputError         a text, image or option the caller gave cannot be used (also a ValueError)
-    ├── CheckpointError    the checkpoint is incomplete, damaged or of an unsupported kind
-    ├── BundleError        the bundle is incomplete, damaged, too new or already there
+    ├── InputError         a text, image or option the caller gave cannot be used (also a
+    ValueError) ├── CheckpointError    the checkpoint is incomplete, damaged or of an unsupported
+    kind ├── BundleError        the bundle is incomplete, damaged, too new or already there
     ├── EngineError        the engine asked for cannot run on this machine
     └── DependencyError    an optional package is missing; the message has its install line
 
@@ -25,7 +25,7 @@ class TrineError(Exception):
 
 
 class InputError(TrineError, ValueError):
-    """The caller's text, image or option cannot be used. A `ValueError`, as in the published API."""
+    """The caller's text, image or option cannot be used. A `ValueError`, as published."""
 
 
 class CheckpointError(TrineError):

@@ -10,18 +10,19 @@ and `…/multi`, `image/<task>/single` and `…/multi`, all float32 and normalis
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trine.runtime.errors import BundleError
-from trine.runtime.inputs import Item, Prompt
+from trine.runtime.inputs import ImageText, Item, Prompt
 from trine.runtime.outputs import Embeddings
 
 __all__ = ["Deviation", "Golden", "Modality", "golden_deviations", "load_golden", "worst"]
 
 Modality = Literal["text", "image"]
+PROMPT_NAMES: tuple[Prompt, ...] = ("query", "passage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ class Deviation:
 class Encoder(Protocol):
     """Encodes items of one task with both heads; the self-test's view of an embedder."""
 
-    def __call__(self, items: Sequence[Item], task: str, prompt: Prompt) -> Embeddings: ...
+    def __call__(
+        self, items: Sequence[Item], task: str, prompts: Sequence[Prompt]
+    ) -> Embeddings: ...
 
 
 def load_golden(path: Path) -> Golden:
@@ -68,28 +71,33 @@ def load_golden(path: Path) -> Golden:
 
 
 def golden_deviations(
-    golden: Golden, encode: Encoder, tasks: Sequence[str], modality: Modality
+    golden: Golden, encode: Encoder, tasks: Sequence[str], modality: Modality, num_texts: int
 ) -> Iterator[Deviation]:
-    """Yield how far `encode` is from the reference, for each golden vector of `tasks`."""
-    from trine.runtime.inputs import ImageText
+    """Yield how far `encode` is from the reference, for the golden vectors of `tasks`.
 
+    Args:
+        golden: inputs and reference.
+        encode: what is measured.
+        tasks: to measure.
+        modality: to measure.
+        num_texts: how many of the texts to take, from the first.
+    """
     for task in tasks:
         if modality == "image":
-            result = encode([ImageText((golden.image,))], task, "query")
-            yield from _compare(golden, f"image/{task}", task, modality, result, 0)
-            continue
-        for prompt in ("query", "passage"):
-            rows = [
-                index
-                for index in range(len(golden.texts))
-                if f"text/{index}/{task}/{prompt}/single" in golden.vectors
-            ]
-            if rows:
-                texts = [golden.texts[index] for index in rows]
-                result = encode(texts, task, cast(Prompt, prompt))
-                for place, index in enumerate(rows):
-                    key = f"text/{index}/{task}/{prompt}"
-                    yield from _compare(golden, key, task, modality, result, place)
+            keys, prompts = [f"image/{task}"], list[Prompt](["query"])
+            items: list[Item] = [ImageText((golden.image,))]
+        else:
+            keys, prompts, items = [], [], []
+            for index, text in enumerate(golden.texts[:num_texts]):
+                for prompt in PROMPT_NAMES:
+                    if f"text/{index}/{task}/{prompt}/single" in golden.vectors:
+                        keys.append(f"text/{index}/{task}/{prompt}")
+                        prompts.append(prompt)
+                        items.append(text)
+        # One run for all of a task's texts: on a large model its weights are read just once.
+        result = encode(items, task, prompts)
+        for place, key in enumerate(keys):
+            yield from _compare(golden, key, task, modality, result, place)
 
 
 def _compare(
@@ -106,7 +114,7 @@ def _compare(
             key=key,
             task=task,
             modality=modality,
-            head=cast(Literal["single", "multi"], head),
+            head=head,
             min_cosine=float((have * want).sum(axis=1).min()) if same_shape else -1.0,
             max_difference=float(np.abs(have - want).max()) if same_shape else float("inf"),
         )

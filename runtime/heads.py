@@ -1,4 +1,4 @@
-"""From hidden states to vectors: pooling for the single vector, a projection for the multi-vector."""
+"""From hidden states to vectors: pooling for single vectors, projection for multi-vectors."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,9 +1,10 @@
 """Opens whatever a caller calls a picture and returns its pixels.
 
 As the published code does: the first frame of an animation, no rotation by EXIF, transparency
-dropped rather than composited, every mode converted to RGB by Pillow (CMYK and palettes too). Unlike
-it: 16-bit greyscale is scaled to 8 bits instead of being clipped to white, and a text that looks like
-a URL is refused instead of fetched.
+dropped rather than composited, every mode converted to RGB by Pillow (CMYK and palettes too).
+Unlike
+it: 16-bit greyscale is scaled to 8 bits instead of being clipped to white, and a text that looks
+like a URL is refused instead of fetched.
 """
 
 import io
@@ -55,7 +56,8 @@ def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint
         _check_path(file, label)
     else:
         raise InputError(
-            f"{where} is a {type(source).__name__}; give a path, bytes, a Pillow image or a uint8 array"
+            f"{where} is a {type(source).__name__}; "
+            "give a path, bytes, a Pillow image or a uint8 array"
         )
     try:
         opened = Image.open(file)

@@ -26,9 +26,9 @@ class ImagePatches:
     """One picture, ready for the vision tower.
 
     Attributes:
-        patches: float32 [P, features], C-order, in merge order: the merge² patches of an image token
-            lie behind one another, image tokens in raster order; features ordered channel, frame,
-            row, column.
+        patches: float32 [P, features], C-order, in merge order: the merge² patches of an image
+            token lie behind one another, image tokens in raster order; features ordered channel,
+            frame, row, column.
         grid: (rows, columns) of patches; P is their product.
     """
 
@@ -39,7 +39,7 @@ class ImagePatches:
 def smart_resize(
     height: int, width: int, factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
-    """Return (height, width) in pixels: multiples of `factor` near the given size, within the limits.
+    """Return (height, width) in pixels: multiples of `factor` near the given size, within limits.
 
     Rounding is half to even, as in the published processor.
 
@@ -48,8 +48,8 @@ def smart_resize(
     """
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise InputError(
-            f"a picture of {width}×{height} pixels is longer than {MAX_ASPECT} times its short side; "
-            "crop or pad it"
+            f"a picture of {width}×{height} pixels is longer than {MAX_ASPECT} times its short "
+            "side; crop or pad it"
         )
     new_height = round(height / factor) * factor
     new_width = round(width / factor) * factor
@@ -101,7 +101,7 @@ def _levels(image: ImageConfig) -> NDArray[np.float32]:
 def cut_patches(
     pixels: NDArray[np.uint8], levels: NDArray[np.float32], vision: VisionConfig
 ) -> NDArray[np.float32]:
-    """Return float32 [P, features] in merge order of a picture whose sides are whole merged patches.
+    """Return float32 [P, features] in merge order; the sides must be whole merged patches.
 
     Args:
         pixels: uint8 [h, w, 3].

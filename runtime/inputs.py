@@ -18,7 +18,8 @@ Task: TypeAlias = str
 Prompt: TypeAlias = Literal["query", "passage"]
 
 #: One picture: a path, the bytes of an image file, a `PIL.Image.Image` (typed `object` so that
-#: Pillow is imported only when a picture comes), or uint8 [height, width, 3] RGB (also [h, w] grey).
+#: Pillow is imported only when a picture comes), or uint8 [height, width, 3] RGB (also [h, w]
+#: grey).
 ImageSource: TypeAlias = str | PathLike[str] | bytes | NDArray[np.uint8] | object
 
 
@@ -33,7 +34,8 @@ class ImageText:
 
     Attributes:
         images: one or more pictures, in order.
-        text: the text, or None for pictures alone. None with one picture is the published image item.
+        text: the text, or None for pictures alone. None with one picture is the published image
+            item.
     """
 
     images: tuple[ImageSource, ...]

@@ -151,26 +151,32 @@ def _decode(kind: object, value: object, where: str) -> object:
         return _decode_dataclass(kind, value, where)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _decode(next(a for a in arguments if a is not type(None)), value, where)
+        # The only unions here are "or None".
+        return None if value is None else _decode(arguments[0], value, where)
     if origin is Literal:
         if value not in arguments:
             raise BundleError(f"{where}: is {value!r}; this code knows {list(arguments)}")
         return value
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise BundleError(f"{where}: is {value!r}, not a list")
-        return tuple(_decode(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is Mapping:
-        if not isinstance(value, dict):
-            raise BundleError(f"{where}: is {value!r}, not an object")
-        return {key: _decode(arguments[1], v, f"{where}.{key}") for key, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if origin is not None:
+        return _decode_collection(origin, arguments, value, where)
+    if kind is float and type(value) is int:
         return float(value)
     if not isinstance(kind, type) or type(value) is not kind:
         raise BundleError(f"{where}: is {value!r}, not of type {getattr(kind, '__name__', kind)}")
     return value
+
+
+def _decode_collection(
+    origin: object, arguments: tuple[object, ...], value: object, where: str
+) -> object:
+    """Return a JSON list as a tuple, or a JSON object as a dict."""
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise BundleError(f"{where}: is {value!r}, not a list")
+        return tuple(_decode(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if not isinstance(value, dict):
+        raise BundleError(f"{where}: is {value!r}, not an object")
+    return {key: _decode(arguments[1], v, f"{where}.{key}") for key, v in value.items()}
 
 
 def _decode_dataclass(kind: type, value: object, where: str) -> object:

@@ -111,5 +111,6 @@ class ModelConfig:
     tasks: tuple[str, ...]
     projector_dim: int
     matryoshka_dims: tuple[int, ...]
-    #: Longest sequence in tokens: `MAX_TOKENS`, or less where the checkpoint's positions end sooner.
+    #: Longest sequence in tokens: `MAX_TOKENS`, or less where the checkpoint's positions end
+    #: sooner.
     max_tokens: int

@@ -47,7 +47,7 @@ class ItemVectors:
 
 
 class Pipeline:
-    """The compiled core with what surrounds it. Stateless between calls, safe from several threads."""
+    """The compiled core with what surrounds it. Stateless, so safe from several threads."""
 
     def __init__(
         self,

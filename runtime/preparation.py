@@ -75,7 +75,8 @@ class Preparation:
         if len(sequence) > model.decoder.max_positions:
             raise InputError(
                 f"item {index} has {len(sequence)} tokens, more than the model's "
-                f"{model.decoder.max_positions} positions; give fewer pictures or a smaller max_pixels"
+                f"{model.decoder.max_positions} positions; give fewer pictures or a "
+                "smaller max_pixels"
             )
         return sequence
 

@@ -37,7 +37,7 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
     *,
     num_items: int,
     task: str | Sequence[str] | None,
-    prompt_name: str | None = None,
+    prompt_name: str | Sequence[str] | None = None,
     truncate_dim: int | None = None,
     max_length: int | None = None,
     max_pixels: int | None = None,
@@ -48,10 +48,12 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
     Raises:
         InputError: an option is unknown or out of range; the message lists what is allowed.
     """
-    tasks = _check_tasks(task, known_tasks, num_items)
-    prompt = "query" if prompt_name is None else prompt_name
-    if prompt not in PROMPTS:
-        raise InputError(f"prompt_name is {prompt_name!r}; known are {list(PROMPTS)}")
+    if task is None:
+        raise InputError(
+            f"no task was given; pass task= or set embedder.task to one of {list(known_tasks)}"
+        )
+    tasks = _one_each("task", task, known_tasks, num_items)
+    prompts = _one_each("prompt_name", prompt_name or "query", tuple(PROMPTS), num_items)
     if truncate_dim is not None and truncate_dim not in model.matryoshka_dims:
         raise InputError(
             f"truncate_dim is {truncate_dim!r}; this model has {list(model.matryoshka_dims)}"
@@ -67,27 +69,29 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
     _check_count("batch_size", batch_size)
     return Request(
         tasks=tasks,
-        prefixes=tuple(PROMPTS["query" if t in SYMMETRIC_TASKS else prompt] for t in tasks),
+        prefixes=tuple(
+            PROMPTS["query" if t in SYMMETRIC_TASKS else prompt]
+            for t, prompt in zip(tasks, prompts, strict=True)
+        ),
         truncate_dim=truncate_dim,
         max_length=min(length, model.max_tokens),
         max_pixels=pixels,
     )
 
 
-def _check_tasks(
-    task: str | Sequence[str] | None, known_tasks: Sequence[str], num_items: int
+def _one_each(
+    option: str, value: str | Sequence[str], known: Sequence[str], num_items: int
 ) -> tuple[str, ...]:
-    if task is None:
+    """Return a name for each item: the one given for all, or the list given, checked."""
+    names = (value,) * num_items if isinstance(value, str) else tuple(value)
+    if len(names) != num_items:
         raise InputError(
-            f"no task was given; pass task= or set embedder.task to one of {list(known_tasks)}"
+            f"{option} has {len(names)} names for {num_items} items; give one for each"
         )
-    tasks = (task,) * num_items if isinstance(task, str) else tuple(task)
-    if len(tasks) != num_items:
-        raise InputError(f"{len(tasks)} tasks were given for {num_items} items; give one for each")
-    for name in (task,) if isinstance(task, str) else tasks:
-        if name not in known_tasks:
-            raise InputError(f"task is {name!r}; loaded are {list(known_tasks)}")
-    return tasks
+    for name in (value,) if isinstance(value, str) else names:
+        if name not in known:
+            raise InputError(f"{option} is {name!r}; known are {list(known)}")
+    return names
 
 
 def _check_count(name: str, value: object) -> int:

@@ -61,12 +61,12 @@ def image_sequence(
     merge: int,
     truncated: bool = False,
 ) -> TokenSequence:
-    """Return the sequence of one or more pictures, with a text or the published "Describe the image.".
+    """Return the sequence of pictures, with a text or the published "Describe the image.".
 
     Pooled are the vision spans with both their markers, and the caller's text; not the scaffolding.
-    Positions as Qwen2.5-VL's `get_rope_index` has them: text runs on in all three axes, an image token
-    takes the row and column of its place in the merged grid, and what follows a picture starts behind
-    its longest side.
+    Positions as Qwen2.5-VL's `get_rope_index` has them: text runs on in all three axes, an image
+    token takes the row and column of its place in the merged grid, and what follows a picture
+    starts behind its longest side.
 
     Args:
         images: at least one.
@@ -116,8 +116,8 @@ def rope_tables(
     """Return cosines and sines, float32 [T, head_dim / 2], of the decoder's rotary embedding.
 
     Frequency pairs are shared out among the three axes by `mrope_section`. The angle is a float32
-    product of position and frequency, as in the published code, whose rounding shows at positions in
-    the thousands.
+    product of position and frequency, as in the published code, whose rounding shows at positions
+    in the thousands.
 
     Args:
         positions: int64 [3, T].

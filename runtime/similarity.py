@@ -36,8 +36,8 @@ def maxsim(
 ) -> NDArray[np.float32]:
     """Return float32 [queries, documents] late-interaction scores of multi-vectors.
 
-    Each query token's best match among the document's tokens, summed over the query's tokens; scores
-    of queries of different lengths are not comparable with each other.
+    Each query token's best match among the document's tokens, summed over the query's tokens;
+    scores of queries of different lengths are not comparable with each other.
 
     Args:
         queries: float32 [T_i, D] each, rows normalised.

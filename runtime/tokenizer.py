@@ -24,8 +24,8 @@ IMAGE_PROMPT_TAIL = "<|im_end|>\n"
 class Scaffold:
     """Token ids around the vision spans of the published image prompt, int64 [n] each.
 
-    The prompt is `<|im_start|>user\\n` + one `<|vision_start|><|image_pad|>…<|vision_end|>` a picture
-    + `Describe the image.` + `<|im_end|>\\n`.
+    The prompt is `<|im_start|>user\\n` + one `<|vision_start|><|image_pad|>…<|vision_end|>` a
+    picture + `Describe the image.` + `<|im_end|>\\n`.
     """
 
     head: NDArray[np.int64]

@@ -105,7 +105,7 @@ def pad_layout(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _angles(grid: tuple[int, int], vision: VisionConfig) -> NDArray[np.float32]:
-    """Return float32 [P, head_dim / 2] rotary angles in merge order: row's frequencies, column's."""
+    """Return float32 [P, head_dim / 2] rotary angles in merge order: of rows, then columns."""
     merge, dim = vision.spatial_merge_size, vision.head_dim // 2
     row, column = (
         axis.reshape(grid[0] // merge, merge, grid[1] // merge, merge).swapaxes(1, 2).ravel()

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trine.runtime.errors import missing_package
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -34,11 +36,16 @@ def register(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the demonstration; return 0, or 1 if too few expected hits came first."""
     # Imported here so that `trine --help` needs no extra.
-    from trine.export.demo.bundle import prepare_bundle
-    from trine.export.demo.corpus import demo_folder, read_sections
-    from trine.export.demo.page import page_html
-    from trine.export.demo.report import report_lines, total_line
-    from trine.export.demo.search import measure_speed, search
+    try:
+        from trine.export.demo.bundle import prepare_bundle
+        from trine.export.demo.corpus import demo_folder, read_sections
+        from trine.export.demo.page import page_html
+        from trine.export.demo.report import report_lines, total_line
+        from trine.export.demo.search import measure_speed, search
+    except ModuleNotFoundError as cause:
+        raise missing_package(
+            cause.name or "onnx_ir", "export", "to export the demo's checkpoint"
+        ) from cause
 
     directory: Path = arguments.directory
     print(f"preparing {directory / 'nano.bundle'}", file=sys.stderr)

@@ -15,8 +15,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = subparsers.add_parser(
         "export",
         help="turn a checkpoint into a bundle",
-        description="Turn a checkpoint into a bundle: graphs, weights, tokenizer and golden vectors "
-        "in one folder. No torch is needed, and no more memory than a few of the largest tensors.",
+        description="Turn a checkpoint into a bundle: graphs, weights, tokenizer and golden "
+        "vectors in one folder. No torch is needed, and no more memory than a few of the "
+        "largest tensors.",
     )
     parser.add_argument(
         "source", metavar="SOURCE", help="'nano' (built in), a checkpoint folder, or a Hub id"

@@ -32,6 +32,10 @@ def facts(bundle: DemoBundle, speed: Speed) -> tuple[tuple[str, str], ...]:
         ("pictures", f"{speed.pictures_per_s:,.0f} a second"),
         ("checkpoint", f"{bundle.checkpoint_bytes / 1e6:.1f} MB"),
         ("bundle", f"{bundle.bundle_bytes / 1e6:.1f} MB"),
+        (
+            "golden vectors",
+            f"worst cosine {bundle.min_cosine:.7f}, difference {bundle.max_difference:.1e}",
+        ),
     )
 
 

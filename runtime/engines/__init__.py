@@ -1,1 +1,1 @@
-"""The engines: what runs a graph. One module each, all with the Protocol of `trine.runtime.engine`."""
+"""What runs a graph: one module an engine, all with the Protocol of `trine.runtime.engine`."""

@@ -1,13 +1,14 @@
 """ONNX Runtime on the CPU.
 
 Weights stay in memory-mapped files. Where there is room, ONNX Runtime repacks them at load for its
-matrix kernels, which makes short inputs faster and costs the weights' size in memory; where there is
-not, it reads them as they lie and loading takes no time.
+matrix kernels, which makes short inputs faster and costs the weights' size in memory; where there
+is not, it reads them as they lie and loading takes no time.
 """
 
 import dataclasses
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,12 +27,13 @@ __all__ = ["OrtCpuEngine"]
 
 #: Part of the free memory that repacked weights may take.
 REPACK_SHARE = 0.4
-#: ONNX Runtime's level for errors: its warnings are about the graph's history, not the user's input.
+#: ONNX Runtime's level for errors: its warnings are about the graph's history, not the user's
+#: input.
 LOG_ERRORS = 3
 
 
 class OrtCpuEngine:
-    """Sessions of one engine entry: a decoder a task at once, the vision tower at its first picture.
+    """Sessions of one engine entry: decoders at once, the vision tower at its first picture.
 
     Args:
         bundle: the bundle.
@@ -83,6 +85,7 @@ class OrtCpuEngine:
         if not self._repack:
             options.add_session_config_entry("session.disable_prepacking", "1")
         path = self._bundle.path(name)
+        _read_ahead(path.with_suffix(".data"))
         try:
             return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as cause:  # onnxruntime has no common base for its own exceptions
@@ -95,6 +98,13 @@ def _run(
     feeds = {field.name: getattr(inputs, field.name) for field in dataclasses.fields(inputs)}
     (result,) = session.run(None, feeds)
     return np.asarray(result, np.float32)
+
+
+def _read_ahead(path: Path) -> None:
+    """Have the operating system read a file into its cache while the session is being made."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _num_cores() -> int:

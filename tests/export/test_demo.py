@@ -19,7 +19,13 @@ from trine.export.demo.search import Answer, Found, Hit, Speed
 from trine.runtime.errors import BundleError, InputError
 
 BUNDLE = DemoBundle(
-    path=Path("nano.bundle"), export_s=1.5, load_s=0.25, checkpoint_bytes=14_200_000, bundle_bytes=1
+    path=Path("nano.bundle"),
+    export_s=1.5,
+    load_s=0.25,
+    checkpoint_bytes=14_200_000,
+    bundle_bytes=1,
+    min_cosine=0.999999,
+    max_difference=1e-6,
 )
 SPEED = Speed(texts_per_s=100.0, pictures_per_s=20.0)
 VOID_TAGS = {"meta", "img", "br"}
@@ -175,7 +181,23 @@ def test_demo_keeps_the_bundle_and_fails_when_too_few_hits_are_right(
     assert "too few right hits in: English text → text" in printed
 
 
-def test_demo_refuses_a_damaged_bundle(tmp_path: Path) -> None:
-    (tmp_path / "nano.bundle").mkdir()
-    with pytest.raises(BundleError):
+def test_demo_replaces_a_damaged_bundle(
+    demo_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_demo(demo_directory)
+    capsys.readouterr()
+    heads = demo_directory / "nano.bundle" / "heads.safetensors"
+    content = heads.read_bytes()
+    heads.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert run_demo(demo_directory) == 0
+    assert "kept from an earlier run" not in capsys.readouterr().out
+    assert heads.read_bytes() == content
+
+
+def test_demo_never_deletes_what_is_no_bundle(tmp_path: Path) -> None:
+    mine = tmp_path / "nano.bundle" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(BundleError, match="is no bundle"):
         run_demo(tmp_path)
+    assert mine.read_text() == "mine"

@@ -1,4 +1,4 @@
-"""The runtime against what the published PyTorch code returned in float32 on the same checkpoints."""
+"""The runtime against what the published code returned in float32 on the same checkpoints."""
 
 import json
 from pathlib import Path

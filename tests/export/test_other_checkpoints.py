@@ -1,0 +1,345 @@
+"""Export and runtime against PyTorch on checkpoints with other numbers than the published model's."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from math import ceil, floor, prod, sqrt
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from trine.export.sample_spec import SampleSpec, changed_spec
+from trine.export.torch_reference import TorchReference
+from trine.runtime.embedder import Embedder
+from trine.runtime.image_patches import ImagePatches, patch_image
+from trine.runtime.inputs import ImageText, Item
+from trine.runtime.preparation import Preparation
+from trine.runtime.request import check_request
+from trine.runtime.sequence import TokenSequence, rope_tables
+from trine.runtime.tokenizer import TextTokenizer
+from trine.runtime.vision_layout import window_order
+
+pytestmark = pytest.mark.reference
+
+torch = pytest.importorskip("torch", reason="needs the `reference` extra")
+
+Exported = Callable[[SampleSpec], AbstractContextManager[tuple[Path, Path]]]
+Pictures = st.SearchStrategy[NDArray[np.uint8]]
+
+#: Largest differences of vectors, and the lowest cosine of pictures' vectors.
+TEXT_LIMITS = {"single": 5e-6, "multi": 5e-5}
+IMAGE_LIMITS = {"single": 1e-4, "multi": 5e-4}
+MIN_IMAGE_COSINE = 0.999999
+
+
+def examples(count: int) -> settings:
+    """Return settings for `count` random examples, the same in each run; each is a whole export."""
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        phases=(Phase.explicit, Phase.generate),
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small matrices are slower with several threads, and very slow where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Comparison:
+    """One exported checkpoint, in this project's runtime and in PyTorch."""
+
+    def __init__(self, checkpoint: Path, bundle: Path) -> None:
+        self.embedder = Embedder.load(bundle, threads=1)
+        self.model = self.embedder.bundle.manifest.model
+        self.torch = TorchReference(checkpoint)
+        self.preparation = Preparation(self.model, TextTokenizer(bundle / "tokenizer.json"))
+        self.worst = {"single": 0.0, "multi": 0.0, "cosine": 1.0}
+
+    def sequences(
+        self, items: Sequence[Item], task: str, prompt: str = "query", max_pixels: int | None = None
+    ) -> list[TokenSequence]:
+        request = check_request(
+            self.model.tasks,
+            self.model,
+            num_items=len(items),
+            task=task,
+            prompt_name=prompt,
+            max_pixels=max_pixels,
+        )
+        return list(self.preparation.sequences(items, request))
+
+    def expected(
+        self, sequence: TokenSequence, task: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return PyTorch's single vector, pooled over `sequence.pooled`, and multi-vector."""
+        ids = sequence.token_ids.tolist()
+        pictures = {
+            "pixels": np.concatenate([image.patches for image in sequence.images])
+            if sequence.images
+            else None,
+            "grids": [(1, *image.grid) for image in sequence.images] or None,
+        }
+        pooled = np.flatnonzero(sequence.pooled)
+        if len(pooled) == pooled[-1] + 1 - pooled[0]:
+            pool = (int(pooled[0]), int(pooled[-1]) + 1)
+            single, multi = self.torch.encode(ids, task, pool=pool, **pictures)
+        else:
+            hidden = self.torch.hidden_states(ids, task, **pictures).astype(np.float64)
+            single = hidden[pooled].mean(axis=0)
+            single /= np.linalg.norm(single)
+            _, multi = self.torch.encode(ids, task, **pictures)
+        return single.astype(np.float64), multi.astype(np.float64)
+
+    def check(
+        self,
+        items: Sequence[Item],
+        limits: dict[str, float],
+        prompt: str = "query",
+        max_pixels: int | None = None,
+    ) -> None:
+        for task in self.model.tasks:
+            found = self.embedder.encode(
+                items, task, prompt_name=prompt, max_pixels=max_pixels, return_multivector=True
+            )
+            sequences = self.sequences(items, task, prompt, max_pixels)
+            for row, sequence in enumerate(sequences):
+                single, multi = self.expected(sequence, task)
+                self._compare("single", found.single[row][None], single[None], limits)
+                self._compare("multi", found.multi[row], multi, limits)
+
+    def _compare(
+        self,
+        head: str,
+        found: NDArray[np.float32],
+        want: NDArray[np.float64],
+        limits: dict[str, float],
+    ) -> None:
+        assert found.shape == want.shape
+        difference = np.abs(found - want)
+        norms = np.linalg.norm(found.astype(np.float64), axis=1) * np.linalg.norm(want, axis=1)
+        cosine = float(((found * want).sum(axis=1) / norms).min())
+        self.worst[head] = max(self.worst[head], float(difference.max()))
+        self.worst["cosine"] = min(self.worst["cosine"], cosine)
+        assert difference.max() <= limits[head], (
+            f"{head}: max {difference.max():.2e}, mean {difference.mean():.2e}"
+        )
+        assert cosine >= MIN_IMAGE_COSINE
+
+
+class Worst:
+    """The worst figures of many comparisons, printed at the end."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.count = 0
+        self.figures = {"single": 0.0, "multi": 0.0, "cosine": 1.0}
+
+    def add(self, comparison: Comparison) -> None:
+        self.count += 1
+        for head in ("single", "multi"):
+            self.figures[head] = max(self.figures[head], comparison.worst[head])
+        self.figures["cosine"] = min(self.figures["cosine"], comparison.worst["cosine"])
+
+    def print(self) -> None:
+        shown = ", ".join(f"{key} {value:.9g}" for key, value in self.figures.items())
+        print(f"{self.name}, {self.count} checkpoints: largest differences and cosine: {shown}")
+
+
+@pytest.fixture
+def worst(request: pytest.FixtureRequest) -> Iterator[Worst]:
+    figures = Worst(request.node.name)
+    yield figures
+    figures.print()
+
+
+@examples(20)
+@given(data=st.data())
+def test_texts_agree_with_pytorch_on_any_checkpoint(
+    data: st.DataObject,
+    sample_specs: st.SearchStrategy[SampleSpec],
+    texts: st.SearchStrategy[str],
+    exported: Exported,
+    worst: Worst,
+) -> None:
+    with exported(data.draw(sample_specs, "spec")) as folders:
+        comparison = Comparison(*folders)
+        for prompt in ("query", "passage"):
+            items = data.draw(st.lists(texts, min_size=1, max_size=6), "texts")
+            comparison.check(items, TEXT_LIMITS, prompt)
+        worst.add(comparison)
+
+
+@examples(20)
+@given(data=st.data())
+def test_pictures_agree_with_pytorch_on_any_checkpoint(
+    data: st.DataObject,
+    sample_specs: st.SearchStrategy[SampleSpec],
+    pictures: Pictures,
+    exported: Exported,
+    worst: Worst,
+) -> None:
+    with exported(data.draw(sample_specs, "spec")) as folders:
+        comparison = Comparison(*folders)
+        items = data.draw(st.lists(pictures, min_size=1, max_size=3), "pictures")
+        comparison.check([ImageText((item,)) for item in items], IMAGE_LIMITS)
+        worst.add(comparison)
+
+
+@examples(15)
+@given(data=st.data())
+def test_pictures_with_text_and_several_pictures_agree_with_pytorch_on_any_checkpoint(
+    data: st.DataObject,
+    sample_specs: st.SearchStrategy[SampleSpec],
+    texts: st.SearchStrategy[str],
+    pictures: Pictures,
+    exported: Exported,
+    worst: Worst,
+) -> None:
+    items = st.builds(
+        ImageText, st.lists(pictures, min_size=1, max_size=3).map(tuple), st.none() | texts
+    )
+    with exported(data.draw(sample_specs, "spec")) as folders:
+        comparison = Comparison(*folders)
+        drawn = data.draw(st.lists(items | texts, min_size=1, max_size=3), "items")
+        prompt = data.draw(st.sampled_from(("query", "passage")), "prompt")
+        comparison.check(drawn, IMAGE_LIMITS, prompt)
+        worst.add(comparison)
+
+
+@pytest.fixture(scope="module")
+def tiny(exported: Exported) -> Iterator[Comparison]:
+    with exported(changed_spec(SampleSpec.tiny(), {"window_size": 56})) as folders:
+        yield Comparison(*folders)
+
+
+def grids() -> st.SearchStrategy[tuple[int, int]]:
+    """Return (rows, columns) of patches, even, up to 60 each."""
+    return st.tuples(st.integers(1, 30), st.integers(1, 30)).map(lambda g: (2 * g[0], 2 * g[1]))
+
+
+@settings(examples(150))
+@given(shapes=st.lists(grids(), min_size=1, max_size=4), text=st.none() | st.text("ab ", max_size=9))
+def test_positions_are_those_of_get_rope_index(
+    tiny: Comparison, shapes: list[tuple[int, int]], text: str | None
+) -> None:
+    from trine.runtime.sequence import image_sequence
+
+    tokenizer = TextTokenizer(tiny.embedder.bundle.path("tokenizer.json"))
+    ids = None if text is None else tokenizer.encode([f"Query: {text}"])[0]
+    images = [ImagePatches(np.empty((prod(grid), 0), np.float32), grid) for grid in shapes]
+    sequence = image_sequence(images, ids, tokenizer.scaffold, tiny.model.token_ids, 2)
+    want, _ = tiny.torch._model.get_rope_index(
+        torch.tensor(sequence.token_ids)[None], torch.tensor([(1, *grid) for grid in shapes])
+    )
+    np.testing.assert_array_equal(sequence.positions, want[:, 0].numpy())
+    pads = np.flatnonzero(sequence.token_ids == tiny.model.token_ids.image_pad)
+    np.testing.assert_array_equal(sequence.image_slots, pads)
+
+
+@settings(examples(150))
+@given(grid=grids(), side=st.integers(1, 6))
+def test_windows_are_those_of_get_window_index(
+    tiny: Comparison, grid: tuple[int, int], side: int
+) -> None:
+    visual = tiny.torch._model.visual
+    before = visual.window_size
+    visual.window_size = side * 28
+    try:
+        index, bounds = visual.get_window_index(torch.tensor([(1, *grid)]))
+    finally:
+        visual.window_size = before
+    vision = dataclasses.replace(tiny.model.vision, window_size=side * 28)
+    order, sizes = window_order(grid, vision)
+    np.testing.assert_array_equal(order, index.numpy())
+    np.testing.assert_array_equal(4 * np.cumsum([0, *sizes]), np.unique(bounds))
+
+
+@pytest.mark.parametrize("length", [1, 4096, 32_768, 128_000])
+def test_rotary_tables_are_those_of_the_published_decoder(tiny: Comparison, length: int) -> None:
+    positions = np.random.default_rng(length).integers(0, length, (3, 500))
+    cos, sin = rope_tables(positions, tiny.model.decoder)
+    rotary = tiny.torch._model.language_model.rotary_emb
+    tables = rotary(torch.zeros(1), torch.tensor(positions)[:, None])
+    half = tiny.model.decoder.head_dim // 2
+    axis = np.repeat(np.arange(3), tiny.model.decoder.mrope_section)
+    for found, table in zip((cos, sin), tables, strict=True):
+        want = table.numpy()[axis, 0, :, np.arange(half)].T
+        np.testing.assert_allclose(found, want, rtol=0, atol=2e-7)
+
+
+def published_patches(
+    pixels: NDArray[np.uint8], comparison: Comparison
+) -> tuple[NDArray[np.float32], tuple[int, int]]:
+    """Return the patches and the grid of one picture by PyTorch's own resize, as published."""
+    image, vision = comparison.model.image, comparison.model.vision
+    patch, merge, frames = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+    factor, (height, width) = patch * merge, pixels.shape[:2]
+    size = [round(side / factor) * factor for side in (height, width)]
+    if prod(size) > image.max_pixels:
+        beta = sqrt(height * width / image.max_pixels)
+        size = [max(factor, floor(s / beta / factor) * factor) for s in (height, width)]
+    elif prod(size) < image.min_pixels:
+        beta = sqrt(image.min_pixels / (height * width))
+        size = [ceil(side * beta / factor) * factor for side in (height, width)]
+    tensor = torch.tensor(pixels).permute(2, 0, 1)[None]
+    if list(pixels.shape[:2]) != size:
+        tensor = torch.nn.functional.interpolate(tensor, size, mode="bicubic", antialias=True)
+    scale = 1.0 / image.rescale_factor
+    mean, std = (torch.tensor(v, dtype=torch.float32) * scale for v in (image.mean, image.std))
+    tensor = (tensor[0].float() - mean[:, None, None]) / std[:, None, None]
+    rows, columns = (side // patch for side in size)
+    blocks = tensor.expand(frames, -1, -1, -1).reshape(
+        1, frames, 3, rows // merge, merge, patch, columns // merge, merge, patch
+    )
+    flat = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(rows * columns, -1)
+    return flat.numpy(), (rows, columns)
+
+
+@examples(12)
+@given(data=st.data())
+def test_patches_are_the_published_ones_on_any_checkpoint(
+    data: st.DataObject,
+    sample_specs: st.SearchStrategy[SampleSpec],
+    pictures: Pictures,
+    exported: Exported,
+) -> None:
+    with exported(data.draw(sample_specs, "spec")) as folders:
+        comparison = Comparison(*folders)
+    model = comparison.model
+    for pixels in data.draw(st.lists(pictures, min_size=8, max_size=8), "pictures"):
+        found = patch_image(pixels, model.image, model.vision, model.image.max_pixels)
+        want, grid = published_patches(pixels, comparison)
+        assert found.grid == grid
+        np.testing.assert_array_equal(found.patches, want)
+
+
+@pytest.mark.parametrize("num_pictures", [1, 3])
+def test_token_ids_are_those_of_the_published_prompt(
+    tiny: Comparison, picture: Callable[[int, int, str], NDArray[np.uint8]], num_pictures: int
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer.from_file(str(tiny.embedder.bundle.path("tokenizer.json")))
+    pixels = tuple(picture(60 + 40 * n, 90, "noise") for n in range(num_pictures))
+    for text, words in ((None, "Describe the image."), ("ein Fuß", "Passage: ein Fuß"), ("", "Passage: ")):
+        (sequence,) = tiny.sequences([ImageText(pixels, text)], "retrieval", "passage")
+        spans = "".join(
+            f"<|vision_start|>{'<|image_pad|>' * (prod(image.grid) // 4)}<|vision_end|>"
+            for image in sequence.images
+        )
+        prompt = f"<|im_start|>user\n{spans}{words}<|im_end|>\n"
+        assert sequence.token_ids.tolist() == tokenizer.encode(prompt).ids
+        start, stop = 0, len(sequence)
+        start = sequence.token_ids.tolist().index(tiny.model.token_ids.vision_start)
+        stop = len(sequence) - (len(tokenizer.encode(f"{words if text is None else ''}<|im_end|>\n")))
+        np.testing.assert_array_equal(np.flatnonzero(sequence.pooled), np.arange(start, stop))
