@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.export.checkpoint_config import read_json, read_model_config
+from trine.export.checkpoint_config import read_model_config
 from trine.runtime.errors import CheckpointError
+from trine.runtime.json_file import read_json
 from trine.runtime.model_config import ModelConfig
-from trine.runtime.tensor_file import TensorFile, TensorInfo
+from trine.runtime.peft_adapter import short_name
+from trine.runtime.tensor_file import TensorFile, TensorInfo, check_finite
 
-__all__ = ["Checkpoint", "check_finite", "expected_shapes"]
+__all__ = ["Checkpoint", "expected_shapes"]
 
 INDEX_NAME = "model.safetensors.index.json"
-PREFIX = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?")
 #: Tied to the embedding and never used for embeddings.
 UNUSED = re.compile(r"^lm_head\.")
 FLOATS = ("BF16", "F16", "F32", "F64")
@@ -45,7 +46,7 @@ class Checkpoint:
         self.config: ModelConfig = read_model_config(folder)
         self.shards = [TensorFile(path, CheckpointError) for path in _shard_paths(folder)]
         self._homes = {
-            PREFIX.sub("", name, count=1): (shard, name)
+            short_name(name): (shard, name)
             for shard in self.shards
             for name in shard.tensors
             if not UNUSED.match(name)
@@ -73,7 +74,8 @@ class Checkpoint:
             CheckpointError: a value is not finite.
         """
         shard, stored_name = self._homes[name]
-        return check_finite(shard.float32(stored_name), f"{shard.path}: {stored_name}")
+        where = f"{shard.path}: {stored_name}"
+        return check_finite(shard.float32(stored_name), where, CheckpointError)
 
     def _check_tensors(self) -> None:
         problems = []
@@ -92,23 +94,11 @@ class Checkpoint:
             )
 
 
-def check_finite(array: NDArray[np.float32], where: str) -> NDArray[np.float32]:
-    """Return `array`, or raise CheckpointError if it holds NaN or infinity."""
-    # min and max propagate NaN and see infinity, without a mask of the array's size.
-    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
-        count = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
-        raise CheckpointError(
-            f"{where}: {count} values are NaN or infinite; "
-            "the file is damaged or the training failed"
-        )
-    return array
-
-
 def _shard_paths(folder: Path) -> list[Path]:
     """Return the weight files: those the index names and any other at the root."""
     named: set[str] = set()
     if (folder / INDEX_NAME).exists():
-        weight_map = read_json(folder / INDEX_NAME).get("weight_map")
+        weight_map = read_json(folder / INDEX_NAME, CheckpointError).get("weight_map")
         if not isinstance(weight_map, dict):
             raise CheckpointError(
                 f"{folder / INDEX_NAME}: weight_map is missing; download it again"

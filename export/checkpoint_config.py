@@ -1,11 +1,11 @@
 """Reads a checkpoint's JSON files into `ModelConfig`: all the model's numbers come from there."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from trine.runtime.errors import CheckpointError
+from trine.runtime.json_file import read_json
 from trine.runtime.model_config import (
     MAX_TOKENS,
     DecoderConfig,
@@ -15,32 +15,13 @@ from trine.runtime.model_config import (
     VisionConfig,
 )
 
-__all__ = ["read_json", "read_model_config"]
+__all__ = ["read_model_config"]
 
 #: What `read_json` returns: an object of the file, values of any JSON type.
 JsonObject: TypeAlias = Mapping[str, object]
 Value = TypeVar("Value")
 
 DEFAULT_RESCALE = 1 / 255
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """Return the object in a JSON file of the checkpoint.
-
-    Raises:
-        CheckpointError: the file is missing, is not JSON, or holds something else than an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise CheckpointError(
-            f"{path}: cannot be read ({cause.strerror}); the checkpoint needs this file"
-        ) from cause
-    except ValueError as cause:
-        raise CheckpointError(f"{path}: not valid JSON ({cause}); download it again") from cause
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a JSON object")
-    return content
 
 
 class _Section:
@@ -97,7 +78,7 @@ def read_model_config(folder: Path) -> ModelConfig:
         CheckpointError: a file or key is missing or of another type, the numbers contradict each
             other, or the architecture is not jina-embeddings-v4's.
     """
-    top = _Section(read_json(folder / "config.json"), str(folder / "config.json"))
+    top = _Section(read_json(folder / "config.json", CheckpointError), str(folder / "config.json"))
     _check_architecture(top)
     # Text numbers stand at the top level, in `text_config`, or in both; the nested ones are newer.
     text = top.section("text_config") if "text_config" in top.content else top
@@ -113,7 +94,8 @@ def read_model_config(folder: Path) -> ModelConfig:
         raise top.fail("matryoshka_dims", f"dimensions between 1 and {decoder.hidden_size}")
     top.expect("single_vector_pool_strategy", "mean")
     preprocessor = _Section(
-        read_json(folder / "preprocessor_config.json"), str(folder / "preprocessor_config.json")
+        read_json(folder / "preprocessor_config.json", CheckpointError),
+        str(folder / "preprocessor_config.json"),
     )
     tasks = top.list_of("task_names", str)
     if not tasks or len(set(tasks)) != len(tasks):

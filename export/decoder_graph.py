@@ -6,10 +6,14 @@ positions of image tokens. Architecture: Qwen2.5 (pre-norm RMSNorm, grouped-quer
 with biases on q, k and v, SwiGLU).
 """
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from trine.export.decoder_weights import DecoderWeights
 from trine.export.graph_builder import CONTRIB, GraphBuilder
+from trine.runtime.lora_layout import LoraGroup, lora_groups
+from trine.runtime.manifest import AdapterLayout
 from trine.runtime.model_config import DecoderConfig
 
 __all__ = ["build_decoder"]
@@ -17,22 +21,42 @@ __all__ = ["build_decoder"]
 #: ONNX Runtime's GroupQueryAttention takes heads of a multiple of this; others are padded with
 #: zeros.
 HEAD_MULTIPLE = 8
+#: Types of the adapter inputs, by their names in safetensors.
+LORA_DTYPES = {
+    "BF16": ir.DataType.BFLOAT16,
+    "F16": ir.DataType.FLOAT16,
+    "F32": ir.DataType.FLOAT,
+}
 
 
-def build_decoder(config: DecoderConfig, weights: DecoderWeights) -> ir.Model:
+def build_decoder(
+    config: DecoderConfig, weights: DecoderWeights, adapters: AdapterLayout | None = None
+) -> ir.Model:
     """Return the graph with `weights`, unread.
+
+    With `adapters`, each adapted product y = x·W gets ((x·Aᵀ) where the mask is set, else 0) · B.
 
     Inputs: `embeddings` float32 [T, hidden]; `rope_cos`, `rope_sin` float32 [T, head_dim / 2];
     `pad_index` int64 [B, S], the token in each slot of the padded view (any token in unused slots);
     `unpad_index` int64 [T], the slot of each token in the flattened padded view; `last_index` int32
     [B], sequence lengths minus one; `padded_length` int32 [], S.
+    With `adapters` also: `<group>.lora_a` [ranks, in] and `<group>.lora_b` [ranks, out] of each
+    group of `trine.runtime.lora_layout`, in the layout's dtype, by default without rows, that is
+    without an adapter; `lora_mask` bool [T, ranks] and `lora_mask_qkv` bool [T, 3 · ranks], the
+    ranks of each token's own adapter.
     Output: `hidden` float32 [T, hidden], after the final norm.
     """
-    return _DecoderGraph(config, weights).build()
+    return _DecoderGraph(config, weights, adapters).build()
+
+
+def _no_rows(dtype: ir.DataType, width: int) -> NDArray[np.generic]:
+    return np.empty((0, width), dtype.numpy())
 
 
 class _DecoderGraph:
-    def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
+    def __init__(
+        self, config: DecoderConfig, weights: DecoderWeights, adapters: AdapterLayout | None
+    ) -> None:
         self.config = config
         self.weights = weights
         self.graph = graph = GraphBuilder("decoder")
@@ -46,6 +70,14 @@ class _DecoderGraph:
         self.unpad_index = graph.input("unpad_index", ir.DataType.INT64, ["tokens"])
         self.last_index = graph.input("last_index", ir.DataType.INT32, ["sequences"])
         self.padded_length = graph.input("padded_length", ir.DataType.INT32, [])
+        self.groups: dict[str, LoraGroup] = {}
+        if adapters is not None:
+            self.groups = {group.name: group for group in lora_groups(config)}
+            self.lora_dtype = LORA_DTYPES[adapters.dtype]
+            self.masks = {
+                1: graph.input("lora_mask", ir.DataType.BOOL, ["tokens", "ranks"]),
+                3: graph.input("lora_mask_qkv", ir.DataType.BOOL, ["tokens", "ranks_qkv"]),
+            }
 
     def build(self) -> ir.Model:
         self.rows = self.graph.row_numbers("token_rows", self.unpad_index)
@@ -75,9 +107,38 @@ class _DecoderGraph:
         return self.graph.build([(normed, "hidden", ["tokens", self.config.hidden_size])])
 
     def _linear(self, name: str, x: ir.Value, *modules: str) -> ir.Value:
-        return self.graph.node(
-            name, "MatMul", [x, self.graph.weight(self.weights.linear(name, modules))]
+        weight = self.graph.weight(self.weights.linear(name, modules))
+        return self._with_delta(name, x, self.graph.node(f"{name}.base", "MatMul", [x, weight]))
+
+    def _with_delta(self, name: str, x: ir.Value, base: ir.Value) -> ir.Value:
+        """Return `base`, plus the active adapters' deltas where the group `name` has inputs."""
+        group = self.groups.get(name)
+        if group is None:
+            return base
+        graph, parts = self.graph, len(group.modules)
+        ranks = "ranks_qkv" if parts == 3 else "ranks"
+        a, b = (
+            graph.node(
+                f"{name}.lora_{half}.float",
+                "Cast",
+                [
+                    graph.optional_input(
+                        f"{name}.lora_{half}",
+                        self.lora_dtype,
+                        [ranks, width],
+                        ir.Tensor(_no_rows(self.lora_dtype, width), dtype=self.lora_dtype),
+                    )
+                ],
+                {"to": int(ir.DataType.FLOAT)},
+            )
+            for half, width in (("a", group.num_in), ("b", group.num_out))
         )
+        low = graph.node(f"{name}.lora_low", "Gemm", [x, a], {"transB": 1})
+        # A selection, not a product with 0 and 1: other adapters' values cannot reach this token.
+        kept = graph.node(
+            f"{name}.lora_kept", "Where", [self.masks[parts], low, graph.scalar("zero_float", 0.0)]
+        )
+        return graph.node(name, "Gemm", [kept, b, base])
 
     def _add_norm(
         self, name: str, branch: ir.Value, residual: ir.Value, weight: str
@@ -96,8 +157,8 @@ class _DecoderGraph:
         config, graph = self.config, self.graph
         name = f"{prefix}.self_attn"
         modules = [f"{name}.{part}_proj" for part in "qkv"]
-        projected = graph.node(
-            f"{name}.qkv",
+        base = graph.node(
+            f"{name}.qkv.base",
             "Gemm",
             [
                 x,
@@ -105,6 +166,7 @@ class _DecoderGraph:
                 graph.weight(self.weights.bias(f"{name}.qkv", modules)),
             ],
         )
+        projected = self._with_delta(f"{name}.qkv", x, base)
         q_size, kv_size = config.hidden_size, config.num_kv_heads * config.head_dim
         q, k, v = graph.nodes(
             [f"{name}.q", f"{name}.k", f"{name}.v"],

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.export.adapters import Adapters
 from trine.export.checkpoint import Checkpoint
 from trine.export.graph_builder import Weight
+from trine.runtime.peft_adapter import PeftAdapters
 
 __all__ = ["DecoderWeights", "merged_weight"]
 
 
 def merged_weight(
-    checkpoint: Checkpoint, adapters: Adapters | None, task: str | None, module: str
+    checkpoint: Checkpoint, adapters: PeftAdapters | None, task: str | None, module: str
 ) -> NDArray[np.float32]:
     """Return float32 [out, in]: W + (alpha / r)·B·A of `task`, computed in float32, or W alone."""
     weight = checkpoint.float32(f"{module}.weight")
@@ -35,7 +35,9 @@ class DecoderWeights:
         task: the adapter to merge; None for the base weights alone.
     """
 
-    def __init__(self, checkpoint: Checkpoint, adapters: Adapters | None, task: str | None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, adapters: PeftAdapters | None, task: str | None
+    ) -> None:
         self._checkpoint = checkpoint
         self._adapters = adapters
         self._task = task

@@ -50,6 +50,7 @@ class GraphBuilder:
         self._name = name
         self._tape = ir.tape.Tape()
         self._inputs: list[ir.Value] = []
+        self._defaults: list[ir.Value] = []
         self._constants: dict[str, ir.Value] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
@@ -57,6 +58,22 @@ class GraphBuilder:
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(list(shape)))
         self._inputs.append(value)
         return value
+
+    def optional_input(
+        self, name: str, dtype: ir.DataType, shape: Sequence[int | str], default: ir.TensorProtocol
+    ) -> ir.Value:
+        """Declare a graph input that has the value `default` where a run gives none."""
+        value = self.input(name, dtype, shape)
+        value.const_value = default
+        self._defaults.append(value)
+        return value
+
+    def scalar(self, name: str, number: float) -> ir.Value:
+        """Return a float32 scalar stored in the graph; the same name gives the same scalar."""
+        if name not in self._constants:
+            tensor = ir.tensor(np.array(number, np.float32), name=name)
+            self._constants[name] = self._tape.initializer(tensor, name=name)
+        return self._constants[name]
 
     def constant(self, name: str, values: Sequence[int]) -> ir.Value:
         """Return an int64 vector stored in the graph; the same name gives the same vector."""
@@ -121,7 +138,7 @@ class GraphBuilder:
             self._inputs,
             [value for value, _, _ in outputs],
             nodes=self._tape.nodes,
-            initializers=self._tape.initializers,
+            initializers=[*self._tape.initializers, *self._defaults],
             opset_imports={"": OPSET, CONTRIB: 1},
             name=self._name,
         )

@@ -18,7 +18,10 @@ class ExportOptions:
         bundle: folder to write.
         revision: on the Hub; None for the main branch.
         tasks: to export; None for all the checkpoint has.
-        adapters: "merged": one decoder a task, the adapter in its weights.
+        adapters: "merged": one decoder a task, the adapter in its weights; "runtime": one decoder
+            for all, with the adapters beside it.
+        max_rank: with "runtime", the rank up to which adapters fit; None for the checkpoint's.
+        onnx_adapters: with "runtime", also write each adapter in ONNX Runtime's own format.
         precision: of weights and matrix products.
         force: replace a bundle that is there.
         check: run the engine on the golden inputs before the bundle is kept; None does so up to
@@ -30,7 +33,9 @@ class ExportOptions:
     bundle: Path
     revision: str | None = None
     tasks: tuple[str, ...] | None = None
-    adapters: Literal["merged"] = "merged"
+    adapters: Literal["merged", "runtime"] = "merged"
+    max_rank: int | None = None
+    onnx_adapters: bool = False
     precision: Literal["fp32"] = "fp32"
     force: bool = False
     check: bool | None = None

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import numpy as np
 
-from trine.export.adapters import Adapters
+from trine.export.adapter_files import choose_layout, write_adapters, write_onnx_adapters
 from trine.export.bundle_writer import check_destination, check_disk_space, write_atomically
 from trine.export.checkpoint import Checkpoint
 from trine.export.engine_files import engine_bytes, write_fp32_engine
@@ -33,6 +33,7 @@ from trine.runtime.manifest import (
     Source,
     manifest_to_json,
 )
+from trine.runtime.peft_adapter import PeftAdapters
 from trine.runtime.progress import ProgressBar
 
 __all__ = ["CHECKED_WEIGHT_BYTES", "export_checkpoint"]
@@ -62,9 +63,12 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     check_destination(options.bundle, options.force)
     source = resolve_source(options.source, options.revision)
     checkpoint = Checkpoint(source.folder)
-    adapters = Adapters(source.folder / "adapters", checkpoint.config)
+    adapters = PeftAdapters(source.folder / "adapters", checkpoint.config, checkpoint.config.tasks)
     tasks = _chosen_tasks(options, checkpoint)
-    size = engine_bytes(checkpoint, len(tasks))
+    layout = None
+    if options.adapters == "runtime":
+        layout = choose_layout(adapters, tasks, options.max_rank)
+    size = engine_bytes(checkpoint, len(tasks) if layout is None else 1)
     check_disk_space(
         options.bundle, size + checkpoint.info(EMBEDDING_TENSOR).num_bytes + SMALL_FILES_BYTES
     )
@@ -73,7 +77,11 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         bar = ProgressBar(talk, "writing", size + checkpoint.info(EMBEDDING_TENSOR).num_bytes, "B")
         write_embedding(checkpoint, folder, bar.advance)
         write_heads(checkpoint, adapters, tasks, folder)
-        entry = write_fp32_engine(checkpoint, adapters, tasks, folder, bar.advance)
+        if layout is not None:
+            write_adapters(adapters, layout, folder)
+            if options.onnx_adapters:
+                write_onnx_adapters(adapters, layout, checkpoint.config, folder)
+        entry = write_fp32_engine(checkpoint, adapters, tasks, layout, folder, bar.advance)
         bar.finish()
         config = checkpoint.config
         bar = ProgressBar(
@@ -84,7 +92,9 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
             folder / GOLDEN_NAME, make_golden(config, tokenizer, reference, tasks, bar.advance)
         )
         bar.finish()
-        manifest = _manifest(source, checkpoint, adapters, entry)
+        manifest = dataclasses.replace(
+            _manifest(source, checkpoint, adapters, entry), adapters=layout
+        )
         check = entry.weight_bytes <= CHECKED_WEIGHT_BYTES
         report = EngineReport(
             name=entry.name,
@@ -128,7 +138,7 @@ def _write_golden(path: Path, golden: Golden) -> None:
 
 
 def _manifest(
-    source: ResolvedSource, checkpoint: Checkpoint, adapters: Adapters, entry: EngineEntry
+    source: ResolvedSource, checkpoint: Checkpoint, adapters: PeftAdapters, entry: EngineEntry
 ) -> Manifest:
     """Return the manifest, yet without the list of files."""
     read = [
@@ -150,13 +160,14 @@ def _manifest(
         license=read_license(checkpoint.folder),
         model=checkpoint.config,
         engines=(entry,),
+        adapters=None,
         tools={name: importlib.metadata.version(name) for name in TOOLS},
         files={},
     )
 
 
 def _graphs(entry: EngineEntry) -> list[str]:
-    return [entry.vision, *entry.decoders.values()]
+    return [entry.vision, *dict.fromkeys(entry.decoders.values())]
 
 
 def _graph_bytes(path: Path) -> int:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.export.adapters import PROJECTOR, Adapters
 from trine.export.checkpoint import Checkpoint
 from trine.kernels.pooling import l2_normalise
+from trine.runtime.lora_layout import PROJECTOR
 from trine.runtime.model_config import VISION_NORM_EPS
+from trine.runtime.peft_adapter import PeftAdapters
 from trine.runtime.sequence import TokenSequence, rope_tables
 from trine.runtime.tensor_file import widen
 from trine.runtime.vision_layout import lay_out_images, window_order
@@ -49,7 +50,7 @@ class Reference:
         adapters: its adapters.
     """
 
-    def __init__(self, checkpoint: Checkpoint, adapters: Adapters) -> None:
+    def __init__(self, checkpoint: Checkpoint, adapters: PeftAdapters) -> None:
         self._checkpoint = checkpoint
         self._adapters = adapters
         self._decoder = checkpoint.config.decoder

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from trine.export.adapters import PROJECTOR, Adapters
-from trine.export.checkpoint import Checkpoint, check_finite
+from trine.export.checkpoint import Checkpoint
 from trine.export.decoder_weights import merged_weight
 from trine.export.tensor_writer import TensorEntry, entry_from_array, write_safetensors
 from trine.runtime.bundle import EMBEDDING_NAME, HEADS_NAME, TOKENIZER_NAME
 from trine.runtime.embedding_table import EMBEDDING_TENSOR
 from trine.runtime.errors import BundleError, CheckpointError
-from trine.runtime.tensor_file import widen
+from trine.runtime.lora_layout import PROJECTOR
+from trine.runtime.peft_adapter import PeftAdapters
+from trine.runtime.tensor_file import check_finite, widen
 from trine.runtime.tokenizer import TextTokenizer
 
 __all__ = ["write_embedding", "write_heads", "write_tokenizer"]
@@ -79,7 +80,7 @@ def write_embedding(checkpoint: Checkpoint, folder: Path, written: Callable[[int
             # Mapped anew for each piece, so that pages already copied do not stay resident.
             rows = checkpoint.stored(EMBEDDING_TENSOR)[start : start + CHUNK_ROWS]
             values = check_finite(
-                widen(rows, info.dtype), f"{checkpoint.folder}: {EMBEDDING_TENSOR}"
+                widen(rows, info.dtype), f"{checkpoint.folder}: {EMBEDDING_TENSOR}", CheckpointError
             )
             piece = np.ascontiguousarray(values if dtype != info.dtype else rows)
             written(piece.nbytes)
@@ -90,11 +91,14 @@ def write_embedding(checkpoint: Checkpoint, folder: Path, written: Callable[[int
 
 
 def write_heads(
-    checkpoint: Checkpoint, adapters: Adapters, tasks: tuple[str, ...], folder: Path
+    checkpoint: Checkpoint, adapters: PeftAdapters, tasks: tuple[str, ...], folder: Path
 ) -> None:
-    """Write each task's multi-vector projector, float32, the adapter merged in."""
+    """Write the multi-vector projector, float32: as it is, and with each task's adapter merged."""
     bias = checkpoint.float32(f"{PROJECTOR}.bias")
-    entries = []
+    entries = [
+        entry_from_array("weight", checkpoint.float32(f"{PROJECTOR}.weight"), "F32"),
+        entry_from_array("bias", bias, "F32"),
+    ]
     for task in tasks:
         weight = merged_weight(checkpoint, adapters, task, PROJECTOR)
         entries += [

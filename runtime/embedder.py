@@ -15,7 +15,6 @@ from trine.kernels.pooling import truncate
 from trine.runtime.bundle import (
     EMBEDDING_NAME,
     GOLDEN_NAME,
-    HEADS_NAME,
     TOKENIZER_NAME,
     Bundle,
     open_bundle,
@@ -24,7 +23,6 @@ from trine.runtime.embedding_table import EmbeddingTable
 from trine.runtime.engine import Engine, EngineOptions
 from trine.runtime.errors import EngineError, InputError
 from trine.runtime.golden import Deviation, Modality, golden_deviations, load_golden, worst
-from trine.runtime.heads import load_projectors
 from trine.runtime.inputs import ImageSource, ImageText, Item, Prompt
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.outputs import Embeddings
@@ -54,13 +52,10 @@ class Embedder:
         bundle: Bundle,
         entry: EngineEntry,
         engine: Engine,
-        tasks: tuple[str, ...],
         limits: BatchLimits,
     ) -> None:
         self.bundle = bundle
         self.entry = entry
-        #: Tasks whose decoders are loaded.
-        self.tasks = tasks
         #: Used where a call names no task; None makes the task required.
         self.task: str | None = None
         model = bundle.manifest.model
@@ -68,7 +63,6 @@ class Embedder:
             model,
             engine,
             EmbeddingTable(bundle.path(EMBEDDING_NAME)),
-            load_projectors(bundle.path(HEADS_NAME), tasks),
             limits,
         )
         self._preparation = Preparation(model, TextTokenizer(bundle.path(TOKENIZER_NAME)))
@@ -134,10 +128,50 @@ class Embedder:
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; give a number of at least 1, or None")
         runner = open_engine(bundle, entry, EngineOptions(threads=threads, tasks=wanted))
-        embedder = cls(bundle, entry, runner, wanted, limits or BatchLimits())
+        embedder = cls(bundle, entry, runner, limits or BatchLimits())
         embedder._images_checked.set()
         logger.info("loaded %s: %s", bundle.folder, runner.description)
         return embedder
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that calls may name now."""
+        return self._pipeline.engine.adapters.names
+
+    def load_adapter(
+        self, name: str, path: str | PathLike[str], *, task: str | None = None
+    ) -> None:
+        """Make one more LoRA adapter usable as task `name`, while other calls go on.
+
+        An adapter of that name is replaced: calls under way finish with the old one.
+
+        Args:
+            name: what calls will pass as `task`.
+            path: a PEFT folder with adapter_config.json and adapter_model.safetensors.
+            task: which of the folder's adapters, where it holds several; None for its only one,
+                else the one called `name`.
+
+        Raises:
+            CheckpointError: the files are damaged, or use a feature that is not supported.
+            InputError: the engine has its adapters merged, the rank is larger than the bundle
+                takes, or too many adapters are loaded.
+        """
+        if not isinstance(name, str) or not name:
+            raise InputError(f"the adapter's name is {name!r}; give a str that is not empty")
+        self._pipeline.engine.adapters.load(name, Path(path), task)
+
+    def unload_adapter(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Remove an adapter: new calls cannot name it, and this returns when no call uses it.
+
+        Args:
+            name: of the adapter.
+            timeout_s: how long to wait for calls that use it; None for as long as it takes.
+
+        Raises:
+            InputError: no adapter has that name, the engine has its adapters merged, or calls still
+                used it after `timeout_s`.
+        """
+        self._pipeline.engine.adapters.unload(name, timeout_s)
 
     @overload
     def encode_text(
@@ -368,11 +402,14 @@ class Embedder:
         vectors: list[ItemVectors] = []
         counts: list[int] = []
         cut: list[bool] = []
-        for window in self._windows(self._preparation.sequences(items, request)):
-            tasks = request.tasks[len(vectors) : len(vectors) + len(window)]
-            vectors += self._pipeline.run(window, tasks, single, multi)
-            counts += [len(sequence) for sequence in window]
-            cut += [sequence.truncated for sequence in window]
+        # Held for the whole request: an adapter replaced meanwhile is used by later requests only.
+        with self._pipeline.engine.adapters.hold(request.tasks) as handles:
+            for window in self._windows(self._preparation.sequences(items, request)):
+                tasks = request.tasks[len(vectors) : len(vectors) + len(window)]
+                adapters = [handles[task] for task in tasks]
+                vectors += self._pipeline.run(window, adapters, single, multi)
+                counts += [len(sequence) for sequence in window]
+                cut += [sequence.truncated for sequence in window]
         return Embeddings(
             single=self._stack(vectors, request.truncate_dim) if single else None,
             multi=[cast(NDArray[np.float32], v.multi) for v in vectors] if multi else None,

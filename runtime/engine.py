@@ -1,11 +1,13 @@
 """What the runtime asks of an engine, and how one is chosen."""
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.runtime.adapters import AdapterHandle, AdapterSource
 from trine.runtime.vision_layout import VisionInputs
 
 __all__ = ["DecoderInputs", "Engine", "EngineOptions"]
@@ -50,6 +52,11 @@ class Engine(Protocol):
     """Runs the two graphs. Implementations are safe to call from several threads."""
 
     @property
+    def adapters(self) -> AdapterSource:
+        """The adapters it can run with."""
+        ...
+
+    @property
     def description(self) -> str:
         """One line: what runs, where, in which precision."""
         ...
@@ -58,6 +65,17 @@ class Engine(Protocol):
         """Return image tokens, float32 [N, hidden] in window order, owned by the caller."""
         ...
 
-    def run_decoder(self, inputs: DecoderInputs, task: str) -> NDArray[np.float32]:
-        """Return hidden states after the final norm, float32 [T, hidden], owned by the caller."""
+    def run_group(self, adapter: AdapterHandle) -> Hashable:
+        """Return a key that sequences must share to share a run of the decoder."""
+        ...
+
+    def run_decoder(
+        self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
+    ) -> NDArray[np.float32]:
+        """Return hidden states after the final norm, float32 [T, hidden], owned by the caller.
+
+        Args:
+            inputs: packed sequences.
+            adapters: of each sequence, held by the caller, all of one `run_group`.
+        """
         ...

@@ -94,6 +94,8 @@ def golden_deviations(
                         keys.append(f"text/{index}/{task}/{prompt}")
                         prompts.append(prompt)
                         items.append(text)
+        if f"{keys[0] if keys else ''}/single" not in golden.vectors:
+            continue  # an adapter that came after the export has no reference
         # One run for all of a task's texts: on a large model its weights are read just once.
         result = encode(items, task, prompts)
         for place, key in enumerate(keys):

@@ -11,15 +11,21 @@ from trine.runtime.errors import BundleError
 from trine.runtime.sequence import TokenSequence
 from trine.runtime.tensor_file import TensorFile
 
-__all__ = ["Projector", "load_projectors", "multi_vector", "single_vector"]
+__all__ = [
+    "Projector",
+    "load_base_projector",
+    "load_projectors",
+    "multi_vector",
+    "single_vector",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Projector:
-    """One task's multi-vector projection.
+    """A multi-vector projection.
 
     Attributes:
-        weight: float32 [projector_dim, hidden], the adapter merged in.
+        weight: float32 [projector_dim, hidden], an adapter merged in or not.
         bias: float32 [projector_dim].
     """
 
@@ -34,12 +40,23 @@ def load_projectors(path: Path, tasks: tuple[str, ...]) -> dict[str, Projector]:
         BundleError: the file is damaged or lacks a task.
     """
     file = TensorFile(path, BundleError)
-    missing = [
-        name for t in tasks for name in (f"{t}.weight", f"{t}.bias") if name not in file.tensors
-    ]
+    return {task: _projector(file, f"{task}.weight", f"{task}.bias") for task in tasks}
+
+
+def load_base_projector(path: Path) -> Projector:
+    """Return the projector without an adapter from heads.safetensors.
+
+    Raises:
+        BundleError: the file is damaged or lacks it.
+    """
+    return _projector(TensorFile(path, BundleError), "weight", "bias")
+
+
+def _projector(file: TensorFile, weight: str, bias: str) -> Projector:
+    missing = [name for name in (weight, bias) if name not in file.tensors]
     if missing:
-        raise BundleError(f"{path}: lacks {', '.join(missing)}; export the bundle again")
-    return {t: Projector(file.float32(f"{t}.weight"), file.float32(f"{t}.bias")) for t in tasks}
+        raise BundleError(f"{file.path}: lacks {', '.join(missing)}; export the bundle again")
+    return Projector(file.float32(weight), file.float32(bias))
 
 
 def single_vector(hidden: NDArray[np.float32], sequence: TokenSequence) -> NDArray[np.float32]:

@@ -60,8 +60,8 @@ def row_from_json(line: str, where: str, folder: Path) -> InputRow:
     unknown = sorted(set(content) - set(FIELDS))
     if unknown:
         raise InputError(f"{where}: fields {unknown} are unknown; known are {list(FIELDS)}")
-    # A field that is null is as good as absent, as in tables written by other programs.
-    fields = {name: value for name, value in content.items() if value is not None}
+    # A field that is null or empty is as good as absent, as in tables other programs write.
+    fields = {name: value for name, value in content.items() if value not in (None, [])}
     if "text" not in fields and "image" not in fields:
         raise InputError(f"{where}: has neither a text nor an image; give one or both")
     text = _string(fields, "text", where)
@@ -125,8 +125,6 @@ def _image_paths(value: object, where: str, folder: Path) -> tuple[Path, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{where}: image is {value!r}; give a path or a list of paths")
     paths = tuple(folder / name for name in names)
-    if not paths and value != []:
-        raise InputError(f"{where}: image is empty; leave it out")
     for path in paths:
         if not path.is_file():
             raise InputError(f"{where}: the image {str(path)!r} does not exist; check the path")

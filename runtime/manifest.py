@@ -17,6 +17,7 @@ from trine.runtime.model_config import ModelConfig
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
+    "AdapterLayout",
     "EngineEntry",
     "FileEntry",
     "Manifest",
@@ -62,9 +63,10 @@ class EngineEntry:
         name: unique in the bundle, e.g. "ort-fp32".
         runner: the kind of engine that can run the graphs.
         precision: of weights and matrix products.
-        adapters: "merged": one decoder a task.
+        adapters: "merged": one decoder a task, the adapter in its weights; "runtime": one decoder
+            for all, which takes adapters as inputs.
         vision: path of the vision graph in the bundle.
-        decoders: path of the decoder graph by task.
+        decoders: path of the decoder graph by task; the same for all with "runtime".
         weight_bytes: size of all weights of one decoder plus the vision tower.
         tolerance: for the self-test at load.
     """
@@ -72,11 +74,26 @@ class EngineEntry:
     name: str
     runner: Literal["onnxruntime"]
     precision: Literal["fp32"]
-    adapters: Literal["merged"]
+    adapters: Literal["merged", "runtime"]
     vision: str
     decoders: Mapping[str, str]
     weight_bytes: int
     tolerance: Tolerance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterLayout:
+    """The adapters kept beside a decoder, and the form its inputs have.
+
+    Attributes:
+        max_rank: rank up to which an adapter fits.
+        dtype: of the inputs, as safetensors name it.
+        files: the bundle's own adapters, path by task.
+    """
+
+    max_rank: int
+    dtype: Literal["BF16", "F16", "F32"]
+    files: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +114,7 @@ class Manifest:
         license: of the weights, as the checkpoint's publisher states it, if known.
         model: the model's numbers.
         engines: at least one, the preferred one first.
+        adapters: kept beside the decoders of "runtime" engines; None where all are merged.
         tools: versions of what wrote the bundle, by package name.
         files: every other file, by its path in the bundle with forward slashes.
     """
@@ -107,6 +125,7 @@ class Manifest:
     license: str | None
     model: ModelConfig
     engines: tuple[EngineEntry, ...]
+    adapters: AdapterLayout | None
     tools: Mapping[str, str]
     files: Mapping[str, FileEntry]
 

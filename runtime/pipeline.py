@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.runtime.adapters import AdapterHandle
 from trine.runtime.embedding_table import EmbeddingTable
 from trine.runtime.engine import DecoderInputs, Engine
-from trine.runtime.heads import Projector, multi_vector, single_vector
+from trine.runtime.heads import multi_vector, single_vector
 from trine.runtime.image_patches import ImagePatches
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.plan import plan_decoder_runs, plan_vision_runs
@@ -54,43 +55,45 @@ class Pipeline:
         config: ModelConfig,
         engine: Engine,
         table: EmbeddingTable,
-        projectors: dict[str, Projector],
         limits: BatchLimits,
     ) -> None:
         self.config = config
         self.engine = engine
         self.limits = limits
         self._table = table
-        self._projectors = projectors
 
     def run(
-        self, sequences: Sequence[TokenSequence], tasks: Sequence[str], single: bool, multi: bool
+        self,
+        sequences: Sequence[TokenSequence],
+        adapters: Sequence[AdapterHandle],
+        single: bool,
+        multi: bool,
     ) -> list[ItemVectors]:
         """Return the vectors of each sequence, in order.
 
         Args:
             sequences: at least one token each.
-            tasks: of each sequence.
+            adapters: of each sequence, held by the caller.
             single: whether single vectors are wanted.
             multi: whether multi-vectors are wanted.
         """
         image_tokens = self._run_vision([image for s in sequences for image in s.images])
         firsts = np.cumsum([0, *(len(s.images) for s in sequences)])
         results: dict[int, ItemVectors] = {}
-        for run in plan_decoder_runs([len(s) for s in sequences], tasks, self.limits.tokens):
+        groups = [self.engine.run_group(adapter) for adapter in adapters]
+        for run in plan_decoder_runs([len(s) for s in sequences], groups, self.limits.tokens):
             members = [sequences[i] for i in run]
-            task = tasks[run[0]]
             embeddings = np.concatenate(
                 [self._embed(sequences[i], image_tokens[firsts[i] : firsts[i + 1]]) for i in run]
             )
             inputs = lay_out_sequences(members, embeddings, self.config)
-            hidden = self.engine.run_decoder(inputs, task)
+            hidden = self.engine.run_decoder(inputs, [adapters[i] for i in run])
             ends = np.cumsum([len(member) for member in members])
             for index, member, end in zip(run, members, ends, strict=True):
                 rows = hidden[end - len(member) : end]
                 results[index] = ItemVectors(
                     single_vector(rows, member) if single else None,
-                    multi_vector(rows, self._projectors[task]) if multi else None,
+                    multi_vector(rows, adapters[index].projector) if multi else None,
                 )
         return [results[index] for index in range(len(sequences))]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trine.runtime.errors import TrineError
 
-__all__ = ["TensorFile", "TensorInfo", "widen"]
+__all__ = ["TensorFile", "TensorInfo", "check_finite", "narrow", "widen"]
 
 #: The format's own bound on its header.
 MAX_HEADER_BYTES = 100_000_000
@@ -60,6 +60,32 @@ def widen(stored: NDArray[np.generic], dtype: str) -> NDArray[np.float32]:
     if dtype == "BF16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return stored.astype(np.float32, copy=False)
+
+
+def narrow(values: NDArray[np.float32], dtype: str) -> NDArray[np.generic]:
+    """Return float32 values in the storage of `dtype`, "BF16" (as bits), "F16" or "F32".
+
+    Rounded to nearest, ties to even; the values must be finite.
+    """
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        return (rounded >> np.uint32(16)).astype(np.uint16)
+    return values.astype(STORAGE[dtype], copy=False)
+
+
+def check_finite(
+    array: NDArray[np.float32], where: str, error: type[TrineError]
+) -> NDArray[np.float32]:
+    """Return `array`, or raise `error` if it holds NaN or infinity; `where` names it."""
+    # min and max propagate NaN and see infinity, without a mask of the array's size.
+    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        count = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
+        raise error(
+            f"{where}: {count} values are NaN or infinite; "
+            "the file is damaged or the training failed"
+        )
+    return array
 
 
 class TensorFile:

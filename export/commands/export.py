@@ -29,9 +29,21 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--adapters",
-        choices=["merged"],
+        choices=["merged", "runtime"],
         default="merged",
-        help="merged: one decoder a task, the adapter in its weights",
+        help="merged: one decoder a task, the adapter in its weights; runtime: one decoder for "
+        "all, adapters beside it, mixed in a batch, loaded and unloaded while it serves",
+    )
+    parser.add_argument(
+        "--max-rank",
+        type=int,
+        metavar="N",
+        help="with --adapters runtime: rank up to which adapters fit (default: the checkpoint's)",
+    )
+    parser.add_argument(
+        "--onnx-adapters",
+        action="store_true",
+        help="with --adapters runtime: also write adapters in ONNX Runtime's own format",
     )
     parser.add_argument(
         "--precision", choices=["fp32"], default="fp32", help="of weights and matrix products"
@@ -67,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
             if tasks is None
             else tuple(t.strip() for t in tasks.split(",") if t.strip()),
             adapters=arguments.adapters,
+            max_rank=arguments.max_rank,
+            onnx_adapters=arguments.onnx_adapters,
             precision=arguments.precision,
             force=arguments.force,
             check=arguments.check,

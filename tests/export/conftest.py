@@ -22,7 +22,7 @@ Exported = Callable[[SampleSpec], AbstractContextManager[tuple[Path, Path]]]
 RANKS = st.integers(1, 24)
 ADAPTED = ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "multi_vector_projector")
 TASKS = ("retrieval", "text-matching", "code", "vision", "default", "Task_7", "-")
-WORDS = "the Query: Straße 東京 def area(r):\n \t 🚀 café naïve 12345 … Привет мир e\u0301 ﬁn".split(" ")
+WORDS = ["the", "Query:", "Straße", "東京", "def", "area(r):\n", "\t", "🚀", "café", "naïve", "12345", "…", "Привет", "мир", "é", "ﬁn"]
 
 
 def _split(draw: st.DrawFn, total: int, parts: int) -> tuple[int, ...]:

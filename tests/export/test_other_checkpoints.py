@@ -163,7 +163,7 @@ def worst(request: pytest.FixtureRequest) -> Iterator[Worst]:
     figures.print()
 
 
-@examples(20)
+@examples(40)
 @given(data=st.data())
 def test_texts_agree_with_pytorch_on_any_checkpoint(
     data: st.DataObject,
@@ -180,7 +180,7 @@ def test_texts_agree_with_pytorch_on_any_checkpoint(
         worst.add(comparison)
 
 
-@examples(20)
+@examples(40)
 @given(data=st.data())
 def test_pictures_agree_with_pytorch_on_any_checkpoint(
     data: st.DataObject,
@@ -196,7 +196,7 @@ def test_pictures_agree_with_pytorch_on_any_checkpoint(
         worst.add(comparison)
 
 
-@examples(15)
+@examples(30)
 @given(data=st.data())
 def test_pictures_with_text_and_several_pictures_agree_with_pytorch_on_any_checkpoint(
     data: st.DataObject,
@@ -306,7 +306,7 @@ def published_patches(
     return flat.numpy(), (rows, columns)
 
 
-@examples(12)
+@examples(20)
 @given(data=st.data())
 def test_patches_are_the_published_ones_on_any_checkpoint(
     data: st.DataObject,
@@ -324,22 +324,65 @@ def test_patches_are_the_published_ones_on_any_checkpoint(
         np.testing.assert_array_equal(found.patches, want)
 
 
+@pytest.mark.parametrize("text", [None, "ein Fuß", ""])
 @pytest.mark.parametrize("num_pictures", [1, 3])
-def test_token_ids_are_those_of_the_published_prompt(
-    tiny: Comparison, picture: Callable[[int, int, str], NDArray[np.uint8]], num_pictures: int
+def test_token_ids_and_pooled_spans_are_those_of_the_published_prompt(
+    tiny: Comparison,
+    picture: Callable[[int, int, str], NDArray[np.uint8]],
+    num_pictures: int,
+    text: str | None,
 ) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     tokenizer = tokenizers.Tokenizer.from_file(str(tiny.embedder.bundle.path("tokenizer.json")))
     pixels = tuple(picture(60 + 40 * n, 90, "noise") for n in range(num_pictures))
-    for text, words in ((None, "Describe the image."), ("ein Fuß", "Passage: ein Fuß"), ("", "Passage: ")):
-        (sequence,) = tiny.sequences([ImageText(pixels, text)], "retrieval", "passage")
-        spans = "".join(
-            f"<|vision_start|>{'<|image_pad|>' * (prod(image.grid) // 4)}<|vision_end|>"
-            for image in sequence.images
-        )
-        prompt = f"<|im_start|>user\n{spans}{words}<|im_end|>\n"
-        assert sequence.token_ids.tolist() == tokenizer.encode(prompt).ids
-        start, stop = 0, len(sequence)
-        start = sequence.token_ids.tolist().index(tiny.model.token_ids.vision_start)
-        stop = len(sequence) - (len(tokenizer.encode(f"{words if text is None else ''}<|im_end|>\n")))
-        np.testing.assert_array_equal(np.flatnonzero(sequence.pooled), np.arange(start, stop))
+    (sequence,) = tiny.sequences([ImageText(pixels, text)], "retrieval", "passage")
+    spans = "".join(
+        f"<|vision_start|>{'<|image_pad|>' * (prod(image.grid) // 4)}<|vision_end|>"
+        for image in sequence.images
+    )
+    words = "Describe the image." if text is None else f"Passage: {text}"
+    head, tail = "<|im_start|>user\n", "<|im_end|>\n"
+    assert sequence.token_ids.tolist() == tokenizer.encode(head + spans + words + tail).ids
+    before = len(tokenizer.encode(head))
+    after = len(tokenizer.encode(tail if text is not None else words + tail))
+    pooled = np.arange(before, len(sequence) - after)
+    np.testing.assert_array_equal(np.flatnonzero(sequence.pooled), pooled)
+
+
+@pytest.fixture(scope="module")
+def small(exported: Exported) -> Iterator[Comparison]:
+    """Two narrow heads, so that long inputs take seconds in PyTorch too."""
+    spec = changed_spec(
+        SampleSpec.tiny(),
+        {"hidden_size": 32, "num_heads": 2, "num_kv_heads": 1, "tasks": ("retrieval",)},
+    )
+    with exported(spec) as folders:
+        yield Comparison(*folders)
+
+
+@pytest.mark.slow
+def test_the_longest_text_agrees_with_pytorch(small: Comparison) -> None:
+    text = "The quick brown fox über 東京 12345 🚀. " * 3000
+    found = small.embedder.encode([text], "retrieval")
+    assert found.num_tokens.tolist() == [32_768]
+    assert found.truncated.tolist() == [True]
+    (sequence,) = small.sequences([text], "retrieval")
+    assert len(sequence) == 32_768
+    small.check([text], TEXT_LIMITS)
+    print(small.worst)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_pixels", [None, 3_000_000])
+def test_a_picture_of_twenty_megapixels_agrees_with_pytorch(
+    small: Comparison,
+    picture: Callable[[int, int, str], NDArray[np.uint8]],
+    max_pixels: int | None,
+) -> None:
+    items = [ImageText((picture(4000, 5000, "gradient"),))]
+    (sequence,) = small.sequences(items, "retrieval", max_pixels=max_pixels)
+    pixels = prod(sequence.images[0].grid) * 14**2
+    limit = max_pixels or small.model.image.max_pixels
+    assert 0.9 * limit < pixels <= limit
+    small.check(items, IMAGE_LIMITS, max_pixels=max_pixels)
+    print(f"{pixels} pixels: {small.worst}")

@@ -1,8 +1,10 @@
-"""The LoRA adapters of a checkpoint: read from the PEFT files, checked, ready to merge.
+"""LoRA adapters in PEFT's files: read, checked, one task or several in a folder.
 
-One file holds all tasks: `….q_proj.lora_A.<task>.weight` float [r, in] and
-`….q_proj.lora_B.<task>.weight` float [out, r]. The layer computes W·x + (alpha / r)·B·(A·x)
-(LoRA, https://arxiv.org/abs/2106.09685), so merging is W' = W + (alpha / r)·B·A.
+`adapter_config.json` holds rank and scaling; `adapter_model.safetensors` holds
+`….q_proj.lora_A.<task>.weight` [r, in] and `….lora_B.<task>.weight` [out, r] of several tasks, as
+the published checkpoint has it, or the same without `<task>` of a single one. A layer computes
+W·x + (alpha / r)·B·(A·x) (LoRA, https://arxiv.org/abs/2106.09685), so merging is
+W' = W + (alpha / r)·B·A.
 """
 
 import re
@@ -12,20 +14,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.export.checkpoint import PREFIX, check_finite
-from trine.export.checkpoint_config import read_json
 from trine.runtime.errors import CheckpointError
+from trine.runtime.json_file import read_json
+from trine.runtime.lora_layout import PROJECTOR, adapted_shapes
 from trine.runtime.model_config import ModelConfig
-from trine.runtime.tensor_file import TensorFile
+from trine.runtime.tensor_file import TensorFile, check_finite
 
-__all__ = ["PROJECTOR", "Adapters", "LoraPair", "adapted_shapes"]
+__all__ = ["SINGLE_TASK", "LoraPair", "PeftAdapters", "short_name"]
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-PROJECTOR = "multi_vector_projector"
+#: Prefixes of a tensor's name in the spellings in use; what is left is its short name.
+PREFIX = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?")
 TENSOR_NAME = re.compile(
-    r"^(?P<module>.+)\.lora_(?P<half>[AB])\.(?:default\.)?(?P<task>.+)\.weight$"
+    r"^(?P<module>.+)\.lora_(?P<half>[AB])(?:\.default)?(?:\.(?P<task>.+))?\.weight$"
 )
+#: Task of the tensors of a file that names none.
+SINGLE_TASK = ""
 #: Features that change the arithmetic: key of adapter_config.json, and the values that mean "off".
 UNSUPPORTED_FEATURES: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("use_dora", (False, None)),
@@ -60,53 +65,49 @@ class LoraPair:
         return self.b @ self.a
 
 
-def adapted_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Return (out, in) of every linear layer an adapter may change, by short module name."""
-    decoder = config.decoder
-    hidden, inner = decoder.hidden_size, decoder.intermediate_size
-    kv = decoder.num_kv_heads * decoder.head_dim
-    shapes = {}
-    for layer in range(decoder.num_layers):
-        for name, num_out in (("q", hidden), ("k", kv), ("v", kv), ("o", hidden)):
-            shapes[f"layers.{layer}.self_attn.{name}_proj"] = (num_out, hidden)
-        for name in ("gate", "up"):
-            shapes[f"layers.{layer}.mlp.{name}_proj"] = (inner, hidden)
-        shapes[f"layers.{layer}.mlp.down_proj"] = (hidden, inner)
-    shapes[PROJECTOR] = (config.projector_dim, hidden)
-    return shapes
+def short_name(name: str) -> str:
+    """Return a tensor's or module's name without the prefix of its spelling."""
+    return PREFIX.sub("", name, count=1)
 
 
-class Adapters:
-    """All tasks' adapters of one PEFT folder.
+class PeftAdapters:
+    """The adapters of one PEFT folder.
 
     Args:
         folder: holds adapter_config.json and adapter_model.safetensors.
-        config: of the base model, for the shapes and the task names.
+        config: of the base model, for the shapes.
+        tasks: that must be there, and no others; None to take what is there.
 
     Raises:
         CheckpointError: a file is missing or damaged, a feature, target or rank is not supported,
             or halves, shapes or tasks do not fit; all misfits of the tensors are listed at once.
     """
 
-    def __init__(self, folder: Path, config: ModelConfig) -> None:
+    def __init__(self, folder: Path, config: ModelConfig, tasks: tuple[str, ...] | None) -> None:
         self._config_path = folder / CONFIG_NAME
-        self._settings = read_json(self._config_path)
+        self._settings = read_json(self._config_path, CheckpointError)
         self._check_features()
         self._file = TensorFile(folder / WEIGHTS_NAME, CheckpointError)
         self._names: dict[tuple[str, str, str], str] = {}
         problems = []
         shapes = adapted_shapes(config)
         for stored_name in self._file.tensors:
-            match = TENSOR_NAME.match(PREFIX.sub("", stored_name, count=1))
+            match = TENSOR_NAME.match(short_name(stored_name))
             if match is None:
                 problems.append(f"{stored_name} is no lora_A or lora_B weight")
             elif match["module"] not in shapes:
                 problems.append(f"{stored_name} adapts a layer that has no adapter in this model")
-            elif match["task"] not in config.tasks:
+            elif tasks is not None and match["task"] not in tasks:
                 problems.append(f"{stored_name} is for task {match['task']!r}, not in task_names")
             else:
-                self._names[match["module"], match["task"], match["half"]] = stored_name
-        problems += self._misfits(shapes, config.tasks)
+                task = match["task"] or SINGLE_TASK
+                self._names[match["module"], task, match["half"]] = stored_name
+        problems += self._misfits(shapes)
+        problems += [
+            f"task {t!r} has no adapter tensors" for t in tasks or () if t not in self.tasks
+        ]
+        if not self._names:
+            problems.append("it holds no adapter tensors")
         if problems:
             shown = "; ".join(problems[:6]) + ("; …" if len(problems) > 6 else "")
             raise CheckpointError(f"{self._file.path}: {len(problems)} misfits: {shown}")
@@ -116,15 +117,41 @@ class Adapters:
         """The two files read."""
         return self._config_path, self._file.path
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks in the file; `SINGLE_TASK` alone where it names none."""
+        return tuple(dict.fromkeys(task for _, task, _ in self._names))
+
+    def modules(self, task: str) -> list[str]:
+        """Return the short names of the layers that `task` adapts."""
+        return [module for module, t, half in self._names if t == task and half == "A"]
+
+    def rank(self, module: str) -> int:
+        """Return the rank of a layer's adapter."""
+        return int(self._pattern_number("rank_pattern", "r", module))
+
+    def scaling(self, module: str) -> float:
+        """Return alpha / r of a layer."""
+        return self._pattern_number("alpha_pattern", "lora_alpha", module) / self.rank(module)
+
+    def dtype(self, task: str) -> str:
+        """Return the widest storage dtype of a task's tensors, e.g. "BF16"."""
+        found = {self._file.tensors[n].dtype for (_, t, _), n in self._names.items() if t == task}
+        return found.pop() if len(found) == 1 else "F32"
+
     def pair(self, module: str, task: str) -> LoraPair | None:
-        """Return the delta of `module` for `task`, or None where the adapter leaves it alone."""
+        """Return the delta of `module` for `task`, or None where the adapter leaves it alone.
+
+        Raises:
+            CheckpointError: a value is not finite.
+        """
         if (module, task, "A") not in self._names:
             return None
         a, b = (
-            check_finite(self._file.float32(name), f"{self._file.path}: {name}")
+            check_finite(self._file.float32(name), f"{self._file.path}: {name}", CheckpointError)
             for name in (self._names[module, task, "A"], self._names[module, task, "B"])
         )
-        b *= np.float32(self._alpha(module) / self._rank(module))
+        b *= np.float32(self.scaling(module))
         return LoraPair(a, b)
 
     def _check_features(self) -> None:
@@ -138,12 +165,6 @@ class Adapters:
                     f"{self._config_path}: {key} is {value!r}, which is not supported; train or "
                     f"convert the adapter with {key}={off[0]!r}"
                 )
-
-    def _rank(self, module: str) -> int:
-        return int(self._pattern_number("rank_pattern", "r", module))
-
-    def _alpha(self, module: str) -> float:
-        return self._pattern_number("alpha_pattern", "lora_alpha", module)
 
     def _pattern_number(self, pattern_key: str, key: str, module: str) -> float:
         """Return a module's own number, else the general one.
@@ -164,17 +185,16 @@ class Adapters:
             )
         return float(value)
 
-    def _misfits(self, shapes: dict[str, tuple[int, int]], tasks: tuple[str, ...]) -> list[str]:
+    def _misfits(self, shapes: dict[str, tuple[int, int]]) -> list[str]:
         problems = []
         for (module, task, half), name in self._names.items():
-            if (module, task, "B" if half == "A" else "A") not in self._names:
-                problems.append(f"{name} has no lora_{'B' if half == 'A' else 'A'} beside it")
+            other = "B" if half == "A" else "A"
+            if (module, task, other) not in self._names:
+                problems.append(f"{name} has no lora_{other} beside it")
             num_out, num_in = shapes[module]
-            rank = self._rank(module)
+            rank = self.rank(module)
             want = (rank, num_in) if half == "A" else (num_out, rank)
             shape = self._file.tensors[name].shape
             if shape != want:
                 problems.append(f"{name} is {list(shape)}, not {list(want)} (rank {rank})")
-        seen = {task for _, task, _ in self._names}
-        problems += [f"task {task!r} has no adapter tensors" for task in tasks if task not in seen]
         return problems

@@ -1,0 +1,90 @@
+"""The adapters an embedder offers, and how a request holds the ones it uses."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from trine.runtime.errors import InputError
+from trine.runtime.heads import Projector
+
+__all__ = ["AdapterHandle", "AdapterSource", "MergedAdapters"]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterHandle:
+    """One adapter, as a request uses it from its first run to its last.
+
+    Attributes:
+        name: the task.
+        slot: its place among the resident adapters; 0 where adapters are merged.
+        projector: its multi-vector projection.
+    """
+
+    name: str
+    slot: int
+    projector: Projector
+
+
+class AdapterSource(Protocol):
+    """Hands out adapters by name. Implementations are safe to call from several threads."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Adapters that requests may use now."""
+        ...
+
+    def hold(self, names: Iterable[str]) -> AbstractContextManager[Mapping[str, AdapterHandle]]:
+        """Return a context in which the named adapters stay as they are.
+
+        Raises:
+            InputError: a name is not known.
+        """
+        ...
+
+    def load(self, name: str, folder: Path, task: str | None) -> None:
+        """Make one more adapter resident.
+
+        Raises:
+            InputError: this source takes no adapters, or not this one.
+            CheckpointError: the adapter's files are damaged or not supported.
+        """
+        ...
+
+    def unload(self, name: str, timeout_s: float | None) -> None:
+        """Remove an adapter once no request uses it.
+
+        Raises:
+            InputError: the name is not known, or requests still used it after `timeout_s`.
+        """
+        ...
+
+
+class MergedAdapters:
+    """Adapters that are merged into decoders of their own: a fixed set."""
+
+    def __init__(self, projectors: Mapping[str, Projector]) -> None:
+        self._handles = {
+            name: AdapterHandle(name, 0, projector) for name, projector in projectors.items()
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._handles)
+
+    @contextmanager
+    def hold(self, names: Iterable[str]) -> Iterator[Mapping[str, AdapterHandle]]:
+        yield self._handles
+
+    def load(self, name: str, folder: Path, task: str | None) -> None:
+        raise InputError(self._refusal(name))
+
+    def unload(self, name: str, timeout_s: float | None) -> None:
+        raise InputError(self._refusal(name))
+
+    def _refusal(self, name: str) -> str:
+        return (
+            f"adapter {name!r} cannot be loaded or unloaded: this engine has its adapters merged "
+            f"({list(self._handles)}); export with --adapters runtime"
+        )

@@ -1,0 +1,122 @@
+"""The two ways a decoder has its adapters: merged into its weights, or beside it as inputs."""
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.runtime.adapter_bank import SLOTS_PER_RUN, AdapterBank, AdapterView
+from trine.runtime.adapter_file import open_adapter
+from trine.runtime.adapters import AdapterHandle, AdapterSource, MergedAdapters
+from trine.runtime.bundle import HEADS_NAME, Bundle
+from trine.runtime.engine import DecoderInputs
+from trine.runtime.engines.ort_session import SessionSettings, open_session, run_session
+from trine.runtime.errors import BundleError
+from trine.runtime.heads import load_base_projector, load_projectors
+from trine.runtime.manifest import EngineEntry
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["Decoders", "MergedDecoders", "SharedDecoder"]
+
+#: ONNX's numbers of the adapter inputs' types.
+ONNX_TYPES = {"BF16": 16, "F16": 10, "F32": 1}
+
+
+class Decoders(Protocol):
+    """The decoder sessions of an engine with the adapters they offer."""
+
+    adapters: AdapterSource
+
+    def run_group(self, adapter: AdapterHandle) -> Hashable: ...
+
+    def run(
+        self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
+    ) -> NDArray[np.float32]: ...
+
+
+class MergedDecoders:
+    """One session a task; a run is of one task."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        entry: EngineEntry,
+        tasks: tuple[str, ...],
+        settings: SessionSettings,
+    ) -> None:
+        self.adapters: AdapterSource = MergedAdapters(
+            load_projectors(bundle.path(HEADS_NAME), tasks)
+        )
+        self._sessions = {
+            task: open_session(bundle.path(entry.decoders[task]), settings) for task in tasks
+        }
+
+    def run_group(self, adapter: AdapterHandle) -> Hashable:
+        return adapter.name
+
+    def run(self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]) -> NDArray[np.float32]:
+        return run_session(self._sessions[adapters[0].name], inputs)
+
+
+class SharedDecoder:
+    """One session for all; a run may mix adapters of neighbouring slots.
+
+    The graph adds, to each adapted product, ((x·Aᵀ) masked by token) · B with the matrices of all
+    slots in the run's view side by side.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        entry: EngineEntry,
+        tasks: tuple[str, ...],
+        settings: SessionSettings,
+    ) -> None:
+        model, layout = bundle.manifest.model, bundle.manifest.adapters
+        if layout is None:
+            raise BundleError(
+                f"{bundle.folder}: engine {entry.name} takes adapters as inputs, but the manifest "
+                "lists none; export the bundle again"
+            )
+        self._bank = AdapterBank(model, layout, load_base_projector(bundle.path(HEADS_NAME)))
+        self.adapters: AdapterSource = self._bank
+        for task in tasks:
+            self._bank.add(task, open_adapter(bundle.path(layout.files[task]), model, layout))
+        (path,) = set(entry.decoders.values())
+        self._session: onnxruntime.InferenceSession = open_session(bundle.path(path), settings)
+
+    def run_group(self, adapter: AdapterHandle) -> Hashable:
+        return adapter.slot // SLOTS_PER_RUN
+
+    def run(self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]) -> NDArray[np.float32]:
+        from onnxruntime import OrtValue
+
+        view = self._bank.view([adapter.slot for adapter in adapters])
+        layout = self._bank.layout
+        # No copy: the values are views into the bank, which outlives every run.
+        feeds: dict[str, object] = {
+            name: OrtValue.ortvalue_from_numpy_with_onnx_type(array, ONNX_TYPES[layout.dtype])
+            for name, array in view.arrays.items()
+        }
+        lengths = inputs.last_index.astype(np.int64) + 1
+        slots = np.repeat([adapter.slot for adapter in adapters], lengths)
+        feeds["lora_mask"] = rank_mask(slots, view, layout.max_rank)
+        feeds["lora_mask_qkv"] = rank_mask(slots, view, 3 * layout.max_rank)
+        return run_session(self._session, inputs, feeds)
+
+
+def rank_mask(
+    slots: NDArray[np.int64], view: AdapterView, ranks_per_slot: int
+) -> NDArray[np.bool_]:
+    """Return bool [T, slots in view × ranks_per_slot]: the ranks that each token's adapter owns.
+
+    Args:
+        slots: int64 [T], the slot of each token.
+        view: that the ranks are of.
+        ranks_per_slot: rows of a slot.
+    """
+    own = slots[:, None] == np.arange(view.first, view.last + 1)
+    return np.repeat(own, ranks_per_slot, axis=1)
