@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trine.runtime.bundle import MANIFEST_NAME
 from trine.runtime.errors import BundleError
+from trine.runtime.manifest import FORMAT
 from trine.runtime.progress import format_bytes
 
 __all__ = ["check_destination", "check_disk_space", "write_atomically"]
@@ -28,10 +29,19 @@ def check_destination(bundle: Path, force: bool) -> None:
     """
     if not bundle.exists() or (bundle.is_dir() and not any(bundle.iterdir())):
         return
-    if not (bundle / MANIFEST_NAME).is_file():
+    if not _is_bundle(bundle):
         raise BundleError(f"{bundle}: exists and is no bundle; give another path or move it away")
     if not force:
         raise BundleError(f"{bundle}: a bundle is there already; use --force to replace it")
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a manifest of ours is there, be it damaged; other programs call theirs the same."""
+    try:
+        text = (folder / MANIFEST_NAME).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return f'"{FORMAT}"' in text
 
 
 def check_disk_space(bundle: Path, need: int) -> None:
@@ -54,7 +64,8 @@ def write_atomically(bundle: Path) -> Iterator[Path]:
     What was at `bundle` is replaced then, and kept otherwise.
 
     Raises:
-        BundleError: the parent folder cannot be written, or another export of it is under way.
+        BundleError: the disk is full or cannot be written, or another export of the bundle is under
+            way.
     """
     partial = bundle.with_name(f".{bundle.name}{PARTIAL_SUFFIX}")
     try:
@@ -72,6 +83,11 @@ def write_atomically(bundle: Path) -> Iterator[Path]:
     try:
         yield partial
         _replace(partial, bundle)
+    except OSError as cause:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise BundleError(
+            f"{bundle}: stopped while writing ({cause.strerror or cause}); check the disk"
+        ) from cause
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -17,14 +17,13 @@ from trine.runtime.errors import CheckpointError
 from trine.runtime.json_file import read_json
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.peft_adapter import short_name
-from trine.runtime.tensor_file import TensorFile, TensorInfo, check_finite
+from trine.runtime.tensor_file import FLOATS, TensorFile, TensorInfo, check_finite
 
 __all__ = ["Checkpoint", "expected_shapes"]
 
 INDEX_NAME = "model.safetensors.index.json"
 #: Tied to the embedding and never used for embeddings.
 UNUSED = re.compile(r"^lm_head\.")
-FLOATS = ("BF16", "F16", "F32", "F64")
 
 
 class Checkpoint:
@@ -77,8 +76,21 @@ class Checkpoint:
         where = f"{shard.path}: {stored_name}"
         return check_finite(shard.float32(stored_name), where, CheckpointError)
 
-    def _check_tensors(self) -> None:
+    def _doubled(self) -> list[str]:
+        """Return what is wrong with tensors that are there twice: no file says which is meant."""
         problems = []
+        for shard in self.shards:
+            for name in shard.tensors:
+                home, kept = self._homes.get(short_name(name), (shard, name))
+                if (home, kept) != (shard, name):
+                    problems.append(
+                        f"{name} in {shard.path.name} is also {kept} in {home.path.name}, remove "
+                        "the file that is left over"
+                    )
+        return problems
+
+    def _check_tensors(self) -> None:
+        problems = self._doubled()
         for name, shape in expected_shapes(self.config).items():
             if name not in self._homes:
                 problems.append(f"{name} is missing")
@@ -104,6 +116,11 @@ def _shard_paths(folder: Path) -> list[Path]:
                 f"{folder / INDEX_NAME}: weight_map is missing; download it again"
             )
         named = {str(name) for name in weight_map.values()}
+    outside = sorted(name for name in named if Path(name).name != name)
+    if outside:
+        raise CheckpointError(
+            f"{folder / INDEX_NAME} names {outside}, which lie elsewhere; shards lie beside it"
+        )
     missing = sorted(name for name in named if not (folder / name).is_file())
     if missing:
         raise CheckpointError(

@@ -1,6 +1,8 @@
 """Reads a checkpoint's JSON files into `ModelConfig`: all the model's numbers come from there."""
 
+import re
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -22,6 +24,8 @@ JsonObject: TypeAlias = Mapping[str, object]
 Value = TypeVar("Value")
 
 DEFAULT_RESCALE = 1 / 255
+#: Tasks name files.
+TASK_NAME = re.compile(r"[\w-][\w.-]*")
 
 
 class _Section:
@@ -50,9 +54,10 @@ class _Section:
         return value
 
     def number(self, key: str) -> float:
+        """Return the positive finite number under `key`."""
         value = self.content.get(key)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise self.fail(key, "a number")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < inf:
+            raise self.fail(key, "a positive number")
         return float(value)
 
     def list_of(self, key: str, kind: type[Value]) -> tuple[Value, ...]:
@@ -98,8 +103,8 @@ def read_model_config(folder: Path) -> ModelConfig:
         str(folder / "preprocessor_config.json"),
     )
     tasks = top.list_of("task_names", str)
-    if not tasks or len(set(tasks)) != len(tasks):
-        raise top.fail("task_names", "a list of distinct task names")
+    if not tasks or len(set(tasks)) != len(tasks) or not all(map(TASK_NAME.fullmatch, tasks)):
+        raise top.fail("task_names", "a list of distinct names of letters, digits, '_', '-', '.'")
     return ModelConfig(
         decoder=decoder,
         vision=vision,

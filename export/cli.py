@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from trine.export.commands import demo, export, sample_checkpoint, verify
+from trine.export.commands import adapters, demo, export, sample_checkpoint, verify
 from trine.runtime.commands import embed, info
 from trine.runtime.errors import TrineError
 
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("trine")
     parser.add_argument("--version", action="version", version=f"trine {version}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for command in (export, embed, info, verify, demo, sample_checkpoint):
+    for command in (export, embed, info, verify, adapters, demo, sample_checkpoint):
         command.register(subparsers)
     return parser
 

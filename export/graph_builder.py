@@ -13,6 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from trine.runtime.errors import TrineError
+
 __all__ = ["CONTRIB", "GraphBuilder", "Weight", "save_graph"]
 
 #: Domain of ONNX Runtime's own operators.
@@ -152,13 +154,22 @@ def save_graph(model: ir.Model, path: Path, written: Callable[[int], None]) -> N
         model: its weights are read here, one by one, in the order of their declaration.
         path: of the .onnx file.
         written: called with the size in bytes of each tensor that is about to be written.
+
+    Raises:
+        TrineError: what a weight's `read` raised.
     """
-    ir.save(
-        model,
-        path,
-        external_data=path.with_suffix(".data").name,
-        size_threshold_bytes=INLINE_BYTES,
-        alignment=PAGE_BYTES,
-        align_threshold=PAGE_BYTES,
-        callback=lambda tensor, _: written(tensor.nbytes),
-    )
+    try:
+        ir.save(
+            model,
+            path,
+            external_data=path.with_suffix(".data").name,
+            size_threshold_bytes=INLINE_BYTES,
+            alignment=PAGE_BYTES,
+            align_threshold=PAGE_BYTES,
+            callback=lambda tensor, _: written(tensor.nbytes),
+        )
+    except ir.serde.SerdeError as error:  # onnx-ir wraps what is raised inside it
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, TrineError):
+            cause = cause.__cause__
+        raise cause or error from error.__cause__

@@ -55,13 +55,13 @@ def resolve_source(source: str, revision: str | None = None) -> ResolvedSource:
     if source == BUILT_IN:
         return ResolvedSource(Path(__file__).parent / "nano" / "checkpoint", BUILT_IN, None)
     folder = Path(source)
-    if folder.is_dir():
+    if source and folder.is_dir():
         if revision is not None:
             raise CheckpointError(
                 f"revision {revision!r} was given for the folder {source}; it is for Hub ids only"
             )
         return ResolvedSource(folder, folder.resolve().name, None)
-    if folder.exists() or not HUB_ID.match(source):
+    if folder.is_file() or not HUB_ID.match(source):
         raise CheckpointError(
             f"{source}: neither a folder nor a Hub id (name/name); "
             f"give a checkpoint's folder, its Hub id, or {BUILT_IN!r}"

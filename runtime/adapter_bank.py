@@ -7,7 +7,6 @@ were ever resident at once.
 """
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ MAX_ADAPTERS = 32
 SLOTS_PER_RUN = 4
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Slot:
     """One resident adapter and how many requests use it."""
 
@@ -120,10 +119,10 @@ class AdapterBank:
         try:
             for group in self._groups:
                 self._fill(group, slot, tensors)
+            handle = AdapterHandle(name, slot, self._projector(tensors))
         except BaseException:
             self._release(slot)
             raise
-        handle = AdapterHandle(name, slot, self._projector(tensors))
         with self._changed:
             replaced = self._resident.pop(name, None)
             self._resident[name] = _Slot(handle)
@@ -137,7 +136,6 @@ class AdapterBank:
             InputError: the name is not resident, or requests still used it after `timeout_s`; it is
                 gone for new requests, and its slot is freed when the last of them ends.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
             if name not in self._resident:
                 raise InputError(
@@ -145,13 +143,11 @@ class AdapterBank:
                 )
             slot = self._resident.pop(name)
             self._retire(slot)
-            while slot.users:
-                left = None if deadline is None else deadline - time.monotonic()
-                if (left is not None and left <= 0) or not self._changed.wait(left):
-                    raise InputError(
-                        f"adapter {name!r} is still used by {slot.users} requests after "
-                        f"{timeout_s} s; its memory is freed when they end"
-                    )
+            if not self._changed.wait_for(lambda: not slot.users, timeout_s):
+                raise InputError(
+                    f"adapter {name!r} is still used by {slot.users} requests after "
+                    f"{timeout_s} s; its memory is freed when they end"
+                )
 
     @contextmanager
     def hold(self, names: Iterable[str]) -> Iterator[Mapping[str, AdapterHandle]]:

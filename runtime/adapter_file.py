@@ -4,6 +4,7 @@ A bundle's `adapters/<name>.safetensors` holds `<module>.a` [r, in] and `<module
 dtype of the decoder's inputs, B multiplied by alpha / r, and `multi_vector_projector.a` and `.b`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from trine.runtime.peft_adapter import SINGLE_TASK, PeftAdapters
 from trine.runtime.tensor_file import TensorFile, narrow, widen
 
 __all__ = ["AdapterTensors", "StoredPair", "adapter_from_peft", "open_adapter", "read_adapter"]
+
+#: Largest finite value of the dtypes an adapter is kept in, but for rounding.
+MAX_VALUES = {"F16": 65504.0, "BF16": 3.38e38, "F32": math.inf}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +104,15 @@ def adapter_from_peft(peft: PeftAdapters, task: str, layout: AdapterLayout) -> A
             )
         pair = peft.pair(module, task)
         if pair is not None:
-            a, b = narrow(pair.a, layout.dtype), narrow(pair.b.T, layout.dtype)
-            pairs[module] = StoredPair(a, b)
+            largest = max(float(abs(half).max(initial=0.0)) for half in (pair.a, pair.b))
+            if largest > MAX_VALUES[layout.dtype]:
+                raise InputError(
+                    f"{peft.files[1]}: {module} has a value of {largest:.3g}, more than this "
+                    f"bundle's {layout.dtype} adapters hold; export it with a float32 adapter"
+                )
+            pairs[module] = StoredPair(
+                narrow(pair.a, layout.dtype), narrow(pair.b.T, layout.dtype)
+            )
     return AdapterTensors(pairs, layout.dtype)
 
 
@@ -113,8 +124,10 @@ def open_adapter(path: Path, model: ModelConfig, layout: AdapterLayout) -> Adapt
     """
     file = TensorFile(path, BundleError)
     pairs = {}
-    problems = [f"{name} is unknown" for name in file.tensors if name[-2:] not in (".a", ".b")]
-    for module, (num_out, num_in) in adapted_shapes(model).items():
+    shapes = adapted_shapes(model)
+    known = {f"{module}.{half}" for module in shapes for half in "ab"}
+    problems = [f"{name} is unknown" for name in file.tensors if name not in known]
+    for module, (num_out, num_in) in shapes.items():
         halves = [file.tensors.get(f"{module}.{half}") for half in "ab"]
         if halves == [None, None]:
             continue
@@ -127,6 +140,8 @@ def open_adapter(path: Path, model: ModelConfig, layout: AdapterLayout) -> Adapt
                 or info.shape[1] != width
             ):
                 problems.append(f"{module}.{half} is {info}")
+        if len({info.shape[:1] for info in halves if info is not None}) > 1:
+            problems.append(f"{module}.a and .b have different ranks")
         if not problems:
             pairs[module] = StoredPair(file.stored(f"{module}.a"), file.stored(f"{module}.b"))
     if problems:

@@ -3,16 +3,18 @@
 manifest.json             what is inside (trine.runtime.manifest)
 tokenizer.json            the model's tokenizer
 embedding.safetensors     token embeddings [vocabulary, hidden] in the checkpoint's dtype
-heads.safetensors         <task>.weight [projector, hidden] and <task>.bias, float32
+heads.safetensors         multi-vector projection, float32: `weight` [projector, hidden] and
+                          `bias`; <task>.weight and <task>.bias with an adapter merged in
+adapters/*.safetensors    adapters kept beside the decoder (trine.runtime.adapter_file)
 engines/<name>/*.onnx     graphs, with their weights in *.data beside them
 golden.npz                inputs with reference vectors (trine.runtime.golden)
 parity.json               measured distance of each engine from the reference
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from trine.runtime.errors import BundleError
 from trine.runtime.manifest import EngineEntry, Manifest, manifest_from_json
@@ -106,9 +108,12 @@ def open_bundle(folder: Path) -> Bundle:
     problems = [
         f"{name} is missing from the manifest" for name in REQUIRED if name not in manifest.files
     ]
+    problems += _unlisted_graphs(manifest)
     for name, entry in manifest.files.items():
         file = folder / name
-        if not file.is_file():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            problems.append(f"{name} is outside the bundle")
+        elif not file.is_file():
             problems.append(f"{name} is missing")
         elif file.stat().st_size != entry.size:
             problems.append(f"{name} has {file.stat().st_size} bytes, not {entry.size}")
@@ -120,3 +125,16 @@ def open_bundle(folder: Path) -> Bundle:
             "copy the bundle again or export it again"
         )
     return Bundle(folder, manifest)
+
+
+def _unlisted_graphs(manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with the engines' files: without a size and a hash none is opened."""
+    for entry in manifest.engines:
+        if not entry.decoders:
+            yield f"engine {entry.name!r} has no decoders"
+        for name in dict.fromkeys((entry.vision, *entry.decoders.values())):
+            if name not in manifest.files:
+                yield f"{name} is missing from the manifest"
+    for name in manifest.adapters.files.values() if manifest.adapters else ():
+        if name not in manifest.files:
+            yield f"{name} is missing from the manifest"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.runtime.errors import BundleError
+from trine.runtime.model_config import DecoderConfig
 from trine.runtime.tensor_file import TensorFile, widen
 
 __all__ = ["EMBEDDING_TENSOR", "EmbeddingTable"]
@@ -21,15 +22,15 @@ class EmbeddingTable:
 
     Args:
         path: a safetensors file with the tensor `embed_tokens.weight` [vocabulary, hidden].
+        decoder: the shape it must have.
 
     Raises:
         BundleError: the file is damaged or holds something else.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, decoder: DecoderConfig) -> None:
         file = TensorFile(path, BundleError)
-        if EMBEDDING_TENSOR not in file.tensors:
-            raise BundleError(f"{path}: holds no {EMBEDDING_TENSOR}; export the bundle again")
+        file.require(EMBEDDING_TENSOR, (decoder.vocab_size, decoder.hidden_size))
         self._dtype = file.tensors[EMBEDDING_TENSOR].dtype
         self._table = file.stored(EMBEDDING_TENSOR)
 

@@ -61,7 +61,8 @@ def load_golden(path: Path) -> Golden:
         BundleError: the file is damaged or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because numpy leaves a file open that it finds to be damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         return Golden(tuple(map(str, arrays.pop("texts"))), arrays.pop("image"), arrays)
     except (OSError, ValueError, KeyError, EOFError) as cause:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from trine.kernels.pooling import l2_normalise, mean_rows, project
 from trine.runtime.errors import BundleError
+from trine.runtime.model_config import ModelConfig
 from trine.runtime.sequence import TokenSequence
 from trine.runtime.tensor_file import TensorFile
 
@@ -33,29 +34,30 @@ class Projector:
     bias: NDArray[np.float32]
 
 
-def load_projectors(path: Path, tasks: tuple[str, ...]) -> dict[str, Projector]:
+def load_projectors(
+    path: Path, tasks: tuple[str, ...], model: ModelConfig
+) -> dict[str, Projector]:
     """Return the projector of each task from heads.safetensors.
 
     Raises:
-        BundleError: the file is damaged or lacks a task.
+        BundleError: the file is damaged, lacks a task or is of another model.
     """
     file = TensorFile(path, BundleError)
-    return {task: _projector(file, f"{task}.weight", f"{task}.bias") for task in tasks}
+    return {task: _projector(file, f"{task}.weight", f"{task}.bias", model) for task in tasks}
 
 
-def load_base_projector(path: Path) -> Projector:
+def load_base_projector(path: Path, model: ModelConfig) -> Projector:
     """Return the projector without an adapter from heads.safetensors.
 
     Raises:
-        BundleError: the file is damaged or lacks it.
+        BundleError: the file is damaged, lacks it or is of another model.
     """
-    return _projector(TensorFile(path, BundleError), "weight", "bias")
+    return _projector(TensorFile(path, BundleError), "weight", "bias", model)
 
 
-def _projector(file: TensorFile, weight: str, bias: str) -> Projector:
-    missing = [name for name in (weight, bias) if name not in file.tensors]
-    if missing:
-        raise BundleError(f"{file.path}: lacks {', '.join(missing)}; export the bundle again")
+def _projector(file: TensorFile, weight: str, bias: str, model: ModelConfig) -> Projector:
+    file.require(weight, (model.projector_dim, model.decoder.hidden_size))
+    file.require(bias, (model.projector_dim,))
     return Projector(file.float32(weight), file.float32(bias))
 
 

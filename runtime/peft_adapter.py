@@ -18,7 +18,7 @@ from trine.runtime.errors import CheckpointError
 from trine.runtime.json_file import read_json
 from trine.runtime.lora_layout import PROJECTOR, adapted_shapes
 from trine.runtime.model_config import ModelConfig
-from trine.runtime.tensor_file import TensorFile, check_finite
+from trine.runtime.tensor_file import FLOATS, TensorFile, check_finite
 
 __all__ = ["SINGLE_TASK", "LoraPair", "PeftAdapters", "short_name"]
 
@@ -27,7 +27,8 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 #: Prefixes of a tensor's name in the spellings in use; what is left is its short name.
 PREFIX = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?")
 TENSOR_NAME = re.compile(
-    r"^(?P<module>.+)\.lora_(?P<half>[AB])(?:\.default)?(?:\.(?P<task>.+))?\.weight$"
+    r"^(?P<module>.+)\.lora_(?P<half>[AB])"
+    r"(?:\.default(?=\..+\.weight$))?(?:\.(?P<task>.+))?\.weight$"
 )
 #: Task of the tensors of a file that names none.
 SINGLE_TASK = ""
@@ -45,6 +46,12 @@ UNSUPPORTED_FEATURES: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("target_parameters", (None, [])),
     ("alora_invocation_tokens", (None, [])),
     ("megatron_config", (None, {})),
+    ("arrow_config", (None,)),
+    ("kasa_config", (None,)),
+    ("monteclora_config", (None,)),
+    ("use_bdlora", (None, False)),
+    # Other ways of starting a training take a part out of the base model's own weights.
+    ("init_lora_weights", (True, False, None, "gaussian", "eva", "orthogonal")),
 )
 
 
@@ -110,7 +117,10 @@ class PeftAdapters:
             problems.append("it holds no adapter tensors")
         if problems:
             shown = "; ".join(problems[:6]) + ("; …" if len(problems) > 6 else "")
-            raise CheckpointError(f"{self._file.path}: {len(problems)} misfits: {shown}")
+            raise CheckpointError(
+                f"{self._file.path}: {len(problems)} misfits: {shown}. "
+                "Check that the adapter is whole and of this model"
+            )
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -176,10 +186,17 @@ class PeftAdapters:
         full_name = module if module == PROJECTOR else f"model.language_model.{module}"
         if isinstance(patterns, dict):
             for pattern, special in patterns.items():
-                if re.match(rf"(.*\.)?({pattern})$", full_name):
+                try:
+                    found = re.match(rf"(.*\.)?({pattern})$", full_name)
+                except re.error as cause:
+                    raise CheckpointError(
+                        f"{self._config_path}: {pattern_key} has {pattern!r}, which is no regular "
+                        f"expression ({cause}); correct it"
+                    ) from cause
+                if found:
                     value = special
                     break
-        if not isinstance(value, int | float) or value <= 0:
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
             raise CheckpointError(
                 f"{self._config_path}: {key} is {value!r} for {module}; a positive number is needed"
             )
@@ -197,4 +214,6 @@ class PeftAdapters:
             shape = self._file.tensors[name].shape
             if shape != want:
                 problems.append(f"{name} is {list(shape)}, not {list(want)} (rank {rank})")
+            if (dtype := self._file.tensors[name].dtype) not in FLOATS:
+                problems.append(f"{name} is {dtype}, not one of {FLOATS}")
         return problems

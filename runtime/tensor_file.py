@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trine.runtime.errors import TrineError
 
-__all__ = ["TensorFile", "TensorInfo", "check_finite", "narrow", "widen"]
+__all__ = ["FLOATS", "TensorFile", "TensorInfo", "check_finite", "narrow", "widen"]
 
 #: The format's own bound on its header.
 MAX_HEADER_BYTES = 100_000_000
@@ -36,6 +36,8 @@ STORAGE = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+#: Of them, those a weight may have.
+FLOATS = ("BF16", "F16", "F32", "F64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,17 @@ class TensorFile:
         if end - begin != prod(shape) * np.dtype(STORAGE[dtype]).itemsize:
             raise self._fail(f"tensor {name!r}: {end - begin} bytes do not hold {dtype} {shape}")
         return TensorInfo(dtype, shape, start + begin, end - begin)
+
+    def require(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise the file's error unless it holds floats of this name and shape."""
+        info = self.tensors.get(name)
+        if info is None:
+            raise self._fail(f"holds no {name}; export the bundle again")
+        if info.shape != shape or info.dtype not in FLOATS:
+            raise self._fail(
+                f"{name} is {info.dtype} {list(info.shape)}, not floats {list(shape)}; "
+                "export the bundle again"
+            )
 
     def stored(self, name: str) -> NDArray[np.generic]:
         """Return a read-only map of tensor `name` in its storage dtype (bfloat16 as uint16 bits).

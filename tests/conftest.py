@@ -3,6 +3,7 @@
 import io
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -14,11 +15,12 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 DATA = Path(__file__).parent / "data"
 
 
-def _export(source: str, folder: Path) -> Path:
+def _export(source: str, folder: Path, adapters: Literal["merged", "runtime"] = "merged") -> Path:
     from trine.export.options import ExportOptions
     from trine.export.pipeline import export_checkpoint
 
-    export_checkpoint(ExportOptions(source=source, bundle=folder), io.StringIO())
+    options = ExportOptions(source=source, bundle=folder, adapters=adapters)
+    export_checkpoint(options, io.StringIO())
     return folder
 
 
@@ -32,3 +34,16 @@ def golden_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nano_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the built-in checkpoint. Not to be changed."""
     return _export("nano", tmp_path_factory.mktemp("b") / "nano")
+
+
+@pytest.fixture(scope="session")
+def golden_runtime_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the golden checkpoint, adapters beside the decoder. Not to be changed."""
+    folder = tmp_path_factory.mktemp("b") / "golden-runtime"
+    return _export(str(DATA / "golden" / "checkpoint"), folder, "runtime")
+
+
+@pytest.fixture(scope="session")
+def nano_runtime_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the built-in checkpoint, adapters beside the decoder. Not to be changed."""
+    return _export("nano", tmp_path_factory.mktemp("b") / "nano-runtime", "runtime")

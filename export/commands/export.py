@@ -106,8 +106,7 @@ def _print_parity(deviations: "tuple[object, ...] | None") -> None:
 
     if deviations is None:
         print(
-            "  not run here: the engine is larger than 2 GiB; it is tested when it is loaded "
-            "(--check runs it now)",
+            "  the engine was not run here; it is tested when it is loaded (--check runs it now)",
             file=sys.stderr,
         )
         return

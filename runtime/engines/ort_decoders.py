@@ -48,7 +48,7 @@ class MergedDecoders:
         settings: SessionSettings,
     ) -> None:
         self.adapters: AdapterSource = MergedAdapters(
-            load_projectors(bundle.path(HEADS_NAME), tasks)
+            load_projectors(bundle.path(HEADS_NAME), tasks, bundle.manifest.model)
         )
         self._sessions = {
             task: open_session(bundle.path(entry.decoders[task]), settings) for task in tasks
@@ -81,7 +81,7 @@ class SharedDecoder:
                 f"{bundle.folder}: engine {entry.name} takes adapters as inputs, but the manifest "
                 "lists none; export the bundle again"
             )
-        self._bank = AdapterBank(model, layout, load_base_projector(bundle.path(HEADS_NAME)))
+        self._bank = AdapterBank(model, layout, load_base_projector(bundle.path(HEADS_NAME), model))
         self.adapters: AdapterSource = self._bank
         for task in tasks:
             self._bank.add(task, open_adapter(bundle.path(layout.files[task]), model, layout))

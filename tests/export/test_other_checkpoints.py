@@ -229,7 +229,9 @@ def grids() -> st.SearchStrategy[tuple[int, int]]:
 
 
 @settings(examples(150))
-@given(shapes=st.lists(grids(), min_size=1, max_size=4), text=st.none() | st.text("ab ", max_size=9))
+@given(
+    shapes=st.lists(grids(), min_size=1, max_size=4), text=st.none() | st.text("ab ", max_size=9)
+)
 def test_positions_are_those_of_get_rope_index(
     tiny: Comparison, shapes: list[tuple[int, int]], text: str | None
 ) -> None:

@@ -49,23 +49,21 @@ TEXTS = (
 ITEMS: st.SearchStrategy[Item] = (
     TEXTS
     | st.builds(lambda image: ImageText((image,)), PICTURES)
-    | st.builds(
-        ImageText, st.lists(PICTURES, min_size=1, max_size=3).map(tuple), st.none() | TEXTS
-    )
+    | st.builds(ImageText, st.lists(PICTURES, min_size=1, max_size=3).map(tuple), st.none() | TEXTS)
 )
 LIMITS = st.builds(
     BatchLimits,
-    tokens=st.sampled_from((1, 40, 300, 2048)),
-    patches=st.sampled_from((1, 32, 200, 4096)),
-    window_tokens=st.sampled_from((1, 100, 16_384)),
+    tokens=st.sampled_from((2048, 300, 40, 1)),
+    patches=st.sampled_from((4096, 200, 32, 1)),
+    window_tokens=st.sampled_from((16_384, 100, 1)),
 )
 
 
 @st.composite
-def batches(draw: st.DrawFn, max_size: int = 10) -> list[tuple[Item, str, str]]:
+def batches(draw: st.DrawFn) -> list[tuple[Item, str, str]]:
     """Return items, each with its task and prompt."""
     row = st.tuples(ITEMS, st.sampled_from(TASKS), st.sampled_from(PROMPTS))
-    return draw(st.lists(row, min_size=1, max_size=max_size))
+    return draw(st.lists(row, min_size=3, max_size=14))
 
 
 def encode(
@@ -140,6 +138,24 @@ def test_permuted_items_give_permuted_rows(
     before, after = encode(embedder, rows), encode(embedder, [rows[index] for index in order])
     for place, index in enumerate(order):
         assert_same_row(after, place, before, index)
+
+
+def test_short_items_share_runs(
+    load: Callable[[BatchLimits], Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(BatchLimits())._pipeline.engine
+    calls: list[str] = []
+    for name in ("run_decoder", "run_vision"):
+        run = getattr(engine, name)
+
+        def counted(*args: object, name: str = name, run: Callable[..., object] = run) -> object:
+            calls.append(name)
+            return run(*args)
+
+        monkeypatch.setattr(engine, name, counted)
+    same = ImageText((picture(56, 56),))
+    encode(load(BatchLimits()), [("the", "code", "query"), (same, "code", "query")] * 8)
+    assert sorted(calls) == ["run_decoder", "run_vision"]
 
 
 @pytest.mark.parametrize("head", ["single", "multi"])

@@ -59,7 +59,6 @@ def test_the_same_sequences_make_the_same_runs(
     assert plan_decoder_runs(lengths, groups, budget) == plan_decoder_runs(lengths, groups, budget)
 
 
-
 @given(sizes=LENGTHS, budget=BUDGETS)
 def test_vision_runs_hold_each_picture_once_within_the_budget(
     sizes: list[int], budget: int
