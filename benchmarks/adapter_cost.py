@@ -24,8 +24,8 @@ import numpy as np
 
 from trine.runtime.adapters import AdapterHandle
 from trine.runtime.bundle import open_bundle
-from trine.runtime.embedder import open_engine
 from trine.runtime.engine import DecoderInputs, Engine, EngineOptions
+from trine.runtime.engines.opening import open_engine
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.pipeline import lay_out_sequences
 from trine.runtime.sequence import text_sequence

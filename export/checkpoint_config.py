@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from math import inf
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -24,6 +23,8 @@ JsonObject: TypeAlias = Mapping[str, object]
 Value = TypeVar("Value")
 
 DEFAULT_RESCALE = 1 / 255
+#: Of the numbers in a config that are no counts; float32 ends just above.
+LARGEST = 1e38
 #: Tasks name files.
 TASK_NAME = re.compile(r"[\w-][\w.-]*")
 
@@ -56,9 +57,15 @@ class _Section:
     def number(self, key: str) -> float:
         """Return the positive finite number under `key`."""
         value = self.content.get(key)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < inf:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < LARGEST:
             raise self.fail(key, "a positive number")
         return float(value)
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        value = self.content.get(key)
+        if not isinstance(value, list) or not all(type(v) in (int, float) for v in value):
+            raise self.fail(key, "a list of numbers")
+        return tuple(map(float, value))
 
     def list_of(self, key: str, kind: type[Value]) -> tuple[Value, ...]:
         value = self.content.get(key)
@@ -98,6 +105,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     if any(not 0 < dim <= decoder.hidden_size for dim in dims):
         raise top.fail("matryoshka_dims", f"dimensions between 1 and {decoder.hidden_size}")
     top.expect("single_vector_pool_strategy", "mean")
+    top.expect("truncate_dim", None, *dims)
     preprocessor = _Section(
         read_json(folder / "preprocessor_config.json", CheckpointError),
         str(folder / "preprocessor_config.json"),
@@ -117,6 +125,7 @@ def read_model_config(folder: Path) -> ModelConfig:
         tasks=tasks,
         projector_dim=top.count("multi_vector_projector_dim"),
         matryoshka_dims=tuple(sorted(dims)),
+        truncate_dim=None if top.content.get("truncate_dim") is None else top.count("truncate_dim"),
         max_tokens=min(MAX_TOKENS, decoder.max_positions),
     )
 
@@ -211,15 +220,15 @@ def _image_config(preprocessor: _Section, vision: VisionConfig) -> ImageConfig:
         raise CheckpointError(
             f"vision_config: in_channels is {vision.in_channels}; pictures are RGB, 3 is supported"
         )
-    mean, std = preprocessor.list_of("image_mean", float), preprocessor.list_of("image_std", float)
+    mean, std = preprocessor.numbers("image_mean"), preprocessor.numbers("image_std")
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise preprocessor.fail("image_mean", "three means and three positive image_std")
     minimum, maximum = _pixel_limits(preprocessor)
     rescale = preprocessor.content.get("rescale_factor", DEFAULT_RESCALE)
-    if not isinstance(rescale, float) or rescale <= 0:
+    if not isinstance(rescale, int | float) or rescale <= 0:
         raise preprocessor.fail("rescale_factor", "a positive number")
     return ImageConfig(
-        min_pixels=minimum, max_pixels=maximum, mean=mean, std=std, rescale_factor=rescale
+        min_pixels=minimum, max_pixels=maximum, mean=mean, std=std, rescale_factor=float(rescale)
     )
 
 

@@ -24,7 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as after the program's name on a command line; None for the process's own.
     """
     parser = _parser()
-    parsed = parser.parse_args(arguments)
+    parsed, rest = parser.parse_known_args(arguments)
+    # argparse takes an empty list of INPUTs where options follow BUNDLE, and leaves those behind
+    # the options over.
+    if rest and (not hasattr(parsed, "inputs") or any(word.startswith("--") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.inputs.extend(rest)
     try:
         return int(parsed.run(parsed))
     except TrineError as error:

@@ -95,25 +95,27 @@ def compare_with_torch(
     """
     if importlib.util.find_spec("torch") is None:
         raise missing_package("torch", "reference", "to compare with PyTorch")
-    folder = _matching_source(bundle, source)
-    groups = _groups(tuple(dict.fromkeys(task for entry in entries for task in entry.decoders)))
+    checkpoint = _matching_checkpoint(bundle, source)
+    loaded = {task for entry in entries for task in entry.decoders}
+    # Adapters added after the export are not of the checkpoint.
+    groups = _groups([task for task in checkpoint.config.tasks if task in loaded])
     found = {entry.name: _run_engine(bundle, entry, groups, threads, said) for entry in entries}
-    expected = _run_torch(bundle, folder, groups, said)
+    expected = _run_torch(bundle, checkpoint.folder, groups, said)
     return {
         entry.name: _checks(found[entry.name], expected, groups, entry.precision)
         for entry in entries
     }
 
 
-def _matching_source(bundle: Bundle, source: str) -> Path:
-    folder = resolve_source(source).folder
+def _matching_checkpoint(bundle: Bundle, source: str) -> Checkpoint:
+    checkpoint = Checkpoint(resolve_source(source).folder)
     model = bundle.manifest.model
-    if dataclasses.replace(Checkpoint(folder).config, tasks=model.tasks) != model:
+    if dataclasses.replace(checkpoint.config, tasks=model.tasks) != model:
         raise CheckpointError(
             f"{source}: its numbers are not those of the model in {bundle.folder}, which was made "
             f"from {bundle.manifest.source.id!r}; give that checkpoint"
         )
-    return folder
+    return checkpoint
 
 
 def _groups(tasks: Sequence[str]) -> list[_Group]:
@@ -135,7 +137,8 @@ def _run_engine(
 ) -> dict[_Group, list[_Found]]:
     """Return the engine's vectors; a group whose task it has no decoder for is left out."""
     found = {}
-    for task in entry.decoders:
+    wanted = dict.fromkeys(group.task for group in groups)
+    for task in (task for task in wanted if task in entry.decoders):
         said(f"running {entry.name} on {task}")
         embedder = Embedder.open(bundle, entry, tasks=(task,), threads=threads)
         for group in groups:

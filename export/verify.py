@@ -69,7 +69,16 @@ def _engines(
     if source is not None:
         for name, more in compare_with_torch(bundle, entries, source, threads, said).items():
             checks[name] += more
-    return [EngineVerification(name=name, checks=tuple(found)) for name, found in checks.items()]
+    return [
+        EngineVerification(
+            name=entry.name,
+            checks=tuple(checks[entry.name]),
+            unchecked=tuple(
+                task for task in entry.decoders if task not in {c.task for c in checks[entry.name]}
+            ),
+        )
+        for entry in entries
+    ]
 
 
 def _golden(
@@ -83,6 +92,8 @@ def _golden(
             found = embedder.deviations(modality)
             for head in get_args(Head):
                 members = [deviation for deviation in found if deviation.head == head]
+                if not members:
+                    continue  # an adapter added after the export
                 cosine, difference = worst(members)
                 yield Check(
                     against="golden",

@@ -110,9 +110,7 @@ def adapter_from_peft(peft: PeftAdapters, task: str, layout: AdapterLayout) -> A
                     f"{peft.files[1]}: {module} has a value of {largest:.3g}, more than this "
                     f"bundle's {layout.dtype} adapters hold; export it with a float32 adapter"
                 )
-            pairs[module] = StoredPair(
-                narrow(pair.a, layout.dtype), narrow(pair.b.T, layout.dtype)
-            )
+            pairs[module] = StoredPair(narrow(pair.a, layout.dtype), narrow(pair.b.T, layout.dtype))
     return AdapterTensors(pairs, layout.dtype)
 
 
@@ -139,7 +137,8 @@ def open_adapter(path: Path, model: ModelConfig, layout: AdapterLayout) -> Adapt
                 or info.shape[0] > layout.max_rank
                 or info.shape[1] != width
             ):
-                problems.append(f"{module}.{half} is {info}")
+                shown = "missing" if info is None else f"{info.dtype} {list(info.shape)}"
+                problems.append(f"{module}.{half} is {shown}")
         if len({info.shape[:1] for info in halves if info is not None}) > 1:
             problems.append(f"{module}.a and .b have different ranks")
         if not problems:

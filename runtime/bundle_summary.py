@@ -144,7 +144,6 @@ def _model_fields(model: ModelConfig) -> dict[str, str]:
         f" heads, {decoder.num_kv_heads} key-value heads of {decoder.head_dim}",
         "vision tower": f"{vision.depth} blocks, hidden {vision.hidden_size}, "
         f"{vision.num_heads} heads, patches of {vision.patch_size} pixels",
-        "tasks": ", ".join(model.tasks),
         "single vectors": f"{decoder.hidden_size} dimensions, can be cut to "
         + ", ".join(str(dim) for dim in model.matryoshka_dims),
         "multi-vectors": f"{model.projector_dim} dimensions",
@@ -159,10 +158,13 @@ def _engine_lines(bundle: Bundle, entry: EngineEntry, parity: Any) -> Iterator[s
     graphs = (entry.vision, *entry.decoders.values())
     sizes = {graph: graph_bytes(bundle, graph) for graph in graphs}
     yield from _fields({graph: format_bytes(size) for graph, size in sizes.items()})
+    adapters = _adapter_sizes(bundle, entry)
+    one = entry.weight_bytes + max(adapters, default=0)
     yield from _fields(
         {
-            "memory with one task": f"about {format_bytes(entry.weight_bytes)}",
-            f"memory with all {len(entry.decoders)}": f"about {format_bytes(sum(sizes.values()))}",
+            "tasks": ", ".join(entry.decoders),
+            "memory with one task": f"about {format_bytes(one)}",
+            "memory with all tasks": f"about {format_bytes(sum(sizes.values()) + sum(adapters))}",
         }
     )
     if not isinstance(parity, dict) or not parity.get("measured"):
@@ -182,6 +184,14 @@ def _engine_lines(bundle: Bundle, entry: EngineEntry, parity: Any) -> Iterator[s
             )
         )
     yield from table_lines(rows, "    ")
+
+
+def _adapter_sizes(bundle: Bundle, entry: EngineEntry) -> list[int]:
+    """Return the bytes of each adapter that the engine keeps beside its decoder."""
+    layout = bundle.manifest.adapters
+    if entry.adapters != "runtime" or layout is None:
+        return []
+    return [bundle.manifest.files[name].size for name in layout.files.values()]
 
 
 def _engine_files(entry: EngineEntry) -> Iterator[str]:

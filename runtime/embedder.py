@@ -3,7 +3,7 @@
 import logging
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import cast, overload
@@ -11,33 +11,22 @@ from typing import cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.kernels.pooling import truncate
-from trine.runtime.bundle import (
-    EMBEDDING_NAME,
-    GOLDEN_NAME,
-    TOKENIZER_NAME,
-    Bundle,
-    open_bundle,
-)
-from trine.runtime.embedding_table import EmbeddingTable
+from trine.runtime.bundle import Bundle, open_bundle
+from trine.runtime.encoder import Encoder
 from trine.runtime.engine import Engine, EngineOptions
-from trine.runtime.errors import EngineError, InputError
-from trine.runtime.golden import Deviation, Modality, golden_deviations, load_golden, worst
-from trine.runtime.inputs import ImageSource, ImageText, Item, Prompt
+from trine.runtime.engines.opening import open_engine
+from trine.runtime.errors import InputError
+from trine.runtime.golden import Deviation, Modality
+from trine.runtime.inputs import ImageSource, ImageText, Item
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.outputs import Embeddings
-from trine.runtime.pipeline import BatchLimits, ItemVectors, Pipeline
-from trine.runtime.preparation import Preparation
+from trine.runtime.pipeline import BatchLimits
 from trine.runtime.request import Request, check_request
-from trine.runtime.sequence import TokenSequence
-from trine.runtime.tokenizer import TextTokenizer
+from trine.runtime.self_test import measure_deviations, require_golden
 
 __all__ = ["Embedder"]
 
 logger = logging.getLogger(__name__)
-
-#: Golden texts embedded at load; one reads every weight, and more would delay a large model.
-SELF_TEST_TEXTS = 1
 
 
 class Embedder:
@@ -58,17 +47,10 @@ class Embedder:
         self.entry = entry
         #: Used where a call names no task; None makes the task required.
         self.task: str | None = None
-        model = bundle.manifest.model
-        self._pipeline = Pipeline(
-            model,
-            engine,
-            EmbeddingTable(bundle.path(EMBEDDING_NAME), model.decoder),
-            limits,
-        )
-        self._preparation = Preparation(model, TextTokenizer(bundle.path(TOKENIZER_NAME)))
+        self._encoder = Encoder(bundle, engine, limits)
         self._images_checked = threading.Event()
         self._images_lock = threading.Lock()
-        # Whose golden vectors the bundle has: not of an adapter loaded under such a name.
+        # Whose golden vectors the bundle has: not of an adapter loaded later under such a name.
         self._own_tasks = set(engine.adapters.names)
 
     @classmethod
@@ -139,7 +121,7 @@ class Embedder:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks that calls may name now."""
-        return self._pipeline.engine.adapters.names
+        return self._encoder.engine.adapters.names
 
     def load_adapter(
         self, name: str, path: str | PathLike[str], *, task: str | None = None
@@ -162,7 +144,7 @@ class Embedder:
         if not isinstance(name, str) or not name:
             raise InputError(f"the adapter's name is {name!r}; give a str that is not empty")
         self._disown(name)
-        self._pipeline.engine.adapters.load(name, Path(path), task)
+        self._encoder.engine.adapters.load(name, Path(path), task)
 
     def unload_adapter(self, name: str, *, timeout_s: float | None = None) -> None:
         """Remove an adapter: new calls cannot name it, and this returns when no call uses it.
@@ -176,7 +158,7 @@ class Embedder:
                 used it after `timeout_s`.
         """
         self._disown(name)
-        self._pipeline.engine.adapters.unload(name, timeout_s)
+        self._encoder.engine.adapters.unload(name, timeout_s)
 
     def _disown(self, name: str) -> None:
         """Leave `name` out of self-tests from now on; waits for one under way."""
@@ -234,7 +216,8 @@ class Embedder:
             return_multivector: one vector a token instead of one a text.
             return_numpy: accepted for compatibility; results always are numpy arrays.
             truncate_dim: leading dimensions to keep of single vectors, one of the checkpoint's
-                Matryoshka dimensions; they are normalised again. Multi-vectors are never cut.
+                Matryoshka dimensions, normalised again; None for what the checkpoint says.
+                Multi-vectors are never cut.
             prompt_name: "query" (also if None) or "passage".
 
         Returns:
@@ -245,7 +228,9 @@ class Embedder:
         Raises:
             InputError: an argument is not usable.
         """
-        if isinstance(texts, Path | bytes) or not isinstance(texts, str | Sequence | np.ndarray):
+        if isinstance(texts, Path | bytes | bytearray) or not isinstance(
+            texts, str | Sequence | np.ndarray
+        ):
             raise InputError(f"texts is a {type(texts).__name__}; give a str or a list of str")
         items: list[Item] = [texts] if isinstance(texts, str) else list(texts)
         for index, item in enumerate(items):
@@ -259,7 +244,7 @@ class Embedder:
             num_items=len(items),
             task=self.task if task is None else task,
             prompt_name=prompt_name,
-            truncate_dim=truncate_dim,
+            truncate_dim=self._dim(truncate_dim),
             max_length=max_length,
             batch_size=batch_size,
         )
@@ -306,7 +291,7 @@ class Embedder:
             self.bundle.manifest.model,
             num_items=len(sources),
             task=self.task if task is None else task,
-            truncate_dim=truncate_dim,
+            truncate_dim=self._dim(truncate_dim),
             max_pixels=max_pixels,
             batch_size=batch_size,
         )
@@ -340,6 +325,8 @@ class Embedder:
         Raises:
             InputError: an argument or item is not usable; the message says which item.
         """
+        if isinstance(items, str | ImageText) or not isinstance(items, Iterable):
+            raise InputError(f"items is a {type(items).__name__}; give a list, be it of one item")
         listed = list(items)
         for index, item in enumerate(listed):
             if not isinstance(item, str | ImageText):
@@ -355,7 +342,7 @@ class Embedder:
             num_items=len(listed),
             task=self.task if task is None else task,
             prompt_name=prompt_name,
-            truncate_dim=truncate_dim,
+            truncate_dim=self._dim(truncate_dim),
             max_length=max_length,
             max_pixels=max_pixels,
         )
@@ -368,34 +355,12 @@ class Embedder:
             modality: texts or the picture.
             num_texts: how many of the golden texts to embed; None for all.
         """
-        golden = load_golden(self.bundle.path(GOLDEN_NAME))
-
-        def encode(items: Sequence[Item], task: str, prompts: Sequence[Prompt]) -> Embeddings:
-            request = check_request(
-                self.tasks,
-                self.bundle.manifest.model,
-                num_items=len(items),
-                task=task,
-                prompt_name=prompts,
-            )
-            return self._run(items, request, True, True)
-
         tasks = [task for task in self.tasks if task in self._own_tasks]
-        return list(
-            golden_deviations(golden, encode, tasks, modality, num_texts or len(golden.texts))
-        )
+        return measure_deviations(self.bundle, self._encoder, tasks, modality, num_texts)
 
-    def _require_golden(self, modality: Modality) -> None:
-        """Raise EngineError if the golden vectors come out further off than the bundle allows."""
-        cosine, difference = worst(self.deviations(modality, SELF_TEST_TEXTS))
-        tolerance = self.entry.tolerance
-        if cosine < tolerance.min_cosine or difference > tolerance.max_difference:
-            raise EngineError(
-                f"engine {self.entry.name} failed its self-test on {modality}: worst cosine "
-                f"{cosine:.6f} (at least {tolerance.min_cosine}), largest difference "
-                f"{difference:.2g} (at most {tolerance.max_difference}); run `trine verify`, then "
-                "export the bundle again or change the version of the engine's package"
-            )
+    def _dim(self, truncate_dim: int | None) -> int | None:
+        """Return the dimensions a call asks for, else those the checkpoint prescribes."""
+        return self.bundle.manifest.model.truncate_dim if truncate_dim is None else truncate_dim
 
     def _encode(
         self, items: Sequence[Item], request: Request, single: bool, multi: bool
@@ -405,59 +370,10 @@ class Embedder:
                 if not self._images_checked.is_set():
                     self._require_golden("image")
                     self._images_checked.set()
-        return self._run(items, request, single, multi)
+        return self._encoder.encode(items, request, single, multi)
 
-    def _run(
-        self, items: Sequence[Item], request: Request, single: bool, multi: bool
-    ) -> Embeddings:
-        vectors: list[ItemVectors] = []
-        counts: list[int] = []
-        cut: list[bool] = []
-        # Held for the whole request: an adapter replaced meanwhile is used by later requests only.
-        with self._pipeline.engine.adapters.hold(request.tasks) as handles:
-            for window in self._windows(self._preparation.sequences(items, request)):
-                tasks = request.tasks[len(vectors) : len(vectors) + len(window)]
-                adapters = [handles[task] for task in tasks]
-                vectors += self._pipeline.run(window, adapters, single, multi)
-                counts += [len(sequence) for sequence in window]
-                cut += [sequence.truncated for sequence in window]
-        return Embeddings(
-            single=self._stack(vectors, request.truncate_dim) if single else None,
-            multi=[cast(NDArray[np.float32], v.multi) for v in vectors] if multi else None,
-            num_tokens=np.array(counts, np.int64),
-            truncated=np.array(cut, np.bool_),
-        )
-
-    def _stack(self, vectors: Sequence[ItemVectors], dim: int | None) -> NDArray[np.float32]:
-        size = self.bundle.manifest.model.decoder.hidden_size
-        rows = np.array([v.single for v in vectors], np.float32).reshape(len(vectors), size)
-        return rows if dim is None else truncate(rows, dim)
-
-    def _windows(self, sequences: Iterable[TokenSequence]) -> Iterator[list[TokenSequence]]:
-        """Yield consecutive sequences in groups, so that the memory of many items stays bounded."""
-        window: list[TokenSequence] = []
-        total = 0
-        for sequence in sequences:
-            window.append(sequence)
-            total += len(sequence)
-            if total >= self._pipeline.limits.window_tokens:
-                yield window
-                window, total = [], 0
-        if window:
-            yield window
-
-
-def open_engine(bundle: Bundle, entry: EngineEntry, options: EngineOptions) -> Engine:
-    """Return the engine of `entry`, its graphs loaded.
-
-    Raises:
-        EngineError: it cannot run on this machine.
-        DependencyError: its package is not installed.
-    """
-    # The only runner of format version 1; the manifest's reader refuses any other.
-    from trine.runtime.engines.ort_cpu import OrtCpuEngine
-
-    return OrtCpuEngine(bundle, entry, options)
+    def _require_golden(self, modality: Modality) -> None:
+        require_golden(self.bundle, self.entry, self._encoder, sorted(self._own_tasks), modality)
 
 
 def _plain(result: Embeddings, one: bool) -> NDArray[np.float32] | list[NDArray[np.float32]]:

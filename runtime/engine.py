@@ -40,7 +40,7 @@ class EngineOptions:
     """How to run an engine.
 
     Attributes:
-        threads: of one run; None for one a physical core.
+        threads: of one run; None for one a processor.
         tasks: whose decoders to load.
     """
 

@@ -22,7 +22,7 @@ def read_json(path: Path, error: type[TrineError]) -> dict[str, object]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror}); the file is needed") from cause
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
         raise error(f"{path}: not valid JSON ({cause}); download it again") from cause
     if not isinstance(content, dict):
         raise error(f"{path}: holds a {type(content).__name__}, not a JSON object")

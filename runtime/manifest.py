@@ -9,6 +9,7 @@ import json
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from trine.runtime.errors import BundleError
@@ -147,7 +148,7 @@ def manifest_from_json(text: str, where: str) -> Manifest:
     """
     try:
         content = json.loads(text)
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
         raise BundleError(f"{where}: not valid JSON ({cause}); export the bundle again") from cause
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise BundleError(f"{where}: not a {FORMAT}; give the folder that `trine export` wrote")
@@ -178,8 +179,10 @@ def _decode(kind: object, value: object, where: str) -> object:
         return value
     if origin is not None:
         return _decode_collection(origin, arguments, value, where)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 1 << 53:
         return float(value)
+    if isinstance(value, float) and not isfinite(value):
+        raise BundleError(f"{where}: is {value!r}, no finite number; export the bundle again")
     if not isinstance(kind, type) or type(value) is not kind:
         raise BundleError(f"{where}: is {value!r}, not of type {getattr(kind, '__name__', kind)}")
     return value

@@ -111,6 +111,8 @@ class ModelConfig:
     tasks: tuple[str, ...]
     projector_dim: int
     matryoshka_dims: tuple[int, ...]
+    #: Dimensions that single vectors are cut to where a call does not say; None for all.
+    truncate_dim: int | None
     #: Longest sequence in tokens: `MAX_TOKENS`, or less where the checkpoint's positions end
     #: sooner.
     max_tokens: int

@@ -52,8 +52,10 @@ class Preparation:
     ) -> TokenSequence:
         model = self._model
         if not isinstance(item.images, tuple | list) or not item.images:
+            kind = type(item.images).__name__
+            shown = f"an empty {kind}" if isinstance(item.images, tuple | list) else f"a {kind}"
             raise InputError(
-                f"item {index}: images is {item.images!r}; give a tuple with at least one picture"
+                f"item {index}: images is {shown}; give a tuple with at least one picture"
             )
         images = []
         for number, source in enumerate(item.images):
@@ -84,4 +86,11 @@ class Preparation:
 def _checked(text: object, index: int) -> str:
     if not isinstance(text, str):
         raise InputError(f"text {index} is a {type(text).__name__}, not a str; decode it first")
+    try:
+        text.encode()
+    except UnicodeEncodeError as cause:
+        raise InputError(
+            f"text {index} holds half of a surrogate pair, which is no character; "
+            "encode it with errors='replace' first"
+        ) from cause
     return text

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from trine.runtime.errors import InputError
 from trine.runtime.model_config import MAX_TOKENS, PROMPTS, ModelConfig
 
@@ -53,8 +55,10 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
             f"no task was given; pass task= or set embedder.task to one of {list(known_tasks)}"
         )
     tasks = _one_each("task", task, known_tasks, num_items)
-    prompts = _one_each("prompt_name", prompt_name or "query", tuple(PROMPTS), num_items)
-    if truncate_dim is not None and truncate_dim not in model.matryoshka_dims:
+    prompts = _one_each("prompt_name", "query" if prompt_name is None else prompt_name, tuple(PROMPTS), num_items)
+    if truncate_dim is not None and (
+        type(truncate_dim) is not int or truncate_dim not in model.matryoshka_dims
+    ):
         raise InputError(
             f"truncate_dim is {truncate_dim!r}; this model has {list(model.matryoshka_dims)}"
         )
@@ -83,6 +87,8 @@ def _one_each(
     option: str, value: str | Sequence[str], known: Sequence[str], num_items: int
 ) -> tuple[str, ...]:
     """Return a name for each item: the one given for all, or the list given, checked."""
+    if not isinstance(value, str | Sequence | np.ndarray):
+        raise InputError(f"{option} is {value!r}; known are {list(known)}")
     names = (value,) * num_items if isinstance(value, str) else tuple(value)
     if len(names) != num_items:
         raise InputError(

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +123,7 @@ class TensorFile:
                 header = json.loads(file.read(length))
         except OSError as cause:
             raise self._fail(f"cannot be read ({cause.strerror}); check the path") from cause
-        except ValueError as cause:
+        except (ValueError, RecursionError) as cause:
             raise self._fail("its header is not JSON; download or copy it again") from cause
         if not isinstance(header, dict):
             raise self._fail("its header is not a JSON object; download or copy it again")
@@ -132,24 +133,21 @@ class TensorFile:
         }, metadata
 
     def _tensor_info(self, name: str, entry: object, start: int, size: int) -> TensorInfo:
-        try:
-            dtype, shape, (begin, end) = (
-                entry["dtype"],  # type: ignore[index]
-                tuple(int(n) for n in entry["shape"]),  # type: ignore[index]
-                entry["data_offsets"],  # type: ignore[index]
-            )
-        except (KeyError, TypeError, ValueError) as cause:
-            raise self._fail(f"tensor {name!r} has no dtype, shape and offsets") from cause
+        fields = entry if isinstance(entry, dict) else {}
+        dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
+        if not isinstance(dtype, str) or not _is_counts(shape) or not _is_counts(offsets, 2):
+            raise self._fail(f"tensor {name!r} has no dtype, shape and offsets; download it again")
         if dtype not in STORAGE:
             raise self._fail(f"tensor {name!r} has dtype {dtype!r}; known are {sorted(STORAGE)}")
-        if begin < 0 or start + end > size:
+        begin, end = offsets
+        if start + end > size:
             raise self._fail(
                 f"truncated: tensor {name!r} ends at byte {start + end}, the file has {size}; "
                 "download or copy it again"
             )
         if end - begin != prod(shape) * np.dtype(STORAGE[dtype]).itemsize:
             raise self._fail(f"tensor {name!r}: {end - begin} bytes do not hold {dtype} {shape}")
-        return TensorInfo(dtype, shape, start + begin, end - begin)
+        return TensorInfo(dtype, tuple(shape), start + begin, end - begin)
 
     def require(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise the file's error unless it holds floats of this name and shape."""
@@ -176,3 +174,12 @@ class TensorFile:
     def float32(self, name: str) -> NDArray[np.float32]:
         """Return tensor `name` as float32, C-order, owned by the caller."""
         return np.array(widen(self.stored(name), self.tensors[name].dtype), np.float32)
+
+
+def _is_counts(value: object, length: int | None = None) -> TypeGuard[list[int]]:
+    """Whether parsed JSON is a list of whole numbers that numpy can count to."""
+    return (
+        isinstance(value, list)
+        and (length is None or len(value) == length)
+        and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.errors import BundleError, InputError
+from trine.runtime.errors import BundleError
 
 __all__ = ["Scaffold", "TextTokenizer"]
 
@@ -76,23 +76,7 @@ class TextTokenizer:
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return int64 [T] for each text, whole, without any added tokens.
 
-        Raises:
-            InputError: a text holds half of a surrogate pair.
+        The texts must hold no half of a surrogate pair; `trine.runtime.preparation` checks that.
         """
-        try:
-            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        except (UnicodeEncodeError, TypeError) as cause:
-            index = next(i for i, text in enumerate(texts) if not _is_encodable(text))
-            raise InputError(
-                f"text {index} holds half of a surrogate pair, which is no character; "
-                "encode it with errors='replace' first"
-            ) from cause
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int64) for encoding in encodings]
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from math import isqrt
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -22,7 +22,8 @@ from trine.export.sample_checkpoint import write_sample_checkpoint
 from trine.export.sample_spec import SPECIAL_TOKENS, SampleSpec, changed_spec
 from trine.runtime.errors import CheckpointError, TrineError
 
-Exported = Callable[[SampleSpec], AbstractContextManager[tuple[Path, Path]]]
+Adapters = Literal["merged", "runtime"]
+Exported = Callable[[SampleSpec, Adapters], AbstractContextManager[tuple[Path, Path]]]
 
 ADAPTED = ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "multi_vector_projector")
 TASKS = ("retrieval", "text-matching", "code", "vision", "default", "Task_7", "-")
@@ -129,7 +130,7 @@ def _long_text(count: int, seed: int) -> str:
 
 @st.composite
 def _pictures(draw: st.DrawFn) -> NDArray[np.uint8]:
-    """Return uint8 [h, w, 3] of 1 pixel to a few hundred thousand, up to 200 times as long as wide."""
+    """Return uint8 [h, w, 3], from 1 pixel to 250,000, up to 200 times as long as wide."""
     short = draw(st.integers(1, 40) | st.integers(1, 400))
     long = draw(st.integers(short, min(200 * short, 250_000 // short + short)))
     if draw(st.booleans()):
@@ -183,11 +184,13 @@ def exported() -> Exported:
     """Writes the checkpoint of a spec, exports it, and removes both when the block ends."""
 
     @contextmanager
-    def write(spec: SampleSpec) -> Iterator[tuple[Path, Path]]:
+    def write(spec: SampleSpec, adapters: Adapters) -> Iterator[tuple[Path, Path]]:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint, bundle = Path(folder) / "checkpoint", Path(folder) / "bundle"
             write_sample_checkpoint(spec, checkpoint)
-            options = ExportOptions(source=str(checkpoint), bundle=bundle, check=False)
+            options = ExportOptions(
+                source=str(checkpoint), bundle=bundle, adapters=adapters, check=False
+            )
             export_checkpoint(options, io.StringIO())
             yield checkpoint, bundle
 

@@ -129,6 +129,7 @@ def test_config_of_another_kind_of_model(refuse: Refuse, checkpoint: Path, key: 
         ("text_config.rms_norm_eps", float("nan"), ("rms_norm_eps is nan", "positive number")),
         ("text_config.rope_theta", 0, ("rope_theta is 0", "positive number is needed")),
         ("text_config.rope_theta", float("inf"), ("rope_theta is inf", "positive number")),
+        ("text_config.rope_theta", 10**400, ("rope_theta is 1000", "positive number")),
         ("text_config.hidden_act", "gelu", ("hidden_act is 'gelu'", "supported: 'silu'")),
         ("text_config.use_sliding_window", True, ("use_sliding_window is True", "not supported")),
         ("text_config.rope_scaling", None, ("rope_scaling is None", "a JSON object is needed")),

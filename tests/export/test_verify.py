@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trine.export.bundle_edit import add_adapter
 from trine.export.cli import main
+from trine.export.options import ExportOptions
+from trine.export.pipeline import export_checkpoint
 from trine.export.torch_comparison import TORCH_TOLERANCES
 from trine.export.verify import verify_bundle
 from trine.export.verify_inputs import verify_pictures, verify_texts
@@ -113,6 +117,20 @@ def test_an_engine_that_is_off_its_golden_vectors_fails(
     failed = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" FAILED")]
     task = name.split("/")[1]
     assert {tuple(line.split()[:3]) for line in failed} == {(task, "image", "single")}
+
+
+def test_an_adapter_added_after_the_export_is_said_to_be_unchecked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "b"
+    options = ExportOptions(source=str(GOLDEN_CHECKPOINT), bundle=bundle, adapters="runtime")
+    export_checkpoint(options, io.StringIO())
+    add_adapter(bundle, "legal", GOLDEN_CHECKPOINT / "adapters", "code")
+    assert main(["verify", str(bundle)]) == 0
+    assert "task legal was added after the export and not checked" in capsys.readouterr().out
+    (engine,) = verify_bundle(bundle).engines
+    assert engine.unchecked == ("legal",)
+    assert all(check.task != "legal" for check in engine.checks)
 
 
 def test_an_unknown_engine_is_refused(

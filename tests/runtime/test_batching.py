@@ -1,4 +1,4 @@
-"""An item's vectors do not depend on its neighbours, the batch's limits, the order or the threads."""
+"""An item's vectors depend on neither its neighbours nor limits, order or threads."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ TASKS = ("retrieval", "text-matching", "code")
 PROMPTS = ("query", "passage")
 
 modest = settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -92,12 +92,10 @@ def assert_same_row(found: Embeddings, row: int, want: Embeddings, other: int) -
     return difference
 
 
-@pytest.fixture(scope="module", params=["golden", "nano"])
-def load(
-    request: pytest.FixtureRequest, golden_bundle: Path, nano_bundle: Path
-) -> Callable[[BatchLimits], Embedder]:
+@pytest.fixture(scope="module", params=["golden", "golden_runtime", "nano"])
+def load(request: pytest.FixtureRequest) -> Callable[[BatchLimits], Embedder]:
     """Opens one of the bundles with limits; an embedder is kept for each."""
-    bundle = golden_bundle if request.param == "golden" else nano_bundle
+    bundle = request.getfixturevalue(f"{request.param}_bundle")
     opened: dict[BatchLimits, Embedder] = {}
 
     def open_with(limits: BatchLimits) -> Embedder:
@@ -143,7 +141,7 @@ def test_permuted_items_give_permuted_rows(
 def test_short_items_share_runs(
     load: Callable[[BatchLimits], Embedder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = load(BatchLimits())._pipeline.engine
+    engine = load(BatchLimits())._encoder.engine
     calls: list[str] = []
     for name in ("run_decoder", "run_vision"):
         run = getattr(engine, name)
@@ -180,9 +178,9 @@ def test_many_items_come_back_in_order(
     load: Callable[[BatchLimits], Embedder], limits: BatchLimits
 ) -> None:
     """More items than are tokenised at once, and more tokens than one window holds."""
-    rows = [(words(index % 37), TASKS[index % 3], PROMPTS[index % 2]) for index in range(600)]
+    rows = [(words(index % 37), TASKS[index % 3], PROMPTS[index % 2]) for index in range(300)]
     found = encode(load(limits), rows)
-    for index in range(0, 600, 61):
+    for index in range(0, 300, 37):
         assert_same_row(found, index, encode(load(BatchLimits()), [rows[index]]), 0)
 
 
@@ -210,18 +208,20 @@ def test_a_row_is_the_same_whichever_heads_are_asked_for(
 
 
 @pytest.mark.parametrize("engine_threads", [1, 2])
+@pytest.mark.parametrize("name", ["golden_bundle", "golden_runtime_bundle"])
 def test_threads_that_share_an_embedder_get_what_serial_calls_get(
-    golden_bundle: Path, engine_threads: int
+    request: pytest.FixtureRequest, name: str, engine_threads: int
 ) -> None:
+    bundle: Path = request.getfixturevalue(name)
     calls = [
         [(words(5 + 13 * n), TASKS[n % 3], PROMPTS[n % 2]), (words(40 - n), "code", "query")]
         + [(ImageText((picture(56, 28 * (1 + n % 4)),)), TASKS[n % 3], "query")] * (n % 2)
         for n in range(12)
     ]
-    serial = Embedder.load(golden_bundle, threads=1, self_test=False)
+    serial = Embedder.load(bundle, threads=1, self_test=False)
     wanted = [encode(serial, rows) for rows in calls]
     # Freshly loaded, so that the first pictures, the vision tower and its self-test meet in a race.
-    shared = Embedder.load(golden_bundle, threads=engine_threads)
+    shared = Embedder.load(bundle, threads=engine_threads)
     workers = 6
     barrier = threading.Barrier(workers)
 

@@ -1,5 +1,6 @@
 """`trine info`: the table and the JSON."""
 
+import io
 import json
 import shutil
 from math import prod
@@ -9,8 +10,16 @@ import pytest
 
 from trine.export.checkpoint import expected_shapes
 from trine.export.cli import main
+from trine.export.options import ExportOptions
+from trine.export.pipeline import export_checkpoint
 from trine.runtime.bundle import open_bundle
-from trine.runtime.bundle_summary import count_parameters, total_bytes
+from trine.runtime.bundle_summary import (
+    bundle_lines,
+    count_parameters,
+    graph_bytes,
+    total_bytes,
+)
+from trine.runtime.progress import format_bytes
 
 
 def test_the_table_names_source_model_engines_and_parity(
@@ -38,6 +47,24 @@ def test_the_json_is_manifest_and_parity(
         name: json.loads((nano_bundle / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("manifest", "parity")
     }
+
+
+def test_memory_counts_adapters_beside_the_decoder(tmp_path: Path) -> None:
+    checkpoint = Path(__file__).parents[1] / "data" / "golden" / "checkpoint"
+    options = ExportOptions(source=str(checkpoint), bundle=tmp_path / "b", adapters="runtime")
+    export_checkpoint(options, io.StringIO())
+    bundle = open_bundle(tmp_path / "b")
+    manifest = bundle.manifest
+    assert manifest.adapters is not None
+    engine = manifest.engines[0]
+    adapters = [manifest.files[file].size for file in manifest.adapters.files.values()]
+    graphs = {engine.vision, *engine.decoders.values()}
+    lines = "\n".join(bundle_lines(bundle))
+    one = format_bytes(engine.weight_bytes + max(adapters))
+    every = format_bytes(sum(graph_bytes(bundle, graph) for graph in graphs) + sum(adapters))
+    assert f"memory with one task   about {one}" in lines
+    assert f"memory with all tasks  about {every}" in lines
+    assert all(file in lines for file in manifest.adapters.files.values())
 
 
 @pytest.mark.parametrize("fixture", ["nano_bundle", "golden_bundle"])

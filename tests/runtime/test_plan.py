@@ -1,6 +1,7 @@
 """Plans of runs: every sequence and picture once, within budget, never with a stranger."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +44,7 @@ def test_decoder_runs_are_not_needlessly_many(
 ) -> None:
     lengths, groups = case
     runs = plan_decoder_runs(lengths, groups, budget)
-    for first, second in zip(runs, runs[1:], strict=False):
+    for first, second in pairwise(runs):
         if groups[first[0]] == groups[second[0]]:
             joined = [lengths[index] for index in first] + [lengths[second[0]]]
             too_many = sum(joined) > budget

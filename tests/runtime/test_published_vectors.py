@@ -32,11 +32,13 @@ def image_path(name: str) -> Path:
     return next(place / name for place in places if (place / name).exists())
 
 
-@pytest.fixture(scope="module", params=["golden", "nano"])
-def case(
-    request: pytest.FixtureRequest, golden_bundle: Path, nano_bundle: Path
-) -> tuple[Embedder, Reference, list[str]]:
-    bundle, data = (golden_bundle, GOLDEN) if request.param == "golden" else (nano_bundle, NANO)
+@pytest.fixture(
+    scope="module",
+    params=["golden_bundle", "golden_runtime_bundle", "nano_bundle", "nano_runtime_bundle"],
+)
+def case(request: pytest.FixtureRequest) -> tuple[Embedder, Reference, list[str]]:
+    bundle: Path = request.getfixturevalue(request.param)
+    data = GOLDEN if request.param.startswith("golden") else NANO
     return Embedder.load(bundle), reference_of(data), json.loads((data / "texts.json").read_text())
 
 

@@ -1,0 +1,19 @@
+"""Opens the engine that a bundle's entry asks for."""
+
+from trine.runtime.bundle import Bundle
+from trine.runtime.engine import Engine, EngineOptions
+from trine.runtime.engines.ort_cpu import OrtCpuEngine
+from trine.runtime.manifest import EngineEntry
+
+__all__ = ["open_engine"]
+
+
+def open_engine(bundle: Bundle, entry: EngineEntry, options: EngineOptions) -> Engine:
+    """Return the engine of `entry`, its decoders loaded.
+
+    Raises:
+        EngineError: it cannot run on this machine.
+        DependencyError: its package is not installed.
+    """
+    # The only runner of format version 1; the manifest's reader refuses any other.
+    return OrtCpuEngine(bundle, entry, options)
