@@ -5,6 +5,9 @@ PYTHON ?= python3
 # The version the reference numbers were made with. Another build of it: TORCH=torch==2.13.0+cpu
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+# numpy's and PyTorch's thread pools spin on the cores ONNX Runtime needs; with one thread each the
+# tests take a fraction of the time on a small machine.
+TEST_ENV ?= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -20,10 +23,10 @@ test: .venv/stamp-test types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=build/ns $(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow and not reference and not gpu" $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/pytest -m "not slow and not reference and not gpu" $(PYTEST_ARGS)
 
 test-reference: .venv/stamp-reference
-	$(BIN)/pytest -m "(slow or reference) and not gpu" $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/pytest -m "(slow or reference) and not gpu" $(PYTEST_ARGS)
 
 # Type checkers and import-linter cannot follow an editable install's import hook; these links are the same tree.
 types:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from trine.export.adapter_files import adapter_path, write_adapter
 from trine.runtime.adapter_file import read_adapter
-from trine.runtime.bundle import MANIFEST_NAME, Bundle, file_sha256, open_bundle
+from trine.runtime.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, file_sha256, open_bundle
 from trine.runtime.errors import InputError
+from trine.runtime.golden import load_golden
 from trine.runtime.manifest import AdapterLayout, FileEntry, Manifest, manifest_to_json
 
 __all__ = ["add_adapter", "remove_adapter"]
@@ -39,6 +40,11 @@ def add_adapter(folder: Path, name: str, peft_folder: Path, task: str | None) ->
     if name in layout.files:
         raise InputError(
             f"{folder}: has an adapter {name!r} already; remove it first, or use another name"
+        )
+    if f"image/{name}/single" in load_golden(bundle.path(GOLDEN_NAME)).vectors:
+        raise InputError(
+            f"{folder}: was exported with another adapter {name!r}, whose golden vectors it keeps "
+            "for its self-test; use another name"
         )
     tensors = read_adapter(peft_folder, bundle.manifest.model, layout, name, task)
     path = bundle.path(adapter_path(name))
@@ -78,7 +84,7 @@ def remove_adapter(folder: Path, name: str) -> None:
 
 def _layout(bundle: Bundle) -> AdapterLayout:
     layout = bundle.manifest.adapters
-    if layout is None:
+    if not layout.files:
         raise InputError(
             f"{bundle.folder}: its adapters are merged into its decoders; export it with "
             "--adapters runtime to add or remove adapters"

@@ -37,7 +37,7 @@ def write_fp32_engine(
     checkpoint: Checkpoint,
     adapters: PeftAdapters,
     tasks: tuple[str, ...],
-    layout: AdapterLayout | None,
+    layout: AdapterLayout,
     folder: Path,
     written: Callable[[int], None],
 ) -> EngineEntry:
@@ -47,21 +47,22 @@ def write_fp32_engine(
         checkpoint: the base model.
         adapters: to merge.
         tasks: to write.
-        layout: of the adapters beside a decoder for all tasks; None to merge one into a decoder
-            each.
+        layout: of the adapters beside a decoder for all tasks; without files one is merged into
+            a decoder each.
         folder: of the bundle.
         written: called with the size in bytes of each tensor.
 
     Raises:
         CheckpointError: a weight is not finite.
     """
-    name = "ort-fp32" if layout is None else "ort-fp32-runtime"
+    merged = not layout.files
+    name = "ort-fp32" if merged else "ort-fp32-runtime"
     place = folder / "engines" / name
     place.mkdir(parents=True)
     config = checkpoint.config
     save_graph(build_vision(config.vision, checkpoint), place / "vision.onnx", written)
     decoders = {}
-    if layout is None:
+    if merged:
         for task in tasks:
             weights = DecoderWeights(checkpoint, adapters, task)
             model = build_decoder(config.decoder, weights)
@@ -76,7 +77,7 @@ def write_fp32_engine(
         name=name,
         runner="onnxruntime",
         precision="fp32",
-        adapters="merged" if layout is None else "runtime",
+        adapters="merged" if merged else "runtime",
         vision=f"engines/{name}/vision.onnx",
         decoders=decoders,
         weight_bytes=one_decoder.stat().st_size + (place / "vision.data").stat().st_size,

@@ -27,6 +27,7 @@ from trine.runtime.golden import Golden
 from trine.runtime.manifest import (
     FORMAT,
     FORMAT_VERSION,
+    AdapterLayout,
     EngineEntry,
     FileEntry,
     Manifest,
@@ -65,10 +66,10 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     checkpoint = Checkpoint(source.folder)
     adapters = PeftAdapters(source.folder / "adapters", checkpoint.config, checkpoint.config.tasks)
     tasks = _chosen_tasks(options, checkpoint)
-    layout = None
-    if options.adapters == "runtime":
-        layout = choose_layout(adapters, tasks, options.max_rank)
-    size = engine_bytes(checkpoint, len(tasks) if layout is None else 1)
+    layout = choose_layout(adapters, tasks, options.max_rank)
+    if options.adapters == "merged":
+        layout = dataclasses.replace(layout, files={})
+    size = engine_bytes(checkpoint, 1 if layout.files else len(tasks))
     check_disk_space(
         options.bundle, size + checkpoint.info(EMBEDDING_TENSOR).num_bytes + SMALL_FILES_BYTES
     )
@@ -77,10 +78,10 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         bar = ProgressBar(talk, "writing", size + checkpoint.info(EMBEDDING_TENSOR).num_bytes, "B")
         write_embedding(checkpoint, folder, bar.advance)
         write_heads(checkpoint, adapters, tasks, folder)
-        if layout is not None:
+        if layout.files:
             write_adapters(adapters, layout, folder)
-            if options.onnx_adapters:
-                write_onnx_adapters(adapters, layout, checkpoint.config, folder)
+        if layout.files and options.onnx_adapters:
+            write_onnx_adapters(adapters, layout, checkpoint.config, folder)
         entry = write_fp32_engine(checkpoint, adapters, tasks, layout, folder, bar.advance)
         bar.finish()
         config = checkpoint.config
@@ -92,9 +93,7 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
             folder / GOLDEN_NAME, make_golden(config, tokenizer, reference, tasks, bar.advance)
         )
         bar.finish()
-        manifest = dataclasses.replace(
-            _manifest(source, checkpoint, adapters, entry), adapters=layout
-        )
+        manifest = _manifest(source, checkpoint, adapters, entry, layout)
         check = entry.weight_bytes <= CHECKED_WEIGHT_BYTES
         report = EngineReport(
             name=entry.name,
@@ -138,7 +137,11 @@ def _write_golden(path: Path, golden: Golden) -> None:
 
 
 def _manifest(
-    source: ResolvedSource, checkpoint: Checkpoint, adapters: PeftAdapters, entry: EngineEntry
+    source: ResolvedSource,
+    checkpoint: Checkpoint,
+    adapters: PeftAdapters,
+    entry: EngineEntry,
+    layout: AdapterLayout,
 ) -> Manifest:
     """Return the manifest, yet without the list of files."""
     read = [
@@ -160,7 +163,7 @@ def _manifest(
         license=read_license(checkpoint.folder),
         model=checkpoint.config,
         engines=(entry,),
-        adapters=None,
+        adapters=layout,
         tools={name: importlib.metadata.version(name) for name in TOOLS},
         files={},
     )

@@ -6,6 +6,8 @@ take no memory, and a slot that was freed is used again, so memory follows the m
 were ever resident at once.
 """
 
+import math
+import mmap
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -72,13 +74,8 @@ class AdapterBank:
         self._base_projector = base_projector
         self._groups = lora_groups(model.decoder)
         dtype = np.dtype(STORAGE[layout.dtype])
-        # Zeroed by the system on first touch, so unused slots cost address space only.
-        self._a = {
-            g.name: np.zeros((MAX_ADAPTERS, self._rows(g), g.num_in), dtype) for g in self._groups
-        }
-        self._b = {
-            g.name: np.zeros((MAX_ADAPTERS, self._rows(g), g.num_out), dtype) for g in self._groups
-        }
+        self._a = {g.name: _reserve(self._rows(g), g.num_in, dtype) for g in self._groups}
+        self._b = {g.name: _reserve(self._rows(g), g.num_out, dtype) for g in self._groups}
         self._resident: dict[str, _Slot] = {}
         self._leaving: list[_Slot] = []
         self._free = list(range(MAX_ADAPTERS))
@@ -226,3 +223,13 @@ class AdapterBank:
         # Lowest first, so that adapters stay neighbours and share runs.
         self._free.append(number)
         self._free.sort()
+
+
+def _reserve(rows: int, width: int, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    """Return zeros [MAX_ADAPTERS, rows, width] of which only slots written to take memory."""
+    shape = (MAX_ADAPTERS, rows, width)
+    buffer = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # Huge pages would fill in the slots beside the ones in use.
+        buffer.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(buffer, dtype).reshape(shape)

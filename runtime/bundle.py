@@ -135,6 +135,6 @@ def _unlisted_graphs(manifest: Manifest) -> Iterator[str]:
         for name in dict.fromkeys((entry.vision, *entry.decoders.values())):
             if name not in manifest.files:
                 yield f"{name} is missing from the manifest"
-    for name in manifest.adapters.files.values() if manifest.adapters else ():
+    for name in manifest.adapters.files.values():
         if name not in manifest.files:
             yield f"{name} is missing from the manifest"

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trine.runtime.adapter_costs import adapter_costs
 from trine.runtime.bundle import MANIFEST_NAME, PARITY_NAME, Bundle
 from trine.runtime.errors import BundleError
 from trine.runtime.manifest import EngineEntry
@@ -167,11 +168,17 @@ def _engine_lines(bundle: Bundle, entry: EngineEntry, parity: Any) -> Iterator[s
             "memory with all tasks": f"about {format_bytes(sum(sizes.values()) + sum(adapters))}",
         }
     )
+    yield "  adapters, decoders with them:"
+    rows: list[tuple[str, ...]] = [("mode", "on disk", "in memory")]
+    for cost in adapter_costs(bundle.manifest, entry, graph_bytes(bundle, graphs[1])):
+        mode = f"{cost.mode} (this)" if cost.mode == entry.adapters else cost.mode
+        rows.append((mode, format_bytes(cost.disk_bytes), format_bytes(cost.memory_bytes)))
+    yield from table_lines(rows, "    ")
     if not isinstance(parity, dict) or not parity.get("measured"):
         yield "  parity: not measured at export; `trine verify` measures it"
         return
     yield f"  parity with {parity['reference']}:"
-    rows: list[tuple[str, ...]] = [("task", "input", "head", "worst cosine", "largest difference")]
+    rows = [("task", "input", "head", "worst cosine", "largest difference")]
     for key, found in parity["vectors"].items():
         task, modality, head = key.rsplit("/", 2)
         rows.append(
@@ -189,7 +196,7 @@ def _engine_lines(bundle: Bundle, entry: EngineEntry, parity: Any) -> Iterator[s
 def _adapter_sizes(bundle: Bundle, entry: EngineEntry) -> list[int]:
     """Return the bytes of each adapter that the engine keeps beside its decoder."""
     layout = bundle.manifest.adapters
-    if entry.adapters != "runtime" or layout is None:
+    if entry.adapters != "runtime":
         return []
     return [bundle.manifest.files[name].size for name in layout.files.values()]
 

@@ -34,9 +34,7 @@ class Projector:
     bias: NDArray[np.float32]
 
 
-def load_projectors(
-    path: Path, tasks: tuple[str, ...], model: ModelConfig
-) -> dict[str, Projector]:
+def load_projectors(path: Path, tasks: tuple[str, ...], model: ModelConfig) -> dict[str, Projector]:
     """Return the projector of each task from heads.safetensors.
 
     Raises:

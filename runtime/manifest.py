@@ -84,12 +84,12 @@ class EngineEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterLayout:
-    """The adapters kept beside a decoder, and the form its inputs have.
+    """The adapters, and the form in which a decoder takes them as inputs.
 
     Attributes:
-        max_rank: rank up to which an adapter fits.
+        max_rank: rank up to which an adapter fits; the largest there was, where they are merged.
         dtype: of the inputs, as safetensors name it.
-        files: the bundle's own adapters, path by task.
+        files: adapters kept beside a "runtime" decoder, path by task; empty where all are merged.
     """
 
     max_rank: int
@@ -115,7 +115,7 @@ class Manifest:
         license: of the weights, as the checkpoint's publisher states it, if known.
         model: the model's numbers.
         engines: at least one, the preferred one first.
-        adapters: kept beside the decoders of "runtime" engines; None where all are merged.
+        adapters: their form, and those kept beside the decoders of "runtime" engines.
         tools: versions of what wrote the bundle, by package name.
         files: every other file, by its path in the bundle with forward slashes.
     """
@@ -126,7 +126,7 @@ class Manifest:
     license: str | None
     model: ModelConfig
     engines: tuple[EngineEntry, ...]
-    adapters: AdapterLayout | None
+    adapters: AdapterLayout
     tools: Mapping[str, str]
     files: Mapping[str, FileEntry]
 

@@ -55,7 +55,9 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
             f"no task was given; pass task= or set embedder.task to one of {list(known_tasks)}"
         )
     tasks = _one_each("task", task, known_tasks, num_items)
-    prompts = _one_each("prompt_name", "query" if prompt_name is None else prompt_name, tuple(PROMPTS), num_items)
+    prompts = _one_each(
+        "prompt_name", "query" if prompt_name is None else prompt_name, tuple(PROMPTS), num_items
+    )
     if truncate_dim is not None and (
         type(truncate_dim) is not int or truncate_dim not in model.matryoshka_dims
     ):

@@ -76,10 +76,11 @@ class SharedDecoder:
         settings: SessionSettings,
     ) -> None:
         model, layout = bundle.manifest.model, bundle.manifest.adapters
-        if layout is None:
+        missing = [task for task in tasks if task not in layout.files]
+        if missing:
             raise BundleError(
                 f"{bundle.folder}: engine {entry.name} takes adapters as inputs, but the manifest "
-                "lists none; export the bundle again"
+                f"names no file of {missing}; export the bundle again"
             )
         self._bank = AdapterBank(model, layout, load_base_projector(bundle.path(HEADS_NAME), model))
         self.adapters: AdapterSource = self._bank

@@ -154,7 +154,11 @@ def test_misfits_are_listed_at_once(
 
     change(damage)
     refuse(
-        checkpoint, "3 misfits", "no lora_A beside it", "is [4, 63], not [4, 64] (rank 4)", "stranger"
+        checkpoint,
+        "3 misfits",
+        "no lora_A beside it",
+        "is [4, 63], not [4, 64] (rank 4)",
+        "stranger",
     )
 
 

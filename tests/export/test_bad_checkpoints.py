@@ -1,4 +1,4 @@
-"""Checkpoints that are incomplete, damaged or of another kind are refused before anything is written."""
+"""Checkpoints that are incomplete, damaged or of another kind are refused; nothing is written."""
 
 import json
 import shutil
@@ -188,9 +188,7 @@ def test_several_missing_shards_are_named_at_once(refuse: Refuse, sharded: Path)
     shards = sorted(sharded.glob("*.safetensors"))
     for shard in shards[:2]:
         shard.unlink()
-    refuse(
-        sharded, INDEX, "2 files that are not there", shards[0].name, shards[1].name, "download"
-    )
+    refuse(sharded, INDEX, "2 files that are not there", shards[0].name, shards[1].name, "download")
 
 
 def test_index_that_names_a_file_elsewhere(refuse: Refuse, sharded: Path) -> None:
@@ -322,17 +320,13 @@ def test_tokenizer_with_other_ids(refuse: Refuse, checkpoint: Path, key: str, to
     refuse(checkpoint, "tokenizer.json", token, "config.json says 5", "of different models")
 
 
-def test_tokenizer_without_the_tokens_of_the_image_prompt(
-    refuse: Refuse, checkpoint: Path
-) -> None:
+def test_tokenizer_without_the_tokens_of_the_image_prompt(refuse: Refuse, checkpoint: Path) -> None:
     path = checkpoint / "tokenizer.json"
     path.write_text(path.read_text().replace("<|im_start|>", "<|other|>"))
     refuse(checkpoint, "tokenizer.json", "no token '<|im_start|>'", "image prompt")
 
 
-def test_tokenizer_with_more_ids_than_the_table_has_rows(
-    refuse: Refuse, checkpoint: Path
-) -> None:
+def test_tokenizer_with_more_ids_than_the_table_has_rows(refuse: Refuse, checkpoint: Path) -> None:
     change_json(checkpoint / "config.json", ("text_config", "vocab_size"), 781)
     change_tensors(
         checkpoint / WEIGHTS,

@@ -57,6 +57,13 @@ def test_what_cannot_be_added_is_refused_and_leaves_no_file(
     assert sorted(bundle.rglob("*")) == before
 
 
+def test_a_name_with_golden_vectors_is_not_given_to_another_adapter(bundle: Path) -> None:
+    remove_adapter(bundle, "code")
+    with pytest.raises(InputError, match="exported with another adapter 'code'"):
+        add_adapter(bundle, "code", NANO_ADAPTERS, "retrieval")
+    assert Embedder.load(bundle).tasks == ("retrieval", "text-matching")
+
+
 def test_a_merged_bundle_takes_no_adapters(nano_bundle: Path) -> None:
     with pytest.raises(InputError, match="--adapters runtime"):
         add_adapter(nano_bundle, "search", NANO_ADAPTERS, "retrieval")

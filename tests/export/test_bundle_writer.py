@@ -100,9 +100,7 @@ def test_file_in_the_way(
 ) -> None:
     file = tmp_path / "file"
     file.write_text("precious")
-    refuse(
-        tiny_checkpoint, "exists and is no bundle", error=BundleError, bundle=file, force=force
-    )
+    refuse(tiny_checkpoint, "exists and is no bundle", error=BundleError, bundle=file, force=force)
     assert file.read_text() == "precious"
 
 

@@ -34,7 +34,7 @@ def test_folder_is_named_by_its_last_part(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_revision_of_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="revision 'v1' was given for the folder .* Hub ids"):
+    with pytest.raises(CheckpointError, match=r"revision 'v1' was given for the folder .* Hub ids"):
         resolve_source(str(tmp_path), "v1")
 
 
@@ -101,7 +101,9 @@ def test_hub_that_cannot_be_reached(
 
 def test_hub_client_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(DependencyError, match=r"'huggingface_hub' .* pip install 'trine\[export\]'"):
+    with pytest.raises(
+        DependencyError, match=r"'huggingface_hub' .* pip install 'trine\[export\]'"
+    ):
         resolve_source("jinaai/jina-embeddings-v4")
 
 
@@ -116,9 +118,7 @@ def test_hub_client_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> No
         ("---\nlicense: mit", "mit"),
     ],
 )
-def test_license_is_read_from_the_front_matter(
-    tmp_path: Path, text: str, want: str | None
-) -> None:
+def test_license_is_read_from_the_front_matter(tmp_path: Path, text: str, want: str | None) -> None:
     (tmp_path / "README.md").write_text(text)
     assert read_license(tmp_path) == want
 

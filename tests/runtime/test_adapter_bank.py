@@ -120,7 +120,7 @@ def test_slots_of_adapters_that_could_not_be_added_are_free_again(
         good = tensors(model)
         narrow = dataclasses.replace(good.pairs[module], a=good.pairs[module].a[:, :5])
         bad = AdapterTensors({**good.pairs, module: narrow}, "F32")
-        with pytest.raises(ValueError, match="broadcast|mismatch"):
+        with pytest.raises(ValueError, match=r"broadcast|mismatch"):
             bank.add("a", bad)
     assert bank.names == ()
     bank.add("b", tensors(model))

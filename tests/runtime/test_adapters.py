@@ -26,8 +26,7 @@ from trine.runtime.tensor_file import narrow, widen
 from trine.runtime.tokenizer import TextTokenizer
 
 Array = NDArray[np.float32]
-#: A and B of each adapted layer.
-Matrices = dict[str, tuple[Array, Array]]
+Matrices = dict[str, tuple[Array, Array]]  # A and B of each adapted layer
 RandomAdapter = Callable[..., Matrices]
 WritePeft = Callable[..., Path]
 

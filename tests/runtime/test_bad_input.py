@@ -1,4 +1,4 @@
-"""What a caller can get wrong in a call: each is refused in a line that says how to put it right."""
+"""What a caller can get wrong: each is refused in a line that says how to put it right."""
 
 import io
 import warnings
@@ -48,7 +48,18 @@ def refuse(call: Callable[[], object], *fragments: str) -> None:
 
 @pytest.mark.parametrize(
     "texts",
-    [None, b"bytes", bytearray(b"bytes"), 5, 1.5, {"a": 1}, {"a"}, Path("x"), iter(["a"]), object()],
+    [
+        None,
+        b"bytes",
+        bytearray(b"bytes"),
+        5,
+        1.5,
+        {"a": 1},
+        {"a"},
+        Path("x"),
+        iter(["a"]),
+        object(),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_texts_that_are_no_text(embedder: Embedder, texts: Any) -> None:

@@ -1,4 +1,4 @@
-"""Bundles that are damaged, incomplete or newer than the code are refused with all that is wrong."""
+"""Damaged, incomplete and newer bundles are refused with all that is wrong in them."""
 
 import json
 import shutil
@@ -104,9 +104,7 @@ def test_newer_version_is_said_before_its_unknown_fields(
 
 
 @pytest.mark.parametrize("place", ["", "model", "model.decoder", "engines.0", "source"])
-def test_unknown_and_missing_fields(
-    bundle: Path, change: Callable[..., None], place: str
-) -> None:
+def test_unknown_and_missing_fields(bundle: Path, change: Callable[..., None], place: str) -> None:
     def damage(manifest: dict[str, Any]) -> None:
         part: Any = manifest
         for key in place.split(".") if place else []:
@@ -257,9 +255,7 @@ def test_golden_vectors_of_another_model(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a zip file"])
-def test_damaged_golden_vectors(
-    bundle: Path, change: Callable[..., None], content: bytes
-) -> None:
+def test_damaged_golden_vectors(bundle: Path, change: Callable[..., None], content: bytes) -> None:
     (bundle / "golden.npz").write_bytes(content)
     change(lambda manifest: manifest["files"]["golden.npz"].update(size=len(content)))
     refuse(bundle, "golden.npz: damaged", "copy the bundle again")
@@ -271,9 +267,7 @@ def test_golden_vectors_with_a_damaged_member(bundle: Path) -> None:
     refuse(bundle, "golden.npz: damaged", "copy the bundle again")
 
 
-def test_pickled_golden_vectors_are_not_loaded(
-    bundle: Path, change: Callable[..., None]
-) -> None:
+def test_pickled_golden_vectors_are_not_loaded(bundle: Path, change: Callable[..., None]) -> None:
     path = bundle / "golden.npz"
     np.savez(path, texts=np.array([{"a": 1}], object), image=IMAGE)
     change(lambda manifest: manifest["files"]["golden.npz"].update(size=path.stat().st_size))

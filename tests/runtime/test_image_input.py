@@ -80,7 +80,19 @@ def file(tmp_path: Path) -> Callable[[str, bytes], Path]:
         (encoded(Image.fromarray(noise(64, 64, 3)), "GIF")[:60], ("image 3",)),
         (encoded(Image.fromarray(noise(64, 64, 3)), "WEBP")[:200], ("image 3",)),
     ],
-    ids="empty text html bomb almost-bomb no-pixels no-width jpeg png gif webp".split(),
+    ids=[
+        "empty",
+        "text",
+        "html",
+        "bomb",
+        "almost-bomb",
+        "no-pixels",
+        "no-width",
+        "jpeg",
+        "png",
+        "gif",
+        "webp",
+    ],
 )
 def test_file_that_is_no_whole_picture(
     content: bytes, fragments: tuple[str, ...], as_bytes: bool, file: Callable[..., Path]
@@ -183,7 +195,15 @@ def test_path_bytes_image_and_array_give_the_same_pixels(file: Callable[..., Pat
     image = Image.fromarray(pixels)
     content = encoded(image, "PNG")
     path = file("a.png", content)
-    for source in (path, str(path), content, bytearray(content), memoryview(content), image, pixels):
+    for source in (
+        path,
+        str(path),
+        content,
+        bytearray(content),
+        memoryview(content),
+        image,
+        pixels,
+    ):
         found = load_image(source)
         assert (found.dtype, found.flags["C_CONTIGUOUS"]) == (np.uint8, True)
         np.testing.assert_array_equal(found, pixels)

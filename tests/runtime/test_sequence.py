@@ -59,9 +59,7 @@ def test_pictures_and_text_in_the_published_prompt(
     grids: list[tuple[int, int]], text: NDArray[np.int64] | None, merge: int
 ) -> None:
     sequence = image_sequence(pictures(grids, merge), text, SCAFFOLD, IDS, merge)
-    spans = [
-        id_ for rows, columns in grids for id_ in (91, *[90] * (rows * columns), 92)
-    ]
+    spans = [id_ for rows, columns in grids for id_ in (91, *[90] * (rows * columns), 92)]
     words = [4, 5, 6, 7] if text is None else text.tolist()
     ids = [1, 2, 3, *spans, *words, 8, 9]
     assert sequence.token_ids.tolist() == ids

@@ -1,4 +1,4 @@
-"""Safetensors files: read as the reference library reads them, refused whatever is wrong in them."""
+"""Safetensors files: read as the reference library reads them, refused whatever is wrong."""
 
 import json
 from pathlib import Path
@@ -136,8 +136,7 @@ def read_all(path: Path) -> bool:
     """Read every tensor; return whether the file was refused."""
     try:
         file = TensorFile(path, CheckpointError)
-    except CheckpointError as error:
-        assert "\n" not in str(error)
+    except CheckpointError:
         return True
     for name in file.tensors:
         file.float32(name)
@@ -146,9 +145,13 @@ def read_all(path: Path) -> bool:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(("F32", "U8", "x")),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(("dtype", "shape", "data_offsets", "__metadata__", "t")), inner, max_size=4
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(("dtype", "shape", "data_offsets", "__metadata__", "t")),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=8,
 )

@@ -1,4 +1,4 @@
-"""Windows, rotary angles and padded views of pictures, against their definitions written as loops."""
+"""Windows, rotary angles and padded views of pictures, against their definitions as loops."""
 
 import dataclasses
 import itertools
@@ -94,9 +94,7 @@ def test_pictures_of_a_run_do_not_share_windows(tokens: tuple[int, int]) -> None
 
 @modest
 @given(grids, merges, sides)
-def test_windows_gather_their_own_patches(
-    tokens: tuple[int, int], merge: int, side: int
-) -> None:
+def test_windows_gather_their_own_patches(tokens: tuple[int, int], merge: int, side: int) -> None:
     config = vision(merge=merge, side=side)
     grid = (tokens[0] * merge, tokens[1] * merge)
     inputs = lay_out_images([picture(grid, config)], config)
