@@ -12,15 +12,12 @@ Printed are medians and the median of each round's ratio; the last line is JSON.
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from machine import machine_record
 
 from trine.runtime.adapters import AdapterHandle
 from trine.runtime.bundle import open_bundle
@@ -77,10 +74,7 @@ def main() -> None:
         "rounds": arguments.rounds,
         "layers": model.decoder.num_layers,
         "hidden": model.decoder.hidden_size,
-        "cpu": platform.processor() or platform.machine(),
-        "threads": len(os.sched_getaffinity(0)),
-        "versions": {name: version(name) for name in ("trine", "onnxruntime", "numpy")},
-        "commit": commit(),
+        **machine_record(),
     }
     line = json.dumps(record)
     print(line)
@@ -109,15 +103,6 @@ def measure(
         result[f"{name}, ms"], result[f"{name}, ratio"] = round(milliseconds, 1), round(ratio, 3)
         print(f"{case:<12} {name:<24} {milliseconds:8.1f} ms   {ratio:.3f} × merged")
     return result
-
-
-def commit() -> str:
-    """Return the commit of the working tree, or "unknown" outside one."""
-    place = Path(__file__).parent
-    run = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=place, capture_output=True, text=True
-    )
-    return run.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ for a batch of one task and for one that mixes three. Variants are interleaved; 
 and the median of each round's ratio to merged. The last line is JSON.
 
     python benchmarks/adapter_formulations.py [--rounds 15] [--tokens 512] [--rows 8] [--rank 32]
+                                              [--out FILE]
 """
 
 import argparse
@@ -18,10 +19,12 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
+from machine import machine_record
 from numpy.typing import NDArray
 
 from trine.export.graph_builder import CONTRIB, GraphBuilder, Weight
@@ -183,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for flag, default in (("rounds", 15), ("tokens", 512), ("rows", 8), ("rank", 32)):
         parser.add_argument(f"--{flag}", type=int, default=default)
+    parser.add_argument("--out", type=Path, help="also write the JSON there")
     arguments = parser.parse_args()
     rows, per_row = arguments.rows, arguments.tokens // arguments.rows
     tasks = {"one task": np.zeros(rows, np.int64), "mixed": np.arange(rows) * TASKS // rows}
@@ -213,7 +217,18 @@ def main() -> None:
             "ratio": round(statistics.median(ratios), 3),
         }
         print(f"{name:<22} {result[name]['ms']:>8.2f} ms  {result[name]['ratio']:.3f} × merged")
-    print(json.dumps({"tokens": len(x), "rows": rows, "rank": arguments.rank, "layers": result}))
+    record = {
+        "benchmark": "adapter_formulations",
+        "tokens": len(x),
+        "rows": rows,
+        "rank": arguments.rank,
+        "rounds": arguments.rounds,
+        "results": result,
+        **machine_record(),
+    }
+    print(json.dumps(record))
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def check_agreement(variants: dict[str, tuple[onnxruntime.InferenceSession, Feeds]]) -> None:

@@ -90,6 +90,13 @@ class Checkpoint:
         return problems
 
     def _check_tensors(self) -> None:
+        num_blocks = self.config.decoder.num_layers + self.config.vision.depth
+        if num_blocks > len(self._homes):
+            # Said at once: a list of what a mistyped number of layers lacks could be endless.
+            raise CheckpointError(
+                f"{self.folder}: config.json has {num_blocks} layers and blocks, the weights only "
+                f"{len(self._homes)} tensors; check that the files are of one model"
+            )
         problems = self._doubled()
         for name, shape in expected_shapes(self.config).items():
             if name not in self._homes:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from trine.runtime.errors import InputError
 from trine.runtime.image_input import load_image
-from trine.runtime.image_patches import patch_image
+from trine.runtime.image_patches import ImagePatches, patch_image
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.request import Request
@@ -57,7 +57,8 @@ class Preparation:
             raise InputError(
                 f"item {index}: images is {shown}; give a tuple with at least one picture"
             )
-        images = []
+        merge = model.vision.spatial_merge_size
+        images: list[ImagePatches] = []
         for number, source in enumerate(item.images):
             where = f"image {index}" + (f", picture {number}" if len(item.images) > 1 else "")
             pixels = load_image(source, where)
@@ -65,22 +66,27 @@ class Preparation:
                 images.append(patch_image(pixels, model.image, model.vision, request.max_pixels))
             except InputError as cause:
                 raise InputError(f"{where}: {cause}") from cause
+            # Checked as pictures come, so that too many of them are not all held first.
+            self._check_length(sum(len(i.patches) for i in images) // merge**2, index)
         cut = None if text_ids is None else text_ids[: request.max_length]
         sequence = image_sequence(
             images,
             cut,
             self._tokenizer.scaffold,
             model.token_ids,
-            model.vision.spatial_merge_size,
+            merge,
             truncated=text_ids is not None and len(text_ids) > request.max_length,
         )
-        if len(sequence) > model.decoder.max_positions:
-            raise InputError(
-                f"item {index} has {len(sequence)} tokens, more than the model's "
-                f"{model.decoder.max_positions} positions; give fewer pictures or a "
-                "smaller max_pixels"
-            )
+        self._check_length(len(sequence), index)
         return sequence
+
+    def _check_length(self, num_tokens: int, index: int) -> None:
+        limit = self._model.decoder.max_positions
+        if num_tokens > limit:
+            raise InputError(
+                f"item {index} has {num_tokens} tokens or more, the model has {limit} positions; "
+                "give fewer pictures or a smaller max_pixels"
+            )
 
 
 def _checked(text: object, index: int) -> str:

@@ -73,9 +73,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ".*", "build", "dist", "*.egg-info", "__pycache__", "data", "results"
     )
     shutil.copytree(ROOT, source, ignore=left_out)
-    major = int(importlib.metadata.version("setuptools").split(".")[0])
+    found = {d.name: d.version for d in importlib.metadata.distributions(name="setuptools")}
     # An older setuptools cannot read pyproject.toml; then the builder fetches its own.
-    isolation = ["--no-isolation"] if major >= 77 else []
+    isolation = ["--no-isolation"] if int(found.get("setuptools", "0").split(".")[0]) >= 77 else []
     target = source.parent / "dist"
     done = subprocess.run(
         [sys.executable, "-P", "-m", "build", *isolation, "--outdir", str(target), str(source)],
