@@ -1,7 +1,6 @@
 """The public face: load a bundle, turn texts and pictures into vectors."""
 
 import logging
-import threading
 import warnings
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -22,7 +21,7 @@ from trine.runtime.manifest import EngineEntry
 from trine.runtime.outputs import Embeddings
 from trine.runtime.pipeline import BatchLimits
 from trine.runtime.request import Request, check_request
-from trine.runtime.self_test import measure_deviations, require_golden
+from trine.runtime.self_test import SelfTest, measure_deviations
 
 __all__ = ["Embedder"]
 
@@ -42,16 +41,14 @@ class Embedder:
         entry: EngineEntry,
         engine: Engine,
         limits: BatchLimits,
+        self_test: bool,
     ) -> None:
         self.bundle = bundle
         self.entry = entry
         #: Used where a call names no task; None makes the task required.
         self.task: str | None = None
         self._encoder = Encoder(bundle, engine, limits)
-        self._images_checked = threading.Event()
-        self._images_lock = threading.Lock()
-        # Whose golden vectors the bundle has: not of an adapter loaded later under such a name.
-        self._own_tasks = set(engine.adapters.names)
+        self._self_test = SelfTest(bundle, entry, self._encoder, self_test)
 
     @classmethod
     def load(
@@ -72,8 +69,10 @@ class Embedder:
             tasks: whose decoders to load; None for all. Loading fewer takes less memory.
             threads: for one run; None for one a processor.
             limits: how much one run may hold; the default suits CPUs.
-            self_test: embed the bundle's golden inputs and refuse an engine that is off: texts
-                here, the picture before the first picture is embedded.
+            self_test: embed the bundle's golden inputs and refuse an engine that is off. Texts are
+                embedded here, unless the weights stay in their memory-mapped files, which would
+                all have to be read: then before the first call's vectors are returned. The picture
+                is embedded before the first picture's vectors are. `check` does it at once.
 
         Raises:
             BundleError: the bundle is missing, damaged or newer than this code.
@@ -83,11 +82,15 @@ class Embedder:
         """
         opened = open_bundle(Path(bundle))
         embedder = cls.open(
-            opened, opened.engine(engine), tasks=tasks, threads=threads, limits=limits
+            opened,
+            opened.engine(engine),
+            tasks=tasks,
+            threads=threads,
+            limits=limits,
+            self_test=self_test,
         )
-        if self_test:
-            embedder._require_golden("text")
-            embedder._images_checked.clear()
+        if embedder._encoder.engine.weights_in_memory:
+            embedder._self_test.require("text")
         return embedder
 
     @classmethod
@@ -99,10 +102,11 @@ class Embedder:
         tasks: Sequence[str] | None = None,
         threads: int | None = None,
         limits: BatchLimits | None = None,
+        self_test: bool = False,
     ) -> "Embedder":
-        """Return an embedder for one engine of an opened bundle, without a self-test.
+        """Return an embedder for one engine of an opened bundle.
 
-        Arguments and errors as in `load`.
+        Arguments and errors as in `load`, but that a self-test waits for the first call.
         """
         known = tuple(entry.decoders)
         named = (tasks,) if isinstance(tasks, str) else tasks
@@ -113,8 +117,7 @@ class Embedder:
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; give a number of at least 1, or None")
         runner = open_engine(bundle, entry, EngineOptions(threads=threads, tasks=wanted))
-        embedder = cls(bundle, entry, runner, limits or BatchLimits())
-        embedder._images_checked.set()
+        embedder = cls(bundle, entry, runner, limits or BatchLimits(), self_test)
         logger.info("loaded %s: %s", bundle.folder, runner.description)
         return embedder
 
@@ -143,7 +146,7 @@ class Embedder:
         """
         if not isinstance(name, str) or not name:
             raise InputError(f"the adapter's name is {name!r}; give a str that is not empty")
-        self._disown(name)
+        self._self_test.disown(name)
         self._encoder.engine.adapters.load(name, Path(path), task)
 
     def unload_adapter(self, name: str, *, timeout_s: float | None = None) -> None:
@@ -157,13 +160,8 @@ class Embedder:
             InputError: no adapter has that name, the engine has its adapters merged, or calls still
                 used it after `timeout_s`.
         """
-        self._disown(name)
+        self._self_test.disown(name)
         self._encoder.engine.adapters.unload(name, timeout_s)
-
-    def _disown(self, name: str) -> None:
-        """Leave `name` out of self-tests from now on; waits for one under way."""
-        with self._images_lock:
-            self._own_tasks.discard(name)
 
     @overload
     def encode_text(
@@ -355,8 +353,18 @@ class Embedder:
             modality: texts or the picture.
             num_texts: how many of the golden texts to embed; None for all.
         """
-        tasks = [task for task in self.tasks if task in self._own_tasks]
-        return measure_deviations(self.bundle, self._encoder, tasks, modality, num_texts)
+        return measure_deviations(
+            self.bundle, self._encoder, self._self_test.tasks, modality, num_texts
+        )
+
+    def check(self) -> None:
+        """Run what is left of the self-test now, and with it read all weights into memory.
+
+        Raises:
+            EngineError: golden vectors come out further off than the bundle allows.
+        """
+        self._self_test.require("text")
+        self._self_test.require("image")
 
     def _dim(self, truncate_dim: int | None) -> int | None:
         """Return the dimensions a call asks for, else those the checkpoint prescribes."""
@@ -365,15 +373,11 @@ class Embedder:
     def _encode(
         self, items: Sequence[Item], request: Request, single: bool, multi: bool
     ) -> Embeddings:
-        if not self._images_checked.is_set() and any(isinstance(i, ImageText) for i in items):
-            with self._images_lock:
-                if not self._images_checked.is_set():
-                    self._require_golden("image")
-                    self._images_checked.set()
+        if items:
+            self._self_test.require("text")
+        if any(isinstance(item, ImageText) for item in items):
+            self._self_test.require("image")
         return self._encoder.encode(items, request, single, multi)
-
-    def _require_golden(self, modality: Modality) -> None:
-        require_golden(self.bundle, self.entry, self._encoder, sorted(self._own_tasks), modality)
 
 
 def _plain(result: Embeddings, one: bool) -> NDArray[np.float32] | list[NDArray[np.float32]]:

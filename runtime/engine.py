@@ -57,6 +57,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def weights_in_memory(self) -> bool:
+        """Whether loading read the decoders' weights; False if runs read them from mapped files."""
+        ...
+
+    @property
     def description(self) -> str:
         """One line: what runs, where, in which precision."""
         ...

@@ -84,8 +84,8 @@ class Preparation:
         limit = self._model.decoder.max_positions
         if num_tokens > limit:
             raise InputError(
-                f"item {index} has {num_tokens} tokens or more, the model has {limit} positions; "
-                "give fewer pictures or a smaller max_pixels"
+                f"item {index} has at least {num_tokens} tokens, more than the model's {limit} "
+                "positions; give fewer pictures or a smaller max_pixels"
             )
 
 

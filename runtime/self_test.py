@@ -1,6 +1,8 @@
 """An engine's check against the golden vectors of its bundle."""
 
+import threading
 from collections.abc import Sequence
+from typing import get_args
 
 from trine.runtime.bundle import GOLDEN_NAME, Bundle
 from trine.runtime.encoder import Encoder
@@ -11,9 +13,9 @@ from trine.runtime.manifest import EngineEntry
 from trine.runtime.outputs import Embeddings
 from trine.runtime.request import check_request
 
-__all__ = ["SELF_TEST_TEXTS", "measure_deviations", "require_golden"]
+__all__ = ["SelfTest", "measure_deviations"]
 
-#: Golden texts embedded at load; one reads every weight, and more would delay a large model.
+#: Golden texts embedded; one reads every weight, and more would delay a large model.
 SELF_TEST_TEXTS = 1
 
 
@@ -46,18 +48,59 @@ def measure_deviations(
     return list(golden_deviations(golden, encode, known, modality, num_texts or len(golden.texts)))
 
 
-def require_golden(
-    bundle: Bundle, entry: EngineEntry, encoder: Encoder, tasks: Sequence[str], modality: Modality
-) -> None:
-    """Raise EngineError if golden vectors come out further off than the engine's tolerance."""
-    cosine, difference = worst(
-        measure_deviations(bundle, encoder, tasks, modality, SELF_TEST_TEXTS)
-    )
-    tolerance = entry.tolerance
-    if cosine < tolerance.min_cosine or difference > tolerance.max_difference:
-        raise EngineError(
-            f"engine {entry.name} failed its self-test on {modality}: worst cosine "
-            f"{cosine:.6f} (at least {tolerance.min_cosine}), largest difference "
-            f"{difference:.2g} (at most {tolerance.max_difference}); run `trine verify`, then "
-            "export the bundle again or change the version of the engine's package"
+class SelfTest:
+    """Checks an engine once per modality, before its first vectors are given out.
+
+    Safe to call from several threads: those that come while a check runs wait for it.
+
+    Args:
+        bundle: of the golden vectors.
+        entry: of the engine, for its tolerance.
+        encoder: of the engine.
+        enabled: False to check nothing.
+    """
+
+    def __init__(self, bundle: Bundle, entry: EngineEntry, encoder: Encoder, enabled: bool) -> None:
+        self._bundle = bundle
+        self._entry = entry
+        self._encoder = encoder
+        self._pending: frozenset[Modality] = frozenset(get_args(Modality) if enabled else ())
+        self._tasks = frozenset(encoder.engine.adapters.names)
+        self._lock = threading.Lock()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks the golden vectors speak for: not of adapters that came later under their name."""
+        return tuple(task for task in self._encoder.engine.adapters.names if task in self._tasks)
+
+    def disown(self, name: str) -> None:
+        """Leave `name` out from now on; waits for a check under way."""
+        with self._lock:
+            self._tasks -= {name}
+
+    def require(self, modality: Modality) -> None:
+        """Check `modality` if that was not done yet.
+
+        Raises:
+            EngineError: golden vectors come out further off than the engine's tolerance.
+        """
+        if modality not in self._pending:
+            return
+        with self._lock:
+            if modality in self._pending:
+                self._check(modality)
+                self._pending -= {modality}
+
+    def _check(self, modality: Modality) -> None:
+        entry, tolerance = self._entry, self._entry.tolerance
+        found = measure_deviations(
+            self._bundle, self._encoder, self.tasks, modality, SELF_TEST_TEXTS
         )
+        cosine, difference = worst(found)
+        if cosine < tolerance.min_cosine or difference > tolerance.max_difference:
+            raise EngineError(
+                f"engine {entry.name} failed its self-test on {modality}: worst cosine "
+                f"{cosine:.6f} (at least {tolerance.min_cosine}), largest difference "
+                f"{difference:.2g} (at most {tolerance.max_difference}); run `trine verify`, then "
+                "export the bundle again or change the version of the engine's package"
+            )

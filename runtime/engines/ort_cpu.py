@@ -50,6 +50,10 @@ class OrtCpuEngine:
         return self._decoders.adapters
 
     @property
+    def weights_in_memory(self) -> bool:
+        return self._settings.repack
+
+    @property
     def description(self) -> str:
         weights = "repacked" if self._settings.repack else "memory-mapped"
         return (
