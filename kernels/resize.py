@@ -6,19 +6,46 @@ a = -0.5, stretched when shrinking): first along the width, then along the heigh
 with an 8-bit picture in between. Weights are int16 with as many fraction bits as fit, results are
 rounded half up and clamped. Source of the arithmetic: ATen's UpSampleKernel.
 
-Integers are computed as float64 matrix products over blocks of output columns: every product and
-partial sum stays below 2**53, so the result is exact, and it runs at BLAS speed.
+Integers are computed as matrix products of floats over blocks of outputs. With pixels shifted to
+-128…127 and weights scaled to fractions, every product and partial sum is a whole number of the
+last fraction bit and fits the float's mantissa, so the result is exact, in float32 up to a
+shrinking by about four and in float64 beyond, and it runs at BLAS speed.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["resize_bicubic"]
 
-#: Output columns per matrix product: small enough that few zero weights are multiplied.
-BLOCK = 32
-#: Input rows handled at a time, to bound the memory of the widened copy.
-CHUNK = 256
+#: Outputs per matrix product: few enough that few zero weights are multiplied.
+BLOCK = 16
+#: Rows widened at a time, to keep them in the processor's cache.
+CHUNK = 128
+#: Fraction bits up to which float32 is exact: 8 bits before the point and these fill its mantissa.
+FLOAT32_BITS = 16
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Neighbouring outputs of the filter and the inputs they are made of.
+
+    Attributes:
+        first, last: outputs, the last excluded.
+        begin, end: inputs, the end excluded.
+        matrix: [inputs, outputs], weights as fractions.
+        offset: [outputs], what the shift of the pixels by 128 took away, and a half for rounding.
+    """
+
+    first: int
+    last: int
+    begin: int
+    end: int
+    matrix: Floats
+    offset: Floats
 
 
 def resize_bicubic(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -33,40 +60,71 @@ def resize_bicubic(image: NDArray[np.uint8], height: int, width: int) -> NDArray
         uint8 [height, width, c], C-order. The input itself if it already has that size.
     """
     if image.shape[1] != width:
-        # [h, w, c] -> rows of the product are (row, channel), columns are input columns.
-        image = _resize_last(image.transpose(0, 2, 1), width).transpose(0, 2, 1)
+        image = _resize_rows(image, width)
     if image.shape[0] != height:
-        image = _resize_last(image.transpose(1, 2, 0), height).transpose(2, 0, 1)
+        image = _resize_columns(image, height)
     return np.ascontiguousarray(image)
 
 
-def _resize_last(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Return uint8 [a, b, size] from uint8 [a, b, n], filtered along the last axis."""
-    starts, weights, precision = _filter_weights(image.shape[2], size)
-    num_taps = weights.shape[1]
-    result = np.empty((*image.shape[:2], size), np.uint8)
-    half = float(1 << (precision - 1))
-    scale = 1.0 / (1 << precision)
-    blocks = []
-    for first in range(0, size, BLOCK):
-        last = min(first + BLOCK, size)
-        begin = int(starts[first])
-        end = min(int(starts[last - 1]) + num_taps, image.shape[2])
-        matrix = np.zeros((end - begin + num_taps, last - first))
-        for column in range(first, last):
-            offset = int(starts[column]) - begin
-            matrix[offset : offset + num_taps, column - first] = weights[column]
-        blocks.append((first, last, begin, end, matrix[: end - begin]))
-    for top in range(0, image.shape[0], CHUNK):
-        rows = image[top : top + CHUNK].astype(np.float64)
-        for first, last, begin, end, matrix in blocks:
-            total = rows[:, :, begin:end] @ matrix
-            total += half
-            total *= scale
-            np.floor(total, out=total)
-            np.clip(total, 0, 255, out=total)
-            result[top : top + CHUNK, :, first:last] = total
+def _resize_rows(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Return uint8 [h, width, c]: every row filtered."""
+    height, num_in, channels = image.shape
+    result = np.empty((height, width, channels), np.uint8)
+    blocks = _blocks(num_in, width)
+    # One product for all channels: a pair of pixels has their weights on a diagonal.
+    identity = np.eye(channels, dtype=blocks[0].matrix.dtype)
+    matrices = [np.kron(block.matrix, identity) for block in blocks]
+    for top in range(0, height, CHUNK):
+        rows = _shifted(image[top : top + CHUNK], blocks[0].matrix.dtype)
+        for block, matrix in zip(blocks, matrices, strict=True):
+            total = rows[:, block.begin * channels : block.end * channels] @ matrix
+            values = total.reshape(len(rows), -1, channels)
+            values += block.offset[:, None]
+            _store(values, result[top : top + CHUNK, block.first : block.last])
     return result
+
+
+def _resize_columns(image: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
+    """Return uint8 [height, w, c]: every column filtered."""
+    num_in, width, channels = image.shape
+    result = np.empty((height, width, channels), np.uint8)
+    for block in _blocks(num_in, height):
+        rows = _shifted(image[block.begin : block.end], block.matrix.dtype)
+        values = block.matrix.T @ rows
+        values += block.offset[:, None]
+        _store(values.reshape(-1, width, channels), result[block.first : block.last])
+    return result
+
+
+def _shifted(rows: NDArray[np.uint8], dtype: np.dtype[np.floating]) -> Floats:
+    """Return [h, w × c] of uint8 [h, w, c], less 128."""
+    signed = np.bitwise_xor(rows, 128).view(np.int8)
+    return signed.reshape(len(rows), -1).astype(dtype)
+
+
+def _store(values: Floats, out: NDArray[np.uint8]) -> None:
+    """Write `values`, of which the fraction is cut off, clamped to 8 bits; overwrites `values`."""
+    np.clip(values, 0, 255, out=values)
+    out[...] = values
+
+
+def _blocks(num_in: int, num_out: int) -> list[_Block]:
+    starts, weights, precision = _filter_weights(num_in, num_out)
+    num_taps = weights.shape[1]
+    dtype = np.float32 if precision <= FLOAT32_BITS else np.float64
+    scale = 1.0 / (1 << precision)
+    offset = ((128.0 * weights.sum(axis=1) + (1 << (precision - 1))) * scale).astype(dtype)
+    blocks = []
+    for first in range(0, num_out, BLOCK):
+        last = min(first + BLOCK, num_out)
+        begin = int(starts[first])
+        end = min(int(starts[last - 1]) + num_taps, num_in)
+        matrix = np.zeros((end - begin + num_taps, last - first), dtype)
+        for column in range(first, last):
+            row = int(starts[column]) - begin
+            matrix[row : row + num_taps, column - first] = weights[column] * scale
+        blocks.append(_Block(first, last, begin, end, matrix[: end - begin], offset[first:last]))
+    return blocks
 
 
 def _filter_weights(
