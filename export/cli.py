@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from trine.export.commands import adapters, demo, export, sample_checkpoint, verify
 from trine.runtime.commands import embed, info
+from trine.runtime.commands import eval as evaluate
 from trine.runtime.errors import TrineError
 
 __all__ = ["main"]
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("trine")
     parser.add_argument("--version", action="version", version=f"trine {version}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for command in (export, embed, info, verify, adapters, demo, sample_checkpoint):
+    for command in (export, embed, info, verify, evaluate, adapters, demo, sample_checkpoint):
         command.register(subparsers)
     return parser
 

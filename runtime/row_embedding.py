@@ -13,7 +13,7 @@ from trine.runtime.input_rows import InputRow, load_item
 from trine.runtime.inputs import Item, Prompt
 from trine.runtime.output_rows import OutputRow
 
-__all__ = ["RowOptions", "embed_rows"]
+__all__ = ["RowOptions", "embed_rows", "error_at"]
 
 #: What fills a window alone. Few enough rows that memory stays small and progress is seen, enough
 #: that sequences of like length find each other.
@@ -90,7 +90,7 @@ def _embed_window(
             return_multivector=options.multi,
         )
     except InputError as error:
-        raise _at_row(error, rows) from error
+        raise error_at(error, [row.where for row in rows]) from error
     vectors = found.single if found.multi is None else found.multi
     if vectors is None:
         raise ValueError("no head was asked for")
@@ -105,10 +105,15 @@ def _embed_window(
     ]
 
 
-def _at_row(error: InputError, rows: Sequence[InputRow]) -> InputError:
-    """Return the error with the place of its item in the input instead of that in the window."""
+def error_at(error: InputError, places: Sequence[str]) -> InputError:
+    """Return an embedder's error about one item, with the item's place in the input for its number.
+
+    Args:
+        error: its message begins with "item", "image" or "text" and a number, or is not changed.
+        places: of each item the embedder was given, e.g. "notes.txt:7".
+    """
     message = str(error)
     match = ITEM_NUMBER.match(message)
-    if match is None or int(match[1]) >= len(rows):
+    if match is None or int(match[1]) >= len(places):
         return error
-    return InputError(f"{rows[int(match[1])].where}{message[match.end() :]}")
+    return InputError(f"{places[int(match[1])]}{message[match.end() :]}")
