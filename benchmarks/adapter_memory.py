@@ -10,7 +10,7 @@ Printed are resident memory (anonymous, and mapped from files) with and without 
 and the libraries took before loading, its ratio to the first row, and the same ratio computed for
 a model of the published size from its parameters. The last line is JSON.
 
-    python benchmarks/adapter_memory.py MERGED_BUNDLE RUNTIME_BUNDLE [--threads 1]
+    python benchmarks/adapter_memory.py MERGED_BUNDLE RUNTIME_BUNDLE [--threads 1] [--out FILE]
 """
 
 import argparse
@@ -19,6 +19,8 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from machine import machine_record
 
 from trine.export.sample_layout import base_tensors
 from trine.export.sample_spec import SampleSpec
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("merged", type=Path, help="a bundle exported with --adapters merged")
     parser.add_argument("runtime", type=Path, help="a bundle exported with --adapters runtime")
     parser.add_argument("--threads", type=int, default=1, help="of a run (default: 1)")
+    parser.add_argument("--out", type=Path, help="also write the JSON there")
     parser.add_argument("--child", choices=["one", "all"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -65,7 +68,9 @@ def main() -> None:
         "merged, all": measure(arguments.merged, "all", arguments.threads),
         "runtime, all": measure(arguments.runtime, "all", arguments.threads),
     }
-    report(rows, len(open_bundle(arguments.runtime).manifest.engines[0].decoders))
+    line = report(rows, len(open_bundle(arguments.runtime).manifest.engines[0].decoders))
+    if arguments.out is not None:
+        arguments.out.write_text(line + "\n", encoding="utf-8")
 
 
 def measure(bundle: Path, tasks: str, threads: int) -> Memory:
@@ -133,7 +138,8 @@ def published_bytes(num_tasks: int) -> dict[str, int]:
     }
 
 
-def report(rows: dict[str, Memory], num_tasks: int) -> None:
+def report(rows: dict[str, Memory], num_tasks: int) -> str:
+    """Print the table and the record, and return the record as JSON."""
     first = rows["merged, 1 task"]
     print(
         f"{'':16}{'resident':>10}{'anonymous':>11}{'mapped':>9}{'added':>9}{'ratio':>8}{'added':>8}"
@@ -152,17 +158,19 @@ def report(rows: dict[str, Memory], num_tasks: int) -> None:
         f"MB; published size, computed: merged, 1 task {one / 1e9:.2f} GB, runtime, {num_tasks} "
         f"tasks {beside / 1e9:.2f} GB, ratio {beside / one:.4f}"
     )
-    print(
-        json.dumps(
-            {
-                "measured": {name: asdict(memory) for name, memory in rows.items()},
-                "ratio": rows["runtime, all"].total / first.total,
-                "ratio_added": rows["runtime, all"].added / first.added,
-                "published": parts,
-                "published_ratio": beside / one,
-            }
-        )
+    line = json.dumps(
+        {
+            "benchmark": "adapter_memory",
+            "measured": {name: asdict(memory) for name, memory in rows.items()},
+            "ratio": rows["runtime, all"].total / first.total,
+            "ratio_added": rows["runtime, all"].added / first.added,
+            "published": parts,
+            "published_ratio": beside / one,
+            **machine_record(),
+        }
     )
+    print(line)
+    return line
 
 
 if __name__ == "__main__":
