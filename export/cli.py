@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed, rest = parser.parse_known_args(arguments)
     # argparse takes an empty list of INPUTs where options follow BUNDLE, and leaves those behind
     # the options over.
-    if rest and (not hasattr(parsed, "inputs") or any(word.startswith("--") for word in rest)):
+    unknown = [word for word in rest if word.startswith("-") and word != "-"]
+    if rest and (unknown or not hasattr(parsed, "inputs")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         parsed.inputs.extend(rest)
