@@ -24,8 +24,9 @@ from machine import machine_record
 
 from trine.export.sample_layout import base_tensors
 from trine.export.sample_spec import SampleSpec
+from trine.runtime.adapter_costs import adapter_memory_bytes
 from trine.runtime.bundle import open_bundle
-from trine.runtime.lora_layout import lora_groups
+from trine.runtime.manifest import AdapterLayout
 from trine.runtime.model_config import DecoderConfig
 
 TASK, TEXT = "retrieval", "Which inverter warranty covers panels that face east?"
@@ -123,18 +124,14 @@ def published_bytes(num_tasks: int) -> dict[str, int]:
         vocab_size=spec.vocab_size,
         max_positions=spec.max_positions,
     )
-    # As they lie in memory: B of q, k and v is block-diagonal, its zeros included.
-    slot = sum(
-        len(group.modules) * spec.rank * (group.num_in + group.num_out)
-        for group in lora_groups(decoder)
-    )
+    layout = AdapterLayout(max_rank=spec.rank, dtype="BF16", files={})
     embedding = "model.embed_tokens.weight"
     return {
         "decoder": ENGINE_BYTES
         * sum(n for name, n in tensors.items() if name.startswith("model.") and name != embedding),
         "embedding": STORED_BYTES * tensors[embedding],
         "projector": ENGINE_BYTES * spec.projector_dim * (spec.hidden_size + 1),
-        "adapters": STORED_BYTES * slot * num_tasks,
+        "adapters": adapter_memory_bytes(decoder, layout) * num_tasks,
     }
 
 

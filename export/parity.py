@@ -42,15 +42,11 @@ def write_parity(folder: Path, reports: Sequence[EngineReport]) -> None:
     """Write parity.json: per engine, task, modality and head the worst cosine and difference."""
     content = {}
     for report in reports:
-        rows: dict[str, dict[str, float]] = {}
-        for deviation in report.deviations or ():
-            key = f"{deviation.task}/{deviation.modality}/{deviation.head}"
-            group = [
-                d
-                for d in report.deviations or ()
-                if (d.task, d.modality, d.head)
-                == (deviation.task, deviation.modality, deviation.head)
-            ]
+        groups: dict[str, list[Deviation]] = {}
+        for found in report.deviations or ():
+            groups.setdefault(f"{found.task}/{found.modality}/{found.head}", []).append(found)
+        rows = {}
+        for key, group in groups.items():
             cosine, difference = worst(group)
             rows[key] = {
                 "min_cosine": round(cosine, 7),

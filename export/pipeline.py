@@ -179,7 +179,6 @@ def _graph_bytes(path: Path) -> int:
 
 def _write_manifest(manifest: Manifest, folder: Path, talk: TextIO) -> int:
     """Write manifest.json with every file's size and hash; return the bundle's size in bytes."""
-
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     bar = ProgressBar(talk, "hashing", sum(path.stat().st_size for path in paths), "B")
     files = {}

@@ -7,7 +7,7 @@ import numpy as np
 
 from trine.runtime.lora_layout import adapted_shapes, lora_groups
 from trine.runtime.manifest import AdapterLayout, EngineEntry, Manifest
-from trine.runtime.model_config import ModelConfig
+from trine.runtime.model_config import DecoderConfig
 from trine.runtime.tensor_file import STORAGE
 
 __all__ = ["AdapterCost", "adapter_costs", "adapter_memory_bytes"]
@@ -36,7 +36,7 @@ def adapter_costs(
     layout, model = manifest.adapters, manifest.model
     item = np.dtype(STORAGE[layout.dtype]).itemsize
     on_disk = sum(layout.max_rank * sum(shape) for shape in adapted_shapes(model).values()) * item
-    in_memory = adapter_memory_bytes(model, layout)
+    in_memory = adapter_memory_bytes(model.decoder, layout)
     merged = num_tasks * decoder_bytes
     return (
         AdapterCost("merged", merged, merged),
@@ -46,10 +46,10 @@ def adapter_costs(
     )
 
 
-def adapter_memory_bytes(model: ModelConfig, layout: AdapterLayout) -> int:
+def adapter_memory_bytes(decoder: DecoderConfig, layout: AdapterLayout) -> int:
     """Return the resident size of one adapter: more than its file, for B is block-diagonal."""
     item = np.dtype(STORAGE[layout.dtype]).itemsize
     return sum(
         len(group.modules) * layout.max_rank * (group.num_in + group.num_out) * item
-        for group in lora_groups(model.decoder)
+        for group in lora_groups(decoder)
     )
