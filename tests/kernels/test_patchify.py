@@ -1,0 +1,61 @@
+"""Patches in window order, against the patches and the order that the runtime makes."""
+
+import numpy as np
+import pytest
+
+from trine.kernels.patchify import patchify
+from trine.runtime.image_patches import patch_image
+from trine.runtime.model_config import ImageConfig, VisionConfig
+from trine.runtime.vision_layout import lay_out_images, window_order
+
+#: The published vision tower and image processor, which takes pictures of any size here.
+VISION = VisionConfig(
+    hidden_size=1280,
+    depth=32,
+    num_heads=16,
+    intermediate_size=3420,
+    in_channels=3,
+    patch_size=14,
+    temporal_patch_size=2,
+    spatial_merge_size=2,
+    window_size=112,
+    full_attention_blocks=(7, 15, 23, 31),
+    out_hidden_size=2048,
+)
+IMAGE = ImageConfig(
+    min_pixels=1,
+    max_pixels=602112,
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+    rescale_factor=0.00392156862745098,
+)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (56, 196), (308, 280)])
+def test_patches_are_those_of_the_runtime(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+    patches = patch_image(pixels, IMAGE, VISION, IMAGE.max_pixels)
+    assert patches.grid == (size[0] // VISION.patch_size, size[1] // VISION.patch_size)
+    mean, std = (
+        np.array(values, np.float32) * np.float32(255) for values in (IMAGE.mean, IMAGE.std)
+    )
+    levels = (np.arange(256, dtype=np.float32) - mean[:, None]) / std[:, None]
+    found = patchify(
+        pixels,
+        levels,
+        window_order(patches.grid, VISION)[0],
+        patch_size=VISION.patch_size,
+        merge_size=VISION.spatial_merge_size,
+        num_frames=VISION.temporal_patch_size,
+    )
+    want = lay_out_images([patches], VISION).patches
+    assert (found.shape, found.dtype) == (want.shape, np.float32)
+    np.testing.assert_array_equal(found, want)
+
+
+def test_one_patch_is_the_picture_in_every_frame() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    levels = np.arange(256, dtype=np.float32) + np.array([[0], [1000], [2000]], np.float32)
+    found = patchify(pixels, levels, np.array([0]), patch_size=2, merge_size=1, num_frames=2)
+    red, green, blue = [0, 3, 6, 9], [1001, 1004, 1007, 1010], [2002, 2005, 2008, 2011]
+    assert found.tolist() == [red * 2 + green * 2 + blue * 2]
