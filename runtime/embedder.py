@@ -1,14 +1,9 @@
 """The public face: load a bundle, turn texts and pictures into vectors."""
 
 import logging
-import warnings
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import cast, overload
-
-import numpy as np
-from numpy.typing import NDArray
 
 from trine.runtime.bundle import Bundle, open_bundle
 from trine.runtime.encoder import Encoder
@@ -16,10 +11,17 @@ from trine.runtime.engine import Engine, EngineOptions
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.errors import InputError
 from trine.runtime.golden import Deviation, Modality
-from trine.runtime.inputs import ImageSource, ImageText, Item
+from trine.runtime.inputs import ImageText, Item
 from trine.runtime.manifest import EngineEntry
-from trine.runtime.outputs import Embeddings
+from trine.runtime.output_quantisation import (
+    Int8Ranges,
+    bundle_ranges,
+    check_output,
+    quantise_embeddings,
+)
+from trine.runtime.outputs import Embeddings, OutputDtype, check_output_dtype
 from trine.runtime.pipeline import BatchLimits
+from trine.runtime.published_methods import PublishedMethods
 from trine.runtime.request import Request, check_request
 from trine.runtime.self_test import SelfTest, measure_deviations
 
@@ -28,11 +30,11 @@ __all__ = ["Embedder"]
 logger = logging.getLogger(__name__)
 
 
-class Embedder:
+class Embedder(PublishedMethods):
     """Turns texts and pictures into the vectors of jina-embeddings-v4.
 
     Make one with `Embedder.load`. It may be called from several threads at once; its methods hold
-    no state but `task`, the default for calls that name none.
+    no state but `task`, the default for calls that name none, and `output_ranges`, for int8.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class Embedder:
         self.entry = entry
         #: Used where a call names no task; None makes the task required.
         self.task: str | None = None
+        #: Used by output_dtype "int8": the bundle's, unless others are put in their place.
+        self.output_ranges: Int8Ranges = bundle_ranges(bundle)
         self._encoder = Encoder(bundle, engine, limits)
         self._self_test = SelfTest(bundle, entry, self._encoder, self_test)
 
@@ -163,140 +167,6 @@ class Embedder:
         self._self_test.disown(name)
         self._encoder.engine.adapters.unload(name, timeout_s)
 
-    @overload
-    def encode_text(
-        self,
-        texts: str,
-        task: str | None = None,
-        max_length: int = 32768,
-        batch_size: int = 8,
-        return_multivector: bool = False,
-        return_numpy: bool = False,
-        truncate_dim: int | None = None,
-        prompt_name: str | None = None,
-    ) -> NDArray[np.float32]: ...
-
-    @overload
-    def encode_text(
-        self,
-        texts: Sequence[str],
-        task: str | Sequence[str] | None = None,
-        max_length: int = 32768,
-        batch_size: int = 8,
-        return_multivector: bool = False,
-        return_numpy: bool = False,
-        truncate_dim: int | None = None,
-        prompt_name: str | None = None,
-    ) -> NDArray[np.float32] | list[NDArray[np.float32]]: ...
-
-    def encode_text(
-        self,
-        texts: str | Sequence[str],
-        task: str | Sequence[str] | None = None,
-        max_length: int = 32768,
-        batch_size: int = 8,
-        return_multivector: bool = False,
-        return_numpy: bool = False,
-        truncate_dim: int | None = None,
-        prompt_name: str | None = None,
-    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
-        """Return the vectors of texts, with the published method's names and defaults.
-
-        A text gets the prefix of its prompt; task "text-matching" always that of the query.
-        Warns once a call if texts were cut to `max_length`.
-
-        Args:
-            texts: one text, or several.
-            task: an adapter's name, or one for each text; None for `self.task`.
-            max_length: of a text in tokens, prefix included, at most 32,768; the end is cut.
-            batch_size: accepted for compatibility. Work is packed by tokens here (`BatchLimits`),
-                so it changes neither results nor speed.
-            return_multivector: one vector a token instead of one a text.
-            return_numpy: accepted for compatibility; results always are numpy arrays.
-            truncate_dim: leading dimensions to keep of single vectors, one of the checkpoint's
-                Matryoshka dimensions, normalised again; None for what the checkpoint says.
-                Multi-vectors are never cut.
-            prompt_name: "query" (also if None) or "passage".
-
-        Returns:
-            For one text float32 [D], or [T, projector_dim] with `return_multivector`; for several
-            float32 [B, D], or a list of B arrays [T_i, projector_dim]. All normalised, in order,
-            owned by the caller.
-
-        Raises:
-            InputError: an argument is not usable.
-        """
-        if isinstance(texts, Path | bytes | bytearray) or not isinstance(
-            texts, str | Sequence | np.ndarray
-        ):
-            raise InputError(f"texts is a {type(texts).__name__}; give a str or a list of str")
-        items: list[Item] = [texts] if isinstance(texts, str) else list(texts)
-        for index, item in enumerate(items):
-            if not isinstance(item, str):
-                raise InputError(
-                    f"text {index} is a {type(item).__name__}, not a str; decode it first"
-                )
-        request = check_request(
-            self.tasks,
-            self.bundle.manifest.model,
-            num_items=len(items),
-            task=self.task if task is None else task,
-            prompt_name=prompt_name,
-            truncate_dim=self._dim(truncate_dim),
-            max_length=max_length,
-            batch_size=batch_size,
-        )
-        result = self._encode(items, request, not return_multivector, return_multivector)
-        num_cut = int(result.truncated.sum())
-        if num_cut:
-            warnings.warn(
-                f"{num_cut} of {len(items)} texts were cut to {request.max_length} tokens; "
-                "split them, or raise max_length (at most 32768)",
-                stacklevel=2,
-            )
-        return _plain(result, isinstance(texts, str))
-
-    def encode_image(
-        self,
-        images: ImageSource | Sequence[ImageSource],
-        task: str | Sequence[str] | None = None,
-        batch_size: int = 8,
-        return_multivector: bool = False,
-        return_numpy: bool = False,
-        truncate_dim: int | None = None,
-        max_pixels: int | None = None,
-    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
-        """Return the vectors of pictures, with the published method's names and defaults.
-
-        Args:
-            images: one picture or a list: paths, file bytes, Pillow images, uint8 arrays
-                (`trine.runtime.image_input.load_image` says how each is read).
-            task, batch_size, return_multivector, return_numpy, truncate_dim: as in `encode_text`.
-            max_pixels: a picture is shrunk to at most this many pixels; None for the checkpoint's
-                own limit. More pixels are more tokens (one each 28×28 pixels in the published
-                model).
-
-        Returns:
-            As `encode_text`.
-
-        Raises:
-            InputError: an argument or picture is not usable.
-        """
-        one = not isinstance(images, list | tuple)
-        sources = [images] if one else list(cast(Sequence[ImageSource], images))
-        request = check_request(
-            self.tasks,
-            self.bundle.manifest.model,
-            num_items=len(sources),
-            task=self.task if task is None else task,
-            truncate_dim=self._dim(truncate_dim),
-            max_pixels=max_pixels,
-            batch_size=batch_size,
-        )
-        items: list[Item] = [ImageText((source,)) for source in sources]
-        result = self._encode(items, request, not return_multivector, return_multivector)
-        return _plain(result, one)
-
     def encode(
         self,
         items: Iterable[Item],
@@ -308,6 +178,7 @@ class Embedder:
         max_pixels: int | None = None,
         return_single: bool = True,
         return_multivector: bool = False,
+        output_dtype: OutputDtype = "float32",
     ) -> Embeddings:
         """Return the vectors of mixed items, with token counts and what was truncated.
 
@@ -319,6 +190,7 @@ class Embedder:
             max_pixels: as in `encode_image`.
             return_single: whether single vectors are wanted.
             return_multivector: whether multi-vectors are wanted; both may be.
+            output_dtype: as in `encode_text`.
 
         Raises:
             InputError: an argument or item is not usable; the message says which item.
@@ -344,7 +216,7 @@ class Embedder:
             max_length=max_length,
             max_pixels=max_pixels,
         )
-        return self._encode(listed, request, return_single, return_multivector)
+        return self._encode(listed, request, return_single, return_multivector, output_dtype)
 
     def deviations(self, modality: Modality, num_texts: int | None = None) -> list[Deviation]:
         """Return how far this engine is from the bundle's golden vectors, for the loaded tasks.
@@ -366,23 +238,21 @@ class Embedder:
         self._self_test.require("text")
         self._self_test.require("image")
 
-    def _dim(self, truncate_dim: int | None) -> int | None:
-        """Return the dimensions a call asks for, else those the checkpoint prescribes."""
-        return self.bundle.manifest.model.truncate_dim if truncate_dim is None else truncate_dim
-
     def _encode(
-        self, items: Sequence[Item], request: Request, single: bool, multi: bool
+        self,
+        items: Sequence[Item],
+        request: Request,
+        single: bool,
+        multi: bool,
+        output_dtype: OutputDtype,
     ) -> Embeddings:
+        # One object for the whole call, whatever is put in its place meanwhile.
+        ranges = self.output_ranges
+        dim = request.truncate_dim or self.bundle.manifest.model.decoder.hidden_size
+        check_output(check_output_dtype(output_dtype), request.tasks, dim, multi, ranges)
         if items:
             self._self_test.require("text")
         if any(isinstance(item, ImageText) for item in items):
             self._self_test.require("image")
-        return self._encoder.encode(items, request, single, multi)
-
-
-def _plain(result: Embeddings, one: bool) -> NDArray[np.float32] | list[NDArray[np.float32]]:
-    """Return what `encode_text` and `encode_image` return of a result with one head."""
-    rows = result.multi if result.single is None else result.single
-    if rows is None:
-        raise ValueError("no head was asked for")
-    return rows[0] if one else rows
+        found = self._encoder.encode(items, request, single, multi)
+        return quantise_embeddings(found, request.tasks, output_dtype, ranges)

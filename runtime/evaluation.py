@@ -3,15 +3,25 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.maxsim import maxsim_scores
 from trine.kernels.pooling import truncate
+from trine.kernels.quantise import unpack_signs
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import Prompt
+from trine.runtime.model_config import ModelConfig
+from trine.runtime.output_quantisation import (
+    Int8Ranges,
+    check_output,
+    quantise_multi,
+    quantise_single,
+)
+from trine.runtime.outputs import OutputDtype
 from trine.runtime.pair_files import PairItem, PairSet
 from trine.runtime.rank_metrics import RankMetrics, mean_metrics, rank_metrics
 from trine.runtime.row_embedding import error_at
@@ -20,6 +30,7 @@ __all__ = [
     "EngineRun",
     "EvaluationOptions",
     "VectorResult",
+    "check_output_types",
     "evaluate_pairs",
     "num_steps",
 ]
@@ -39,14 +50,18 @@ class EvaluationOptions:
         task: adapter of both sides.
         dims: sizes of single vectors, of the checkpoint's Matryoshka dimensions; empty for the
             one size that the checkpoint prescribes.
-        single: whether to measure single vectors, by their cosine.
+        single: whether to measure single vectors, by their dot product, which is the cosine.
         multi: whether to measure multi-vectors, by MaxSim.
+        output_dtypes: types that the vectors are measured in, all from the same float32 ones. As
+            databases do, int8 is ranked by the dot product of its codes, and bits by the number of
+            equal ones.
     """
 
     task: str
     dims: tuple[int, ...]
     single: bool
     multi: bool
+    output_dtypes: tuple[OutputDtype, ...] = ("float32",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +71,12 @@ class VectorResult:
     Attributes:
         dim: size of single vectors; None for multi-vectors.
         metrics: of all queries.
+        output_dtype: of both sides' vectors.
     """
 
     dim: int | None
     metrics: RankMetrics
+    output_dtype: OutputDtype = "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +107,19 @@ class _Vectors:
 def num_steps(pairs: PairSet, options: EvaluationOptions) -> int:
     """Return how many items are embedded and rankings made in a run."""
     kinds = (max(1, len(options.dims)) if options.single else 0) + options.multi
-    return len(pairs.candidates) + len(pairs.queries) * (1 + kinds)
+    num_rankings = kinds * len(options.output_dtypes)
+    return len(pairs.candidates) + len(pairs.queries) * (1 + num_rankings)
+
+
+def check_output_types(options: EvaluationOptions, model: ModelConfig, ranges: Int8Ranges) -> None:
+    """Check that vectors can be measured in the types asked for, before they cost anything.
+
+    Raises:
+        InputError: int8 ranges are missing, or int8 multi-vectors are wanted.
+    """
+    for dtype in options.output_dtypes:
+        for dim in options.dims or (model.truncate_dim or model.decoder.hidden_size,):
+            check_output(dtype, [options.task], dim, options.multi, ranges)
 
 
 def evaluate_pairs(
@@ -113,6 +142,7 @@ def evaluate_pairs(
     Raises:
         InputError: an option is not usable, or a picture cannot be read; the message has the line.
     """
+    check_output_types(options, embedder.bundle.manifest.model, embedder.output_ranges)
     started = time.perf_counter()
     queries = _embed(embedder, pairs.queries, "query", options, done)
     candidates = _embed(embedder, pairs.candidates, "passage", options, done)
@@ -120,15 +150,24 @@ def evaluate_pairs(
     results = []
     if queries.single is not None and candidates.single is not None:
         for dim in options.dims or (queries.single.shape[1],):
-            sides = [
-                side if side.shape[1] == dim else truncate(side, dim)
-                for side in (queries.single, candidates.single)
-            ]
-            metrics = _cosine_metrics(sides[0], sides[1], pairs.relevant, done)
-            results.append(VectorResult(dim, metrics))
+            left, right = _cut(queries.single, dim), _cut(candidates.single, dim)
+            for dtype in options.output_dtypes:
+                metrics = _dot_metrics(
+                    _single_codes(left, options.task, dtype, embedder.output_ranges),
+                    _single_codes(right, options.task, dtype, embedder.output_ranges),
+                    pairs.relevant,
+                    done,
+                )
+                results.append(VectorResult(dim, metrics, dtype))
     if queries.multi is not None and candidates.multi is not None:
-        metrics = _maxsim_metrics(queries.multi, candidates.multi, pairs.relevant, done)
-        results.append(VectorResult(None, metrics))
+        for dtype in options.output_dtypes:
+            metrics = _maxsim_metrics(
+                _multi_codes(queries.multi, dtype),
+                _multi_codes(candidates.multi, dtype),
+                pairs.relevant,
+                done,
+            )
+            results.append(VectorResult(None, metrics, dtype))
     return EngineRun(
         results=tuple(results),
         num_truncated=queries.num_truncated + candidates.num_truncated,
@@ -172,13 +211,40 @@ def _embed(
     )
 
 
-def _cosine_metrics(
+def _cut(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    return vectors if vectors.shape[1] == dim else truncate(vectors, dim)
+
+
+def _single_codes(
+    vectors: NDArray[np.float32], task: str, dtype: OutputDtype, ranges: Int8Ranges
+) -> NDArray[np.float32]:
+    """Return float32 [B, D] whose dot products rank as databases rank normalised [B, D]."""
+    stored = quantise_single(vectors, [task] * len(vectors), dtype, ranges)
+    return _widen(stored, dtype, vectors.shape[1])
+
+
+def _multi_codes(
+    vectors: Sequence[NDArray[np.float32]], dtype: OutputDtype
+) -> list[NDArray[np.float32]]:
+    """Return the same for multi-vectors, [T_i, D] each."""
+    dim = vectors[0].shape[1]
+    return [_widen(stored, dtype, dim) for stored in quantise_multi(vectors, dtype)]
+
+
+def _widen(stored: NDArray[Any], dtype: OutputDtype, dim: int) -> NDArray[np.float32]:
+    """Return the numbers stored, in float32: of bits ±1, whose products sum to D - 2 · distance."""
+    if dtype in ("binary", "ubinary"):
+        return unpack_signs(stored, dim)
+    return stored.astype(np.float32, copy=False)
+
+
+def _dot_metrics(
     queries: NDArray[np.float32],
     candidates: NDArray[np.float32],
     relevant: Sequence[frozenset[int]],
     done: Callable[[int], None],
 ) -> RankMetrics:
-    """Return the measures of normalised float32 [Q, D] with [C, D]."""
+    """Return the measures of float32 [Q, D] with [C, D], ranked by their dot products."""
     parts = []
     for block in _blocks([len(candidates)] * len(queries)):
         parts.append(rank_metrics(queries[block] @ candidates.T, relevant[block]))
@@ -192,7 +258,7 @@ def _maxsim_metrics(
     relevant: Sequence[frozenset[int]],
     done: Callable[[int], None],
 ) -> RankMetrics:
-    """Return the measures of float32 [T_i, D] with [T_j, D], rows normalised."""
+    """Return the measures of float32 [T_i, D] with [T_j, D]."""
     longest = max(len(candidate) for candidate in candidates)
     parts = []
     for block in _blocks([max(len(candidates), len(query) * longest) for query in queries]):

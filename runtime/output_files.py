@@ -18,6 +18,7 @@ from trine.runtime.output_rows import (
     RowWriter,
     require_pyarrow,
 )
+from trine.runtime.outputs import OutputDtype
 
 __all__ = ["OutputFile", "check_output", "open_output"]
 
@@ -75,15 +76,18 @@ class OutputFile:
 
 
 @contextmanager
-def open_output(path: Path, *, dim: int, multi: bool) -> Iterator[OutputFile]:
+def open_output(
+    path: Path, *, dim: int, multi: bool, output_dtype: OutputDtype = "float32"
+) -> Iterator[OutputFile]:
     """Yield a file that becomes `path` when the block ends without an exception.
 
     Until then what is written lies beside it, and is removed if the block fails.
 
     Args:
         path: as checked by `check_output`.
-        dim: of the vectors.
+        dim: of the vectors before they were packed.
         multi: whether they are multi-vectors.
+        output_dtype: of the vectors.
 
     Raises:
         InputError: the file cannot be written.
@@ -93,7 +97,7 @@ def open_output(path: Path, *, dim: int, multi: bool) -> Iterator[OutputFile]:
         with ExitStack() as stack:
             with _naming(path):
                 file = stack.enter_context(partial.open("xb"))
-                writer = _open_writer(path, file, dim, multi, stack)
+                writer = _open_writer(path, file, dim, multi, output_dtype, stack)
             yield OutputFile(path, writer)
             with _naming(path):
                 writer.finish()
@@ -104,16 +108,23 @@ def open_output(path: Path, *, dim: int, multi: bool) -> Iterator[OutputFile]:
         raise
 
 
-def _open_writer(path: Path, file: BinaryIO, dim: int, multi: bool, stack: ExitStack) -> RowWriter:
+def _open_writer(
+    path: Path,
+    file: BinaryIO,
+    dim: int,
+    multi: bool,
+    output_dtype: OutputDtype,
+    stack: ExitStack,
+) -> RowWriter:
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
         return JsonLinesWriter(TextIOWrapper(file, encoding="utf-8", newline="\n"))
     if suffix == ".npy":
-        return NpyWriter(file, dim)
+        return NpyWriter(file, dim, output_dtype)
     if suffix == ".npz":
         scratch = stack.enter_context(_scratch_file(path.parent))
-        return NpzWriter(file, scratch, dim, multi)
-    writer = ParquetWriter(file, multi)
+        return NpzWriter(file, scratch, dim, multi, output_dtype)
+    writer = ParquetWriter(file, multi, output_dtype)
     stack.callback(writer.close)
     return writer
 

@@ -1,11 +1,18 @@
 """What comes out of `Embedder.encode`."""
 
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Embeddings"]
+from trine.runtime.errors import InputError
+
+__all__ = ["OUTPUT_DTYPES", "Embeddings", "OutputDtype", "check_output_dtype", "stored_shape"]
+
+#: How the numbers of vectors are stored; `trine.kernels.quantise` defines the last three.
+OutputDtype = Literal["float32", "float16", "int8", "binary", "ubinary"]
+OUTPUT_DTYPES: tuple[OutputDtype, ...] = get_args(OutputDtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +20,11 @@ class Embeddings:
     """Vectors of a list of items, in the order of the items.
 
     Attributes:
-        single: float32 [B, D], C-order, each row of length 1; None when only multi-vectors were
-            asked for.
-        multi: one float32 [T_i, projector_dim] per item, each row of length 1; None when only
-            single vectors were asked for.
+        single: [B, D], C-order; None when only multi-vectors were asked for. Float32, each row of
+            length 1, unless the call named another `output_dtype`: float16 [B, D], int8 [B, D], or
+            bits in int8 ("binary") or uint8 ("ubinary") [B, ceil(D / 8)].
+        multi: one array [T_i, projector_dim] per item, of dtypes and lengths as `single` has them;
+            None when only single vectors were asked for.
         num_tokens: int64 [B], the tokens of each item after truncation, prefix and image tokens
             included.
         truncated: bool [B], whether an item's text was cut to `max_length`.
@@ -24,7 +32,26 @@ class Embeddings:
     The arrays belong to the caller.
     """
 
-    single: NDArray[np.float32] | None
-    multi: list[NDArray[np.float32]] | None
+    single: NDArray[Any] | None
+    multi: list[NDArray[Any]] | None
     num_tokens: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+
+
+def check_output_dtype(name: str) -> OutputDtype:
+    """Return `name` if it is an output type.
+
+    Raises:
+        InputError: it is not.
+    """
+    for known in OUTPUT_DTYPES:
+        if name == known:
+            return known
+    raise InputError(f"output_dtype is {name!r}; known are {list(OUTPUT_DTYPES)}")
+
+
+def stored_shape(output_dtype: OutputDtype, dim: int) -> tuple[np.dtype[Any], int]:
+    """Return the dtype that holds a vector of `dim` dimensions, and how many values it has."""
+    if output_dtype in ("binary", "ubinary"):
+        return np.dtype(np.int8 if output_dtype == "binary" else np.uint8), -(-dim // 8)
+    return np.dtype(output_dtype), dim

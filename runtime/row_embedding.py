@@ -12,6 +12,7 @@ from trine.runtime.input_files import row_task
 from trine.runtime.input_rows import InputRow, load_item
 from trine.runtime.inputs import Item, Prompt
 from trine.runtime.output_rows import OutputRow
+from trine.runtime.outputs import OutputDtype
 
 __all__ = ["RowOptions", "embed_rows", "error_at"]
 
@@ -39,6 +40,7 @@ class RowOptions:
     max_length: int
     max_pixels: int | None
     multi: bool
+    output_dtype: OutputDtype = "float32"
 
 
 def embed_rows(
@@ -88,6 +90,7 @@ def _embed_window(
             max_pixels=options.max_pixels,
             return_single=not options.multi,
             return_multivector=options.multi,
+            output_dtype=options.output_dtype,
         )
     except InputError as error:
         raise error_at(error, [row.where for row in rows]) from error

@@ -1,7 +1,7 @@
 """How the public types look to a caller under `mypy --strict`. Type-checked, never run."""
 
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ pictures = embedder.encode_image(
 )
 assert_type(pictures, Vectors | list[Vectors])
 
+packed = embedder.encode_text(["a", "b"], task="retrieval", output_dtype="ubinary")
+assert_type(packed, NDArray[Any] | list[NDArray[Any]])
+
 item = ImageText((Path("page.png"), b"bytes"), "a caption")
 assert_type(item.text, str | None)
 found = embedder.encode(
@@ -48,8 +51,8 @@ found = embedder.encode(
     return_multivector=True,
 )
 assert_type(found, Embeddings)
-assert_type(found.single, Vectors | None)
-assert_type(found.multi, list[Vectors] | None)
+assert_type(found.single, NDArray[Any] | None)
+assert_type(found.multi, list[NDArray[Any]] | None)
 assert_type(found.num_tokens, NDArray[np.int64])
 assert_type(found.truncated, NDArray[np.bool_])
 
@@ -67,6 +70,7 @@ except (BundleError, CheckpointError, DependencyError, EngineError) as other:
 
 embedder.encode_text(b"bytes")  # type: ignore[arg-type]
 embedder.encode_text("a", max_len=3)  # type: ignore[call-overload]
+embedder.encode(["a"], "code", output_dtype="float64")  # type: ignore[arg-type]
 embedder.encode(["a"], "code", "query")  # type: ignore[call-arg]
 Embedder.load("bundle", "auto")  # type: ignore[call-arg]
 found.single = None  # type: ignore[misc]

@@ -63,6 +63,12 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--multi-vector", action="store_true", help="a vector a token instead of one an item"
     )
+    parser.add_argument(
+        "--output-dtype",
+        metavar="TYPE",
+        default="float32",
+        help="float32, float16, int8, or bits packed as binary or ubinary (default: %(default)s)",
+    )
     _add_limits(parser)
     parser.set_defaults(run=run)
 
@@ -160,6 +166,8 @@ class _Progress:
 
 def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
     """Return the options of the run, all checked before the model is loaded."""
+    from trine.runtime.output_quantisation import bundle_ranges, check_output
+    from trine.runtime.outputs import check_output_dtype
     from trine.runtime.request import check_request
     from trine.runtime.row_embedding import RowOptions
 
@@ -184,6 +192,14 @@ def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
         max_length=arguments.max_length,
         max_pixels=arguments.max_pixels,
     )
+    output_dtype = check_output_dtype(arguments.output_dtype)
+    check_output(
+        output_dtype,
+        () if arguments.task is None else (arguments.task,),
+        _single_dim(bundle, arguments.dim),
+        arguments.multi_vector,
+        bundle_ranges(bundle),
+    )
     return RowOptions(
         task=arguments.task,
         prompt=arguments.prompt,
@@ -191,6 +207,7 @@ def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
         max_length=arguments.max_length,
         max_pixels=arguments.max_pixels,
         multi=arguments.multi_vector,
+        output_dtype=output_dtype,
     )
 
 
@@ -229,8 +246,13 @@ def _output(
     if path is None:
         yield JsonLinesWriter(sys.stdout)
         return
-    model = bundle.manifest.model
-    single = model.decoder.hidden_size if options.dim is None else options.dim
-    dim = model.projector_dim if options.multi else single
-    with open_output(path, dim=dim, multi=options.multi) as output:
+    multi = options.multi
+    dim = bundle.manifest.model.projector_dim if multi else _single_dim(bundle, options.dim)
+    with open_output(path, dim=dim, multi=multi, output_dtype=options.output_dtype) as output:
         yield output
+
+
+def _single_dim(bundle: "Bundle", dim: int | None) -> int:
+    """Return the size of single vectors: what was asked for, else what the checkpoint says."""
+    model = bundle.manifest.model
+    return dim or model.truncate_dim or model.decoder.hidden_size

@@ -12,7 +12,7 @@ from trine.runtime.progress import ProgressBar
 
 if TYPE_CHECKING:
     from trine.runtime.bundle import Bundle
-    from trine.runtime.evaluation import EngineRun, EvaluationOptions
+    from trine.runtime.evaluation import EngineRun, EvaluationOptions, VectorResult
     from trine.runtime.pair_files import PairSet
 
 __all__ = ["ResultRow", "register", "result_rows", "run", "table_rows"]
@@ -24,8 +24,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "eval",
         help="measure how well a bundle's vectors find what they should",
         description="Embed the queries and candidates of pairs, rank the candidates for each "
-        "query, and print recall@1, @5 and @10, MRR@10 and nDCG@10, for each engine and kind of "
-        "vectors. Candidates of equal score rank in the order of the file.",
+        "query, and print recall@1, @5 and @10, MRR@10 and nDCG@10, for each engine, kind and "
+        "type of vectors. Candidates of equal score rank in the order of the file.",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
     parser.add_argument(
@@ -49,6 +49,14 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--multi-vector",
         action="store_true",
         help="a vector a token and MaxSim instead of single vectors; with --dim, both",
+    )
+    parser.add_argument(
+        "--output-dtype",
+        metavar="TYPE",
+        action="append",
+        default=[],
+        help="float32, float16, int8, binary or ubinary: the type both sides are stored and ranked "
+        "in; may be repeated, differences are to the first (default: float32)",
     )
     parser.add_argument(
         "--engine",
@@ -94,20 +102,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultRow:
-    """One engine with one kind of vectors; an object of the JSON, whose fields these are.
+    """One engine with vectors of one kind and type; an object of the JSON, its fields these.
 
     Attributes:
         engine: its name.
         vectors: "single" or "multi".
         dim: size of single vectors; None for multi-vectors.
+        output_dtype: of the vectors.
         queries, candidates: how many there are.
         recall_at_1, recall_at_5, recall_at_10, mrr_at_10, ndcg_at_10: as in `RankMetrics`.
-        ndcg_at_10_difference: to the first engine; None for that engine itself.
+        ndcg_at_10_difference: to the first engine and output type with vectors of this kind and
+            dim; None for that one itself.
     """
 
     engine: str
     vectors: str
     dim: int | None
+    output_dtype: str
     queries: int
     candidates: int
     recall_at_1: float
@@ -119,23 +130,25 @@ class ResultRow:
 
 
 def result_rows(runs: "Mapping[str, EngineRun]", num_candidates: int) -> list[ResultRow]:
-    """Return a row for each engine and kind of vectors.
+    """Return a row for each engine, kind and type of vectors.
 
     Args:
-        runs: by engine's name, all with the same options; differences are to the first.
+        runs: by engine's name, all with the same options.
         num_candidates: that were searched.
     """
     rows = []
-    first = next(iter(runs.values()))
+    first: dict[int | None, VectorResult] = {}
     for engine, found in runs.items():
-        for result, base in zip(found.results, first.results, strict=True):
+        for result in found.results:
             metrics = result.metrics
+            base = first.setdefault(result.dim, result)
             difference = metrics.ndcg_at_10 - base.metrics.ndcg_at_10
             rows.append(
                 ResultRow(
                     engine=engine,
                     vectors="multi" if result.dim is None else "single",
                     dim=result.dim,
+                    output_dtype=result.output_dtype,
                     queries=metrics.num_queries,
                     candidates=num_candidates,
                     recall_at_1=metrics.recall_at_1,
@@ -143,22 +156,27 @@ def result_rows(runs: "Mapping[str, EngineRun]", num_candidates: int) -> list[Re
                     recall_at_10=metrics.recall_at_10,
                     mrr_at_10=metrics.mrr_at_10,
                     ndcg_at_10=metrics.ndcg_at_10,
-                    ndcg_at_10_difference=None if found is first else difference,
+                    ndcg_at_10_difference=None if result is base else difference,
                 )
             )
     return rows
 
 
 def table_rows(rows: Sequence[ResultRow]) -> list[tuple[str, ...]]:
-    """Return the cells of the table, its heading first; differences only of several engines."""
-    heading = ["engine", "vectors", "queries", "candidates"]
+    """Return the cells of the table, its heading first.
+
+    Types only if there are others than float32, differences only of several engines or types.
+    """
+    typed = any(row.output_dtype != "float32" for row in rows)
+    heading = ["engine", "vectors", *(["type"] if typed else []), "queries", "candidates"]
     heading += ["recall@1", "recall@5", "recall@10", "MRR@10", "nDCG@10"]
     several = any(row.ndcg_at_10_difference is not None for row in rows)
     table = [(*heading, "difference") if several else tuple(heading)]
     for row in rows:
         vectors = row.vectors if row.dim is None else f"{row.vectors} {row.dim}"
         measures = (row.recall_at_1, row.recall_at_5, row.recall_at_10, row.mrr_at_10)
-        cells = [row.engine, vectors, str(row.queries), str(row.candidates)]
+        cells = [row.engine, vectors, *([row.output_dtype] if typed else [])]
+        cells += [str(row.queries), str(row.candidates)]
         cells += [f"{measure:.4f}" for measure in (*measures, row.ndcg_at_10)]
         if several:
             difference = row.ndcg_at_10_difference
@@ -171,25 +189,32 @@ def _options(
     arguments: argparse.Namespace, bundle: "Bundle", engines: Sequence[str]
 ) -> "EvaluationOptions":
     """Return what to measure, all checked before a model is loaded."""
-    from trine.runtime.evaluation import EvaluationOptions
+    from trine.runtime.evaluation import EvaluationOptions, check_output_types
+    from trine.runtime.output_quantisation import bundle_ranges
+    from trine.runtime.outputs import check_output_dtype
     from trine.runtime.request import check_request
 
+    model = bundle.manifest.model
     dims = tuple(dict.fromkeys(arguments.dim))
+    dtypes = [check_output_dtype(name) for name in arguments.output_dtype or ["float32"]]
     for engine in engines:
         for dim in dims or (None,):
             check_request(
                 tuple(bundle.engine(engine).decoders),
-                bundle.manifest.model,
+                model,
                 num_items=1,
                 task=arguments.task,
                 truncate_dim=dim,
             )
-    return EvaluationOptions(
+    options = EvaluationOptions(
         task=arguments.task,
         dims=dims,
         single=bool(dims) or not arguments.multi_vector,
         multi=arguments.multi_vector,
+        output_dtypes=tuple(dict.fromkeys(dtypes)),
     )
+    check_output_types(options, model, bundle_ranges(bundle))
+    return options
 
 
 def _run_engine(

@@ -75,7 +75,7 @@ def test_npz_holds_vectors_and_what_is_known_of_them(
     assert embed(nano_bundle, texts_file, "-o", out, "--task", "code", "--max-length", 5) == 0
     want = embedder.encode(TEXTS, "code", max_length=5)
     with np.load(out) as found:
-        assert set(found) == {"vectors", "ids", "num_tokens", "truncated"}
+        assert set(found) == {"vectors", "ids", "num_tokens", "truncated", "output_dtype"}
         np.testing.assert_array_equal(found["vectors"], want.single)
         np.testing.assert_array_equal(found["num_tokens"], want.num_tokens)
         np.testing.assert_array_equal(found["truncated"], want.truncated)
