@@ -10,8 +10,16 @@ import os
 import sys
 from collections.abc import Sequence
 
-from trine.export.commands import adapters, demo, export, sample_checkpoint, verify
-from trine.runtime.commands import embed, info
+from trine.export.commands import (
+    adapters,
+    build,
+    demo,
+    export,
+    export_triton,
+    sample_checkpoint,
+    verify,
+)
+from trine.runtime.commands import bench, doctor, embed, info, roofline, serve
 from trine.runtime.commands import eval as evaluate
 from trine.runtime.errors import TrineError
 
@@ -54,7 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("trine")
     parser.add_argument("--version", action="version", version=f"trine {version}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for command in (export, embed, info, verify, evaluate, adapters, demo, sample_checkpoint):
+    for command in (
+        *(export, embed, info, verify, evaluate, bench, adapters, doctor),
+        *(serve, roofline, build, export_triton, demo, sample_checkpoint),
+    ):
         command.register(subparsers)
     return parser
 

@@ -11,7 +11,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trine.export.decoder_weights import DecoderWeights
+from trine.export.gated_mlp import MlpLayer, MlpLayers, add_gated_mlp
 from trine.export.graph_builder import CONTRIB, GraphBuilder
+from trine.export.linears import GraphPlan, Linears
 from trine.runtime.lora_layout import LoraGroup, lora_groups
 from trine.runtime.manifest import AdapterLayout
 from trine.runtime.model_config import DecoderConfig
@@ -30,9 +32,12 @@ LORA_DTYPES = {
 
 
 def build_decoder(
-    config: DecoderConfig, weights: DecoderWeights, adapters: AdapterLayout | None = None
+    config: DecoderConfig,
+    weights: DecoderWeights,
+    plan: GraphPlan,
+    adapters: AdapterLayout | None = None,
 ) -> ir.Model:
-    """Return the graph with `weights`, unread.
+    """Return the graph with `weights`, unread, in the precision of `plan`.
 
     With `adapters`, each adapted product y = x·W gets ((x·Aᵀ) where the mask is set, else 0) · B.
 
@@ -46,7 +51,7 @@ def build_decoder(
     ranks of each token's own adapter.
     Output: `hidden` float32 [T, hidden], after the final norm.
     """
-    return _DecoderGraph(config, weights, adapters).build()
+    return _DecoderGraph(config, weights, plan, adapters).build()
 
 
 def _no_rows(dtype: ir.DataType, width: int) -> NDArray[np.generic]:
@@ -55,11 +60,16 @@ def _no_rows(dtype: ir.DataType, width: int) -> NDArray[np.generic]:
 
 class _DecoderGraph:
     def __init__(
-        self, config: DecoderConfig, weights: DecoderWeights, adapters: AdapterLayout | None
+        self,
+        config: DecoderConfig,
+        weights: DecoderWeights,
+        plan: GraphPlan,
+        adapters: AdapterLayout | None,
     ) -> None:
         self.config = config
         self.weights = weights
         self.graph = graph = GraphBuilder("decoder")
+        self.linears = Linears(graph, plan)
         half = config.head_dim // 2
         self.embeddings = graph.input(
             "embeddings", ir.DataType.FLOAT, ["tokens", config.hidden_size]
@@ -107,8 +117,9 @@ class _DecoderGraph:
         return self.graph.build([(normed, "hidden", ["tokens", self.config.hidden_size])])
 
     def _linear(self, name: str, x: ir.Value, *modules: str) -> ir.Value:
-        weight = self.graph.weight(self.weights.linear(name, modules))
-        return self._with_delta(name, x, self.graph.node(f"{name}.base", "MatMul", [x, weight]))
+        return self._with_delta(
+            name, x, self.linears.add(name, x, self.weights.linear(name, modules))
+        )
 
     def _with_delta(self, name: str, x: ir.Value, base: ir.Value) -> ir.Value:
         """Return `base`, plus the active adapters' deltas where the group `name` has inputs."""
@@ -116,29 +127,29 @@ class _DecoderGraph:
         if group is None:
             return base
         graph, parts = self.graph, len(group.modules)
+        x, base = graph.cast(x, ir.DataType.FLOAT), graph.cast(base, ir.DataType.FLOAT)
         ranks = "ranks_qkv" if parts == 3 else "ranks"
         a, b = (
-            graph.node(
-                f"{name}.lora_{half}.float",
-                "Cast",
-                [
-                    graph.optional_input(
-                        f"{name}.lora_{half}",
-                        self.lora_dtype,
-                        [ranks, width],
-                        ir.Tensor(_no_rows(self.lora_dtype, width), dtype=self.lora_dtype),
-                    )
-                ],
-                {"to": int(ir.DataType.FLOAT)},
+            graph.cast(
+                graph.optional_input(
+                    f"{name}.lora_{half}",
+                    self.lora_dtype,
+                    [ranks, width],
+                    ir.Tensor(_no_rows(self.lora_dtype, width), dtype=self.lora_dtype),
+                ),
+                ir.DataType.FLOAT,
             )
             for half, width in (("a", group.num_in), ("b", group.num_out))
         )
         low = graph.node(f"{name}.lora_low", "Gemm", [x, a], {"transB": 1})
         # A selection, not a product with 0 and 1: other adapters' values cannot reach this token.
         kept = graph.node(
-            f"{name}.lora_kept", "Where", [self.masks[parts], low, graph.scalar("zero_float", 0.0)]
+            f"{name}.lora_kept",
+            "Where",
+            [self.masks[parts], low, graph.scalar("zero_float", 0.0)],
+            dtype=ir.DataType.FLOAT,
         )
-        return graph.node(name, "Gemm", [kept, b, base])
+        return graph.node(f"{name}.adapted", "Gemm", [kept, b, base])
 
     def _add_norm(
         self, name: str, branch: ir.Value, residual: ir.Value, weight: str
@@ -147,7 +158,11 @@ class _DecoderGraph:
         normed, _, _, total = self.graph.nodes(
             [name, "", "", f"{name}.residual"],
             "SkipSimplifiedLayerNormalization",
-            [branch, residual, self.graph.weight(self.weights.vector(weight))],
+            [
+                self.graph.cast(branch, ir.DataType.FLOAT),
+                residual,
+                self.graph.weight(self.weights.vector(weight)),
+            ],
             {"epsilon": self.config.rms_norm_eps},
             CONTRIB,
         )
@@ -157,14 +172,11 @@ class _DecoderGraph:
         config, graph = self.config, self.graph
         name = f"{prefix}.self_attn"
         modules = [f"{name}.{part}_proj" for part in "qkv"]
-        base = graph.node(
-            f"{name}.qkv.base",
-            "Gemm",
-            [
-                x,
-                graph.weight(self.weights.linear(f"{name}.qkv", modules)),
-                graph.weight(self.weights.bias(f"{name}.qkv", modules)),
-            ],
+        base = self.linears.add(
+            f"{name}.qkv",
+            x,
+            self.weights.linear(f"{name}.qkv", modules),
+            self.weights.bias(f"{name}.qkv", modules),
         )
         projected = self._with_delta(f"{name}.qkv", x, base)
         q_size, kv_size = config.hidden_size, config.num_kv_heads * config.head_dim
@@ -176,8 +188,9 @@ class _DecoderGraph:
         )
         q = self._rotate(f"{name}.q", q, config.num_heads)
         k = self._rotate(f"{name}.k", k, config.num_kv_heads)
+        dtype = self.linears.dtype(f"{name}.attended")
         padded = [
-            self._padded(f"{name}.{part}", value, heads)
+            self._padded(f"{name}.{part}", graph.cast(value, dtype), heads)
             for part, value, heads in (
                 ("q", q, config.num_heads),
                 ("k", k, config.num_kv_heads),
@@ -202,6 +215,7 @@ class _DecoderGraph:
     def _rotate(self, name: str, x: ir.Value, num_heads: int) -> ir.Value:
         """Return [T, heads × head_dim] with each head rotated by its token's row of the tables."""
         graph, axis = self.graph, self.graph.constant("zero", [0])
+        x = graph.cast(x, ir.DataType.FLOAT)
         rotated = graph.node(
             f"{name}.rotated",
             "RotaryEmbedding",
@@ -256,9 +270,14 @@ class _DecoderGraph:
 
     def _mlp(self, prefix: str, x: ir.Value) -> ir.Value:
         name = f"{prefix}.mlp"
-        gate = self._linear(f"{name}.gate", x, f"{name}.gate_proj")
-        up = self._linear(f"{name}.up", x, f"{name}.up_proj")
-        # QuickGelu with alpha 1 is SiLU: x · sigmoid(x).
-        active = self.graph.node(f"{name}.silu", "QuickGelu", [gate], {"alpha": 1.0}, CONTRIB)
-        product = self.graph.node(f"{name}.product", "Mul", [active, up])
-        return self._linear(f"{name}.down", product, f"{name}.down_proj")
+        layers = MlpLayers(
+            gate=MlpLayer(
+                f"{name}.gate", self.weights.linear(f"{name}.gate", [f"{name}.gate_proj"])
+            ),
+            up=MlpLayer(f"{name}.up", self.weights.linear(f"{name}.up", [f"{name}.up_proj"])),
+            down=MlpLayer(
+                f"{name}.down", self.weights.linear(f"{name}.down", [f"{name}.down_proj"])
+            ),
+            product=f"{name}.product",
+        )
+        return add_gated_mlp(self.graph, self.linears, x, layers, self._with_delta)

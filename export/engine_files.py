@@ -1,85 +1,131 @@
 """Writes the graphs of one engine into a bundle."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-
-import numpy as np
 
 from trine.export.checkpoint import Checkpoint
 from trine.export.decoder_graph import build_decoder
 from trine.export.decoder_weights import DecoderWeights
 from trine.export.graph_builder import save_graph
+from trine.export.precision_plan import EnginePlan
 from trine.export.vision_graph import build_vision
-from trine.runtime.manifest import AdapterLayout, EngineEntry, Tolerance
+from trine.runtime.embedding_table import EMBEDDING_TENSOR
+from trine.runtime.manifest import AdapterLayout, Device, EngineEntry, Tolerance
 from trine.runtime.peft_adapter import PeftAdapters
+from trine.runtime.precision import Number, Precision, PrecisionMap
 
-__all__ = ["FP32_TOLERANCE", "engine_bytes", "write_fp32_engine"]
+__all__ = ["EngineSource", "engine_bytes", "engine_name", "write_engine"]
 
-#: float32 engines differ from the reference by rounding alone: measured under 3e-6 for single
-#: vectors and 2e-5 for multi-vectors. The rest is room for other processors' kernels.
-FP32_TOLERANCE = Tolerance(min_cosine=0.999999, max_difference=2e-4)
+#: Bytes a weight takes by precision, scales included.
+WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.05, "int4": 0.8}
+#: Where ONNX Runtime can run the graphs: its CPU provider has no products of bfloat16, and its CUDA
+#: provider none of 8-bit activations with a scale for each row.
+DEVICES: dict[Precision, tuple[Device, ...]] = {
+    "fp32": ("cpu", "cuda"),
+    "fp16": ("cpu", "cuda"),
+    "bf16": ("cuda",),
+    "int8": ("cpu",),
+    "int4": ("cpu", "cuda"),
+}
+#: Formats of the embedding table by the dtype it is stored in.
+TABLE_NUMBERS: dict[str, Number] = {"BF16": "bf16", "F16": "fp16"}
 
 
-def engine_bytes(checkpoint: Checkpoint, num_decoders: int) -> int:
-    """Return the size of the float32 graphs of `num_decoders` decoders and the vision tower."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSource:
+    """What engines are made of.
+
+    Attributes:
+        checkpoint: the base model.
+        adapters: its adapters.
+        tasks: to write.
+        layout: of the adapters beside a decoder for all tasks; without files one is merged into
+            a decoder each.
+    """
+
+    checkpoint: Checkpoint
+    adapters: PeftAdapters
+    tasks: tuple[str, ...]
+    layout: AdapterLayout
+
+    @property
+    def merged(self) -> bool:
+        return not self.layout.files
+
+
+def engine_name(precision: Precision, merged: bool) -> str:
+    """Return what an engine is called in bundles."""
+    return f"ort-{precision}" if merged else f"ort-{precision}-runtime"
+
+
+def engine_bytes(source: EngineSource, precision: Precision) -> int:
+    """Return about how many bytes the graphs of an engine will take."""
+    num_decoders = len(source.tasks) if source.merged else 1
     total = 0
-    for name, shape in checkpoint.shapes().items():
-        size = prod(shape) * np.dtype(np.float32).itemsize
+    for name, shape in source.checkpoint.shapes().items():
         if name.startswith("visual."):
-            total += size
+            total += prod(shape)
         elif name.startswith(("layers.", "norm.")):
-            total += size * num_decoders
-    return total
+            total += prod(shape) * num_decoders
+    return int(total * WEIGHT_BYTES[precision])
 
 
-def write_fp32_engine(
-    checkpoint: Checkpoint,
-    adapters: PeftAdapters,
-    tasks: tuple[str, ...],
-    layout: AdapterLayout,
+def write_engine(
+    source: EngineSource,
+    precision: Precision,
+    plan: EnginePlan,
     folder: Path,
     written: Callable[[int], None],
 ) -> EngineEntry:
     """Write the vision graph and the decoder graphs; return their manifest entry.
 
+    The entry's tolerance lets everything pass; it is set when the engine has been measured.
+
     Args:
-        checkpoint: the base model.
-        adapters: to merge.
-        tasks: to write.
-        layout: of the adapters beside a decoder for all tasks; without files one is merged into
-            a decoder each.
+        source: of the weights.
+        precision: of the engine.
+        plan: of its layers.
         folder: of the bundle.
         written: called with the size in bytes of each tensor.
 
     Raises:
         CheckpointError: a weight is not finite.
     """
-    merged = not layout.files
-    name = "ort-fp32" if merged else "ort-fp32-runtime"
+    name = engine_name(precision, source.merged)
     place = folder / "engines" / name
     place.mkdir(parents=True)
-    config = checkpoint.config
-    save_graph(build_vision(config.vision, checkpoint), place / "vision.onnx", written)
+    checkpoint, config = source.checkpoint, source.checkpoint.config
+    save_graph(build_vision(config.vision, checkpoint, plan.vision), place / "vision.onnx", written)
     decoders = {}
-    if merged:
-        for task in tasks:
-            weights = DecoderWeights(checkpoint, adapters, task)
-            model = build_decoder(config.decoder, weights)
+    if source.merged:
+        for task in source.tasks:
+            weights = DecoderWeights(checkpoint, source.adapters, task)
+            model = build_decoder(config.decoder, weights, plan.decoder)
             save_graph(model, place / f"decoder-{task}.onnx", written)
             decoders[task] = f"engines/{name}/decoder-{task}.onnx"
     else:
-        model = build_decoder(config.decoder, DecoderWeights(checkpoint, None, None), layout)
+        weights = DecoderWeights(checkpoint, None, None)
+        model = build_decoder(config.decoder, weights, plan.decoder, source.layout)
         save_graph(model, place / "decoder.onnx", written)
-        decoders = dict.fromkeys(tasks, f"engines/{name}/decoder.onnx")
-    one_decoder = (folder / decoders[tasks[0]]).with_suffix(".data")
+        decoders = dict.fromkeys(source.tasks, f"engines/{name}/decoder.onnx")
+    one_decoder = (folder / decoders[source.tasks[0]]).with_suffix(".data")
+    stored = checkpoint.info(EMBEDDING_TENSOR).dtype
     return EngineEntry(
         name=name,
         runner="onnxruntime",
-        precision="fp32",
-        adapters="merged" if merged else "runtime",
+        devices=DEVICES[precision],
+        precision=precision,
+        precision_map=PrecisionMap(
+            vision=plan.vision.precision,
+            decoder=plan.decoder.precision,
+            embedding=TABLE_NUMBERS.get(stored, "fp32"),
+        ),
+        adapters="merged" if source.merged else "runtime",
         vision=f"engines/{name}/vision.onnx",
         decoders=decoders,
         weight_bytes=one_decoder.stat().st_size + (place / "vision.data").stat().st_size,
-        tolerance=FP32_TOLERANCE,
+        tolerance=Tolerance(min_cosine=-1.0, max_difference=2.0),
+        below_floor=False,
     )

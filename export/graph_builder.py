@@ -1,6 +1,6 @@
 """Builds an ONNX graph node by node, with weights that are read only when the file is written.
 
-A thin layer over onnx-ir: names for everything, float32 as the default dtype, and a model at the
+A thin layer over onnx-ir: names for everything, float32 unless a dtype is said, and a model at the
 end. Tensors stay unread in a `Weight` until `save_graph` streams them, one at a time, into the
 external data file, so that writing a graph takes the memory of its largest tensor.
 """
@@ -36,13 +36,42 @@ class Weight:
 
     Attributes:
         name: of the initializer.
-        shape: of the array that `read` returns.
-        read: returns it as float32, C-order.
+        shape: of the tensor in the graph.
+        read: returns its values in C-order, in the dtype that onnx-ir has for `dtype` (4-bit
+            integers packed two to a byte).
+        dtype: of the tensor in the graph.
     """
 
     name: str
     shape: tuple[int, ...]
-    read: Callable[[], NDArray[np.float32]]
+    read: Callable[[], NDArray[np.generic]]
+    dtype: ir.DataType = ir.DataType.FLOAT
+
+    def to(self, dtype: ir.DataType) -> "Weight":
+        """Return this weight rounded to `dtype`."""
+        if dtype == self.dtype:
+            return self
+        return Weight(
+            self.name, self.shape, lambda: self.read().astype(dtype.numpy(), copy=False), dtype
+        )
+
+    def taken(self, indices: NDArray[np.int64], axis: int, name: str) -> "Weight":
+        """Return the float32 slices at `indices` of an axis, as a weight called `name`."""
+        shape = list(self.shape)
+        shape[axis] = len(indices)
+        return Weight(
+            name, tuple(shape), lambda: np.ascontiguousarray(self.read().take(indices, axis))
+        )
+
+    def without(self, indices: NDArray[np.int64], axis: int) -> "Weight":
+        """Return this weight with zeros at `indices` of an axis."""
+
+        def read() -> NDArray[np.generic]:
+            values = self.read().copy()
+            values.swapaxes(0, axis)[indices] = 0
+            return values
+
+        return Weight(self.name, self.shape, read, self.dtype)
 
 
 class GraphBuilder:
@@ -54,6 +83,7 @@ class GraphBuilder:
         self._inputs: list[ir.Value] = []
         self._defaults: list[ir.Value] = []
         self._constants: dict[str, ir.Value] = {}
+        self._casts: dict[str, ir.Value] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
         """Declare a graph input; a string is a symbolic dimension."""
@@ -72,27 +102,35 @@ class GraphBuilder:
 
     def scalar(self, name: str, number: float) -> ir.Value:
         """Return a float32 scalar stored in the graph; the same name gives the same scalar."""
-        if name not in self._constants:
-            tensor = ir.tensor(np.array(number, np.float32), name=name)
-            self._constants[name] = self._tape.initializer(tensor, name=name)
-        return self._constants[name]
+        return self._constant(name, np.array(number, np.float32))
+
+    def byte(self, name: str, number: int) -> ir.Value:
+        """Return a uint8 scalar stored in the graph; the same name gives the same scalar."""
+        return self._constant(name, np.array(number, np.uint8))
 
     def constant(self, name: str, values: Sequence[int]) -> ir.Value:
         """Return an int64 vector stored in the graph; the same name gives the same vector."""
+        return self._constant(name, np.array(values, np.int64))
+
+    def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         if name not in self._constants:
-            tensor = ir.tensor(np.array(values, np.int64), name=name)
-            self._constants[name] = self._tape.initializer(tensor, name=name)
+            tensor = ir.tensor(array, name=name)
+            value = self._tape.initializer(tensor, name=name)
+            value.type = ir.TensorType(tensor.dtype)
+            self._constants[name] = value
         return self._constants[name]
 
     def weight(self, weight: Weight) -> ir.Value:
         """Declare an initializer that is read when the graph is saved."""
         lazy = ir.LazyTensor(
-            lambda: ir.Tensor(weight.read(), name=weight.name),
-            dtype=ir.DataType.FLOAT,
+            lambda: ir.Tensor(weight.read(), dtype=weight.dtype, name=weight.name),
+            dtype=weight.dtype,
             shape=ir.Shape(weight.shape),
             name=weight.name,
         )
-        return self._tape.initializer(lazy, name=weight.name)
+        value = self._tape.initializer(lazy, name=weight.name)
+        value.type = ir.TensorType(weight.dtype)
+        return value
 
     def node(
         self,
@@ -101,9 +139,13 @@ class GraphBuilder:
         inputs: Sequence[ir.Value | None],
         attributes: Attributes | None = None,
         domain: str = "",
+        dtype: ir.DataType | None = None,
     ) -> ir.Value:
-        """Append a node with one output, which has the node's name, and return it."""
-        output = ir.Value(name=name)
+        """Append a node with one output, of the node's name, and return it.
+
+        Its dtype is the first input's unless `dtype` says otherwise.
+        """
+        output = ir.Value(name=name, type=_tensor_type(inputs, dtype))
         return self._tape.op(op_type, inputs, attributes, domain=domain, name=name, output=output)
 
     def nodes(
@@ -113,13 +155,26 @@ class GraphBuilder:
         inputs: Sequence[ir.Value | None],
         attributes: Attributes | None = None,
         domain: str = "",
+        dtype: ir.DataType | None = None,
     ) -> tuple[ir.Value, ...]:
-        """Append a node with an output for each of `names` ("" for one that is not used)."""
-        outputs = [ir.Value(name=name) for name in names]
+        """Append a node with an output for each of `names` ("" for one that is not used).
+
+        All have the first input's dtype unless `dtype` says otherwise.
+        """
+        outputs = [ir.Value(name=name, type=_tensor_type(inputs, dtype)) for name in names]
         self._tape.op_multi_out(
             op_type, inputs, attributes, domain=domain, name=names[0], outputs=outputs
         )
         return tuple(outputs)
+
+    def cast(self, x: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """Return `x` in `dtype`: itself if it has it, else the one Cast that all users share."""
+        if x.dtype == dtype:
+            return x
+        name = f"{x.name}.{dtype.short_name()}"
+        if name not in self._casts:
+            self._casts[name] = self.node(name, "Cast", [x], {"to": int(dtype)}, dtype=dtype)
+        return self._casts[name]
 
     def row_numbers(self, name: str, like: ir.Value) -> ir.Value:
         """Return int64 [1, n] = 0…n-1, where n is the length of the vector `like`."""
@@ -127,8 +182,10 @@ class GraphBuilder:
             self.node(f"{name}.{value}", "Squeeze", [self.constant(f"{value}_vector", [value])])
             for value in (0, 1)
         )
-        count = self.node(f"{name}.count", "Squeeze", [self.node(f"{name}.shape", "Shape", [like])])
-        rows = self.node(f"{name}.range", "Range", [zero, count, one])
+        shape = self.node(f"{name}.shape", "Shape", [like], dtype=ir.DataType.INT64)
+        rows = self.node(
+            f"{name}.range", "Range", [zero, self.node(f"{name}.count", "Squeeze", [shape]), one]
+        )
         return self.node(name, "Unsqueeze", [rows, self.constant("zero", [0])])
 
     def build(self, outputs: Sequence[tuple[ir.Value, str, Sequence[int | str]]]) -> ir.Model:
@@ -145,6 +202,14 @@ class GraphBuilder:
             name=self._name,
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="trine")
+
+
+def _tensor_type(inputs: Sequence[ir.Value | None], dtype: ir.DataType | None) -> ir.TensorType:
+    if dtype is None and inputs and inputs[0] is not None:
+        dtype = inputs[0].dtype
+    if dtype is None:
+        raise ValueError("the dtype of the first input is not known")
+    return ir.TensorType(dtype)
 
 
 def save_graph(model: ir.Model, path: Path, written: Callable[[int], None]) -> None:

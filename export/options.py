@@ -4,9 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trine.export.plan_refinement import ImitatedLoss
+from trine.export.rank_agreement import RankAgreement, VectorAgreement
 from trine.runtime.golden import Deviation
+from trine.runtime.precision import Precision, WiderTensor
 
-__all__ = ["EngineReport", "ExportOptions", "ExportReport"]
+__all__ = [
+    "EngineMeasurement",
+    "EngineReport",
+    "ExportOptions",
+    "ExportReport",
+    "TensorRtPrecision",
+]
+
+
+#: Precisions of graphs for TensorRT; fp8 needs compute capability 8.9.
+TensorRtPrecision = Literal["bf16", "fp16", "int8", "fp8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +35,16 @@ class ExportOptions:
             for all, with the adapters beside it.
         max_rank: with "runtime", the rank up to which adapters fit; None for the checkpoint's.
         onnx_adapters: with "runtime", also write each adapter in ONNX Runtime's own format.
-        precision: of weights and matrix products.
+        precisions: of the engines to write, the preferred one first.
         force: replace a bundle that is there.
         check: run the engine on the golden inputs before the bundle is kept; None does so up to
             `CHECKED_WEIGHT_BYTES` of weights, beyond which it would need more memory than the
             export.
+        calibration: file or folder of inputs that decide ranges and layers kept wider; None for
+            the built-in ones.
+        allow_below_floor: write engines that are further from float32 than their precision may
+            be, marked so.
+        tensorrt: precisions of graphs for TensorRT to write beside the engines, for `trine build`.
     """
 
     source: str
@@ -36,9 +54,32 @@ class ExportOptions:
     adapters: Literal["merged", "runtime"] = "merged"
     max_rank: int | None = None
     onnx_adapters: bool = False
-    precision: Literal["fp32"] = "fp32"
+    precisions: tuple[Precision, ...] = ("fp32",)
     force: bool = False
     check: bool | None = None
+    calibration: Path | None = None
+    allow_below_floor: bool = False
+    tensorrt: tuple[TensorRtPrecision, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineMeasurement:
+    """What running an engine showed.
+
+    Attributes:
+        deviations: from the golden vectors.
+        vectors, rankings: agreement with float32 on the built-in corpus; empty if it was left out.
+        load_s: longest load of a task's decoder, in seconds.
+        resident_bytes: by which this process grew.
+        tokens_per_s: texts and pictures of the corpus, or None if it was left out.
+    """
+
+    deviations: tuple[Deviation, ...]
+    vectors: tuple[VectorAgreement, ...]
+    rankings: tuple[RankAgreement, ...]
+    load_s: float
+    resident_bytes: int
+    tokens_per_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +88,23 @@ class EngineReport:
 
     Attributes:
         name: of the engine.
+        precision: of the engine.
         graphs: (path in the bundle, bytes with weights) of each graph.
-        deviations: from the reference, or None if the engine was not run.
+        wider: what is kept wider than asked for.
+        imitated: what its rounding loses in the reference; None for float32.
+        measured: by running it, or None if it was not run.
+        below_floor: why it is further from float32 than its precision may be; empty if it is not.
+        written: whether it is in the bundle.
     """
 
     name: str
+    precision: Precision
     graphs: tuple[tuple[str, int], ...]
-    deviations: tuple[Deviation, ...] | None
+    wider: tuple[WiderTensor, ...]
+    imitated: ImitatedLoss | None
+    measured: EngineMeasurement | None
+    below_floor: tuple[str, ...]
+    written: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

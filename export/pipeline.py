@@ -5,6 +5,7 @@ import importlib.metadata
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -12,35 +13,49 @@ import numpy as np
 
 from trine.export.adapter_files import choose_layout, write_adapters, write_onnx_adapters
 from trine.export.bundle_writer import check_destination, check_disk_space, write_atomically
+from trine.export.calibration.inputs import built_in_calibration
+from trine.export.calibration.user_files import read_calibration
+from trine.export.calibration_run import CalibrationRun, calibration_inputs, run_calibration
 from trine.export.checkpoint import Checkpoint
-from trine.export.engine_files import engine_bytes, write_fp32_engine
+from trine.export.engine_files import EngineSource, engine_bytes
+from trine.export.engine_making import TIGHTNESS, EngineMaker, MadeEngine
 from trine.export.golden_inputs import make_golden
-from trine.export.options import EngineReport, ExportOptions, ExportReport
-from trine.export.parity import measure_engine, write_parity
+from trine.export.options import EngineReport, ExportOptions, ExportReport, TensorRtPrecision
+from trine.export.parity import write_parity
+from trine.export.range_scan import RangeScan
 from trine.export.reference import Reference
 from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
 from trine.export.source import ResolvedSource, read_license, resolve_source
+from trine.export.trt.calibration import quantise_layers
+from trine.export.trt.graph_files import TrtPlans, write_trt_graphs
+from trine.export.trt.plan import uniform_plan
 from trine.runtime.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, file_sha256
 from trine.runtime.embedding_table import EMBEDDING_TENSOR
-from trine.runtime.errors import InputError
+from trine.runtime.errors import BundleError, InputError
 from trine.runtime.golden import Golden
 from trine.runtime.manifest import (
     FORMAT,
     FORMAT_VERSION,
     AdapterLayout,
-    EngineEntry,
     FileEntry,
     Manifest,
     Source,
     manifest_to_json,
 )
+from trine.runtime.output_quantisation import (
+    RANGES_NAME,
+    Int8Ranges,
+    calibrate_ranges,
+    write_ranges,
+)
 from trine.runtime.peft_adapter import PeftAdapters
+from trine.runtime.precision import Precision
+from trine.runtime.preparation import Preparation
 from trine.runtime.progress import ProgressBar
+from trine.runtime.tokenizer import TextTokenizer
 
-__all__ = ["CHECKED_WEIGHT_BYTES", "export_checkpoint"]
+__all__ = ["export_checkpoint"]
 
-#: Engines up to this size are run on the golden inputs before the bundle is kept.
-CHECKED_WEIGHT_BYTES = 2 << 30
 #: Packages whose versions shape the files.
 TOOLS = ("trine", "onnx-ir", "numpy", "onnxruntime")
 #: Room for what is small: graphs, tokenizer, golden vectors.
@@ -69,49 +84,153 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     layout = choose_layout(adapters, tasks, options.max_rank)
     if options.adapters == "merged":
         layout = dataclasses.replace(layout, files={})
-    size = engine_bytes(checkpoint, 1 if layout.files else len(tasks))
+    engine_source = EngineSource(
+        checkpoint=checkpoint, adapters=adapters, tasks=tasks, layout=layout
+    )
+    size = sum(engine_bytes(engine_source, precision) for precision in options.precisions)
     check_disk_space(
         options.bundle, size + checkpoint.info(EMBEDDING_TENSOR).num_bytes + SMALL_FILES_BYTES
     )
     with write_atomically(options.bundle) as folder:
         tokenizer = write_tokenizer(checkpoint, folder)
-        bar = ProgressBar(talk, "writing", size + checkpoint.info(EMBEDDING_TENSOR).num_bytes, "B")
+        preparation = Preparation(checkpoint.config, tokenizer)
+        golden, calibration = _run_reference(options, engine_source, tokenizer, preparation, talk)
+        _write_golden(folder / GOLDEN_NAME, golden)
+        write_ranges(folder / RANGES_NAME, _output_ranges(golden, calibration, checkpoint, tasks))
+        bar = ProgressBar(talk, "copying", checkpoint.info(EMBEDDING_TENSOR).num_bytes, "B")
         write_embedding(checkpoint, folder, bar.advance)
+        bar.finish()
         write_heads(checkpoint, adapters, tasks, folder)
         if layout.files:
             write_adapters(adapters, layout, folder)
         if layout.files and options.onnx_adapters:
             write_onnx_adapters(adapters, layout, checkpoint.config, folder)
-        entry = write_fp32_engine(checkpoint, adapters, tasks, layout, folder, bar.advance)
-        bar.finish()
-        config = checkpoint.config
-        bar = ProgressBar(
-            talk, "reference", config.vision.depth + config.decoder.num_layers, "layers"
+        manifest = _manifest(source, checkpoint, adapters, layout)
+        maker = EngineMaker(
+            engine_source,
+            preparation,
+            calibration,
+            check=options.check,
+            allow_below_floor=options.allow_below_floor,
         )
-        reference = Reference(checkpoint, adapters)
-        _write_golden(
-            folder / GOLDEN_NAME, make_golden(config, tokenizer, reference, tasks, bar.advance)
-        )
-        bar.finish()
-        manifest = _manifest(source, checkpoint, adapters, entry, layout)
-        check = entry.weight_bytes <= CHECKED_WEIGHT_BYTES
-        report = EngineReport(
-            name=entry.name,
-            graphs=tuple((name, _graph_bytes(folder / name)) for name in _graphs(entry)),
-            deviations=measure_engine(Bundle(folder, manifest), entry)
-            if (check if options.check is None else options.check)
-            else None,
-        )
-        write_parity(folder, [report])
+        bundle = Bundle(folder, manifest)
+        made = [_make_engine(maker, p, bundle, talk) for p in options.precisions]
+        entries = tuple(engine.entry for engine in made if engine.entry is not None)
+        reports = [engine.report for engine in made]
+        if not entries:
+            raise BundleError(_below_floor(reports))
+        manifest = dataclasses.replace(manifest, engines=entries)
+        for kind in options.tensorrt:
+            _write_tensorrt(kind, engine_source, calibration, folder)
+        write_parity(folder, [report for report in reports if report.written])
         num_bytes = _write_manifest(manifest, folder, talk)
     return ExportReport(
         bundle=options.bundle,
         source_id=source.id,
         tasks=tasks,
-        engines=(report,),
+        engines=tuple(reports),
         num_bytes=num_bytes,
         seconds=time.monotonic() - started,
         peak_bytes=_peak_bytes(),
+    )
+
+
+def _run_reference(
+    options: ExportOptions,
+    source: EngineSource,
+    tokenizer: TextTokenizer,
+    preparation: Preparation,
+    talk: TextIO,
+) -> tuple[Golden, CalibrationRun | None]:
+    """Return the golden vectors, and what calibration inputs came to if an engine needs them."""
+    config = source.checkpoint.config
+    layers = config.vision.depth + config.decoder.num_layers
+    narrow = bool(options.tensorrt) or any(p != "fp32" for p in options.precisions)
+    bar = ProgressBar(talk, "reference", layers * (1 + narrow), "layers")
+    reference = Reference(source.checkpoint, source.adapters)
+    golden = make_golden(config, tokenizer, reference, source.tasks, bar.advance)
+    calibration = None
+    if narrow:
+        chosen = (
+            built_in_calibration("small")
+            if options.calibration is None
+            else read_calibration(options.calibration)
+        )
+        scan = RangeScan()
+        inputs = list(calibration_inputs(config, preparation, chosen, source.tasks))
+        observed = Reference(source.checkpoint, source.adapters, scan)
+        calibration = run_calibration(observed, scan, inputs, bar.advance)
+    bar.finish()
+    return golden, calibration
+
+
+def _make_engine(
+    maker: EngineMaker, precision: Precision, bundle: Bundle, talk: TextIO
+) -> MadeEngine:
+    """Return an engine that is within its floor, or the last that was tried."""
+    for tightness in TIGHTNESS:
+        layers = ProgressBar(talk, f"planning {precision}", 0, "layers")
+        refined = maker.plan(precision, tightness, layers.advance)
+        layers.finish()
+        last = tightness == TIGHTNESS[-1] or precision == "fp32"
+        bar = ProgressBar(talk, f"writing {precision}", maker.engine_bytes(precision), "B")
+        made = maker.make(precision, refined, bundle, bar.advance, keep_below_floor=last)
+        bar.finish()
+        if made.entry is not None or last:
+            break
+    return made
+
+
+def _write_tensorrt(
+    kind: TensorRtPrecision,
+    source: EngineSource,
+    calibration: CalibrationRun | None,
+    folder: Path,
+) -> None:
+    """Write graphs for TensorRT; 8-bit ones compute what is not quantised in bfloat16."""
+    if kind == "int8" or kind == "fp8":
+        ranges = {} if calibration is None else calibration.scan.ranges
+        plan = uniform_plan("bf16", quantise_layers(ranges, kind))
+    else:
+        plan = uniform_plan("fp16" if kind == "fp16" else "bf16")
+    place = folder / "engines" / f"trt-{kind}"
+    place.mkdir()
+    write_trt_graphs(
+        source.checkpoint,
+        source.adapters,
+        source.tasks,
+        source.layout,
+        TrtPlans(vision=plan, decoder=plan),
+        place,
+    )
+
+
+def _output_ranges(
+    golden: Golden,
+    calibration: CalibrationRun | None,
+    checkpoint: Checkpoint,
+    tasks: tuple[str, ...],
+) -> Int8Ranges:
+    """Return the ranges of int8 output vectors, from all float32 vectors at hand."""
+    vectors = {}
+    for task in tasks:
+        rows = [
+            vector[None]
+            for key, vector in golden.vectors.items()
+            if f"/{task}" in key and key.endswith("/single")
+        ]
+        if calibration is not None and task in calibration.singles:
+            rows.append(calibration.singles[task])
+        vectors[task] = np.concatenate(rows)
+    return calibrate_ranges(vectors, checkpoint.config.matryoshka_dims)
+
+
+def _below_floor(reports: Sequence[EngineReport]) -> str:
+    reasons = "; ".join(f"{report.name}: {', '.join(report.below_floor)}" for report in reports)
+    return (
+        f"nothing was written, for every engine is further from float32 than its precision may be "
+        f"({reasons}); give inputs like yours with --calibration, choose a wider --precision, or "
+        "keep it with --allow-below-floor"
     )
 
 
@@ -140,10 +259,9 @@ def _manifest(
     source: ResolvedSource,
     checkpoint: Checkpoint,
     adapters: PeftAdapters,
-    entry: EngineEntry,
     layout: AdapterLayout,
 ) -> Manifest:
-    """Return the manifest, yet without the list of files."""
+    """Return the manifest, yet without engines and the list of files."""
     read = [
         *(checkpoint.folder / name for name in ("config.json", "preprocessor_config.json")),
         checkpoint.folder / "tokenizer.json",
@@ -162,19 +280,11 @@ def _manifest(
         ),
         license=read_license(checkpoint.folder),
         model=checkpoint.config,
-        engines=(entry,),
+        engines=(),
         adapters=layout,
         tools={name: importlib.metadata.version(name) for name in TOOLS},
         files={},
     )
-
-
-def _graphs(entry: EngineEntry) -> list[str]:
-    return [entry.vision, *dict.fromkeys(entry.decoders.values())]
-
-
-def _graph_bytes(path: Path) -> int:
-    return path.stat().st_size + path.with_suffix(".data").stat().st_size
 
 
 def _write_manifest(manifest: Manifest, folder: Path, talk: TextIO) -> int:

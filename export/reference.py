@@ -8,6 +8,7 @@ memory of one layer. float32 throughout, with norms and softmax summed in float6
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +20,58 @@ from trine.runtime.model_config import VISION_NORM_EPS
 from trine.runtime.peft_adapter import PeftAdapters
 from trine.runtime.sequence import TokenSequence, rope_tables
 from trine.runtime.tensor_file import widen
-from trine.runtime.vision_layout import lay_out_images, window_order
+from trine.runtime.vision_layout import VisionInputs, lay_out_images, window_order
 
-__all__ = ["Reference", "ReferenceInput", "ReferenceVectors"]
+__all__ = ["Fork", "Observer", "Reference", "ReferenceInput", "ReferenceVectors", "Rounding"]
 
 Array = NDArray[np.float32]
 
 
+class Rounding(Protocol):
+    """Imitates narrower formats in some places of the model."""
+
+    def covers(self, module: str) -> bool:
+        """Return whether this module of the checkpoint is rounded."""
+        ...
+
+    def linear(self, module: str, x: Array, weight: Array, bias: Array | np.float32) -> Array:
+        """Return x · weightᵀ + bias as the narrower format computes it."""
+        ...
+
+    def attention(self, prefix: str, x: Array) -> Array:
+        """Return rotated queries or keys, or values, as they enter the attention of a layer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """A copy of another input that is the same up to one layer, and rounded from there.
+
+    Attributes:
+        base: index of the other input, which comes before all its forks.
+        start: the layer it leaves at, e.g. "layers.3" or "visual.blocks.0".
+        rounding: from there on.
+    """
+
+    base: int
+    start: str
+    rounding: Rounding
+
+
 @dataclass(frozen=True, slots=True)
 class ReferenceInput:
-    """One sequence and the task it is embedded for."""
+    """One sequence, the task it is embedded for, and where it is rounded, if it is a fork.
+
+    A fork in the vision tower has pictures of its own, equal to the other's.
+    """
 
     sequence: TokenSequence
     task: str
+    fork: Fork | None = None
+
+    def starts(self, prefix: str) -> bool:
+        """Return whether this is a fork that leaves its base at the layer `prefix`."""
+        return self.fork is not None and self.fork.start == prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +82,35 @@ class ReferenceVectors:
     multi: Array
 
 
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A picture in the vision tower: the input it belongs to, and its layout."""
+
+    owner: ReferenceInput
+    layout: VisionInputs
+
+
+class Observer(Protocol):
+    """Is told of every linear layer's inputs and outputs, all sequences at once."""
+
+    def see(self, module: str, inputs: Sequence[Array], outputs: Sequence[Array]) -> None: ...
+
+
 class Reference:
     """Embeds sequences with a checkpoint's weights.
 
     Args:
         checkpoint: the base model.
         adapters: its adapters.
+        observer: told of every linear layer; None for nobody.
     """
 
-    def __init__(self, checkpoint: Checkpoint, adapters: PeftAdapters) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, adapters: PeftAdapters, observer: Observer | None = None
+    ) -> None:
         self._checkpoint = checkpoint
         self._adapters = adapters
+        self._observer = observer
         self._decoder = checkpoint.config.decoder
 
     def run(
@@ -65,13 +123,21 @@ class Reference:
             step: called with 1 after each layer.
         """
         images = self._image_tokens(inputs, step)
-        states = [self._embed(item.sequence, images) for item in inputs]
-        tables = [rope_tables(item.sequence.positions, self._decoder) for item in inputs]
+        states: dict[int, Array] = {}
+        for index, item in enumerate(inputs):
+            if item.fork is None or item.fork.start.startswith("visual."):
+                states[index] = self._embed(item.sequence, images)
         for layer in range(self._decoder.num_layers):
-            self._layer(f"layers.{layer}", inputs, states, tables)
+            prefix = f"layers.{layer}"
+            for index, item in enumerate(inputs):
+                if item.fork is not None and item.starts(prefix):
+                    states[index] = states[item.fork.base].copy()
+            rows = list(states.values())
+            self._layer(prefix, [inputs[index] for index in states], rows)
+            states = dict(zip(states, rows, strict=True))
             step(1)
         norm, eps = self._checkpoint.float32("norm.weight"), self._decoder.rms_norm_eps
-        hidden = [_rms_norm(state, norm, eps) for state in states]
+        hidden = [_rms_norm(states[index], norm, eps) for index in range(len(inputs))]
         projected = self._linear(PROJECTOR, inputs, hidden)
         return [
             ReferenceVectors(
@@ -101,10 +167,12 @@ class Reference:
         results = []
         for item, state in zip(inputs, states, strict=True):
             pair = pairs[item.task]
-            result = state @ weight.T + bias
+            result = _product(item, module, state, weight, bias)
             if pair is not None:
                 result += (state @ pair.a.T) @ pair.b.T
             results.append(result)
+        if self._observer is not None and module != PROJECTOR:
+            self._observer.see(module, states, results)
         return results
 
     def _layer(
@@ -112,7 +180,6 @@ class Reference:
         prefix: str,
         inputs: Sequence[ReferenceInput],
         states: list[Array],
-        tables: Sequence[tuple[Array, Array]],
     ) -> None:
         """Advance `states` by one layer, in place."""
         eps = self._decoder.rms_norm_eps
@@ -120,8 +187,8 @@ class Reference:
         normed = [_rms_norm(state, weight, eps) for state in states]
         q, k, v = (self._linear(f"{prefix}.self_attn.{n}_proj", inputs, normed) for n in "qkv")
         attended = [
-            self._attend(q_rows, k_rows, v_rows, table)
-            for q_rows, k_rows, v_rows, table in zip(q, k, v, tables, strict=True)
+            self._attend(prefix, item, q_rows, k_rows, v_rows)
+            for item, q_rows, k_rows, v_rows in zip(inputs, q, k, v, strict=True)
         ]
         for state, out in zip(
             states, self._linear(f"{prefix}.self_attn.o_proj", inputs, attended), strict=True
@@ -137,12 +204,16 @@ class Reference:
         ):
             state += out
 
-    def _attend(self, q: Array, k: Array, v: Array, table: tuple[Array, Array]) -> Array:
+    def _attend(self, prefix: str, item: ReferenceInput, q: Array, k: Array, v: Array) -> Array:
         decoder = self._decoder
         groups = decoder.num_heads // decoder.num_kv_heads
+        table = rope_tables(item.sequence.positions, decoder)
         q = _rotate(_heads(q, decoder.num_heads), *table)
-        k = _rotate(_heads(k, decoder.num_kv_heads), *table).repeat(groups, axis=0)
-        v = _heads(v, decoder.num_kv_heads).repeat(groups, axis=0)
+        k = _rotate(_heads(k, decoder.num_kv_heads), *table)
+        v = _heads(v, decoder.num_kv_heads)
+        if item.fork is not None:
+            q, k, v = (item.fork.rounding.attention(prefix, part) for part in (q, k, v))
+        k, v = k.repeat(groups, axis=0), v.repeat(groups, axis=0)
         length = q.shape[1]
         return _attention(q, k, v, np.tril(np.ones((length, length), np.bool_)))
 
@@ -151,64 +222,116 @@ class Reference:
     ) -> dict[int, Array]:
         """Return the image tokens of each picture in raster order, by the picture's identity."""
         vision = self._checkpoint.config.vision
-        images = {id(image): image for item in inputs for image in item.sequence.images}
+        # Forks of the decoder share their base's pictures.
+        own = [i for i in inputs if i.fork is None or i.fork.start.startswith("visual.")]
+        owners = {id(image): item for item in own for image in item.sequence.images}
+        images = {id(image): image for item in own for image in item.sequence.images}
         if not images:
             return {}
         layouts = {key: lay_out_images([image], vision) for key, image in images.items()}
         kernel = self._checkpoint.float32("visual.patch_embed.proj.weight")
         kernel = kernel.reshape(vision.hidden_size, vision.patch_features)
-        states = {key: layout.patches @ kernel.T for key, layout in layouts.items()}
+        states: dict[int, Array] = {}
+        for key, item in owners.items():
+            if item.fork is None or item.starts("visual.patch_embed"):
+                patches = layouts[key].patches
+                states[key] = _product(item, "visual.patch_embed", patches, kernel, np.float32(0))
+        if self._observer is not None:
+            seen = [layout.patches for layout in layouts.values()]
+            self._observer.see("visual.patch_embed", seen, list(states.values()))
         for block in range(vision.depth):
+            self._fork_pictures(f"visual.blocks.{block}", inputs, states)
+            entries = [_Picture(owners[key], layouts[key]) for key in states]
             full = block in vision.full_attention_blocks
-            for key, layout in layouts.items():
-                lengths = layout.window_lengths
-                owner = np.repeat(np.arange(len(lengths)), lengths)
-                visible = np.ones((len(owner),) * 2, np.bool_)
-                if not full:
-                    visible = owner[:, None] == owner[None]
-                table = (layout.rope_cos, layout.rope_sin)
-                states[key] = self._vision_block(
-                    f"visual.blocks.{block}", states[key], table, visible
-                )
+            rows = self._vision_block(
+                f"visual.blocks.{block}", list(states.values()), entries, full
+            )
+            states = dict(zip(states, rows, strict=True))
             step(1)
+        self._fork_pictures("visual.merger", inputs, states)
+        entries = [_Picture(owners[key], layouts[key]) for key in states]
         tokens = {}
-        for key, image in images.items():
-            order, _ = window_order(image.grid, vision)
-            merged = self._merge(states[key])
+        for key, merged in zip(states, self._merge(list(states.values()), entries), strict=True):
+            order, _ = window_order(images[key].grid, vision)
             tokens[key] = np.empty_like(merged)
             tokens[key][order] = merged
         return tokens
 
-    def _plain_linear(self, module: str, x: Array) -> Array:
+    def _fork_pictures(
+        self, prefix: str, inputs: Sequence[ReferenceInput], states: dict[int, Array]
+    ) -> None:
+        """Add the states of pictures that leave their base at `prefix`."""
+        for item in inputs:
+            if item.fork is not None and item.starts(prefix):
+                bases = inputs[item.fork.base].sequence.images
+                for image, base in zip(item.sequence.images, bases, strict=True):
+                    states[id(image)] = states[id(base)].copy()
+
+    def _plain_linear(
+        self, module: str, states: Sequence[Array], pictures: Sequence[_Picture]
+    ) -> list[Array]:
         weight = self._checkpoint.float32(f"{module}.weight")
-        return x @ weight.T + self._checkpoint.float32(f"{module}.bias")
+        bias = self._checkpoint.float32(f"{module}.bias")
+        results = [
+            _product(picture.owner, module, state, weight, bias)
+            for picture, state in zip(pictures, states, strict=True)
+        ]
+        if self._observer is not None:
+            self._observer.see(module, states, results)
+        return results
 
     def _vision_block(
-        self, prefix: str, state: Array, table: tuple[Array, Array], visible: NDArray[np.bool_]
-    ) -> Array:
-        num_heads = self._checkpoint.config.vision.num_heads
-        normed = self._vision_norm(f"{prefix}.norm1", state)
-        q, k, v = (
-            _heads(part, num_heads)
-            for part in np.split(self._plain_linear(f"{prefix}.attn.qkv", normed), 3, axis=1)
-        )
-        attended = _attention(_rotate(q, *table), _rotate(k, *table), v, visible)
-        state = state + self._plain_linear(f"{prefix}.attn.proj", attended)
-        normed = self._vision_norm(f"{prefix}.norm2", state)
-        gate = self._plain_linear(f"{prefix}.mlp.gate_proj", normed)
-        up = self._plain_linear(f"{prefix}.mlp.up_proj", normed)
-        return state + self._plain_linear(f"{prefix}.mlp.down_proj", _silu(gate) * up)
+        self, prefix: str, states: list[Array], pictures: Sequence[_Picture], full: bool
+    ) -> list[Array]:
+        """Return the states after one block; pictures do not see one another."""
+        normed = self._vision_norm(f"{prefix}.norm1", states)
+        attended = [
+            self._vision_attend(prefix, picture, qkv, full)
+            for picture, qkv in zip(
+                pictures, self._plain_linear(f"{prefix}.attn.qkv", normed, pictures), strict=True
+            )
+        ]
+        states = _sums(states, self._plain_linear(f"{prefix}.attn.proj", attended, pictures))
+        normed = self._vision_norm(f"{prefix}.norm2", states)
+        gate = self._plain_linear(f"{prefix}.mlp.gate_proj", normed, pictures)
+        up = self._plain_linear(f"{prefix}.mlp.up_proj", normed, pictures)
+        product = [_silu(g) * u for g, u in zip(gate, up, strict=True)]
+        return _sums(states, self._plain_linear(f"{prefix}.mlp.down_proj", product, pictures))
 
-    def _vision_norm(self, name: str, state: Array) -> Array:
-        return _rms_norm(state, self._checkpoint.float32(f"{name}.weight"), VISION_NORM_EPS)
+    def _vision_attend(self, prefix: str, picture: _Picture, qkv: Array, full: bool) -> Array:
+        num_heads, layout = self._checkpoint.config.vision.num_heads, picture.layout
+        q, k, v = (_heads(part, num_heads) for part in np.split(qkv, 3, axis=1))
+        table = (layout.rope_cos, layout.rope_sin)
+        q, k = _rotate(q, *table), _rotate(k, *table)
+        if picture.owner.fork is not None:
+            q, k, v = (picture.owner.fork.rounding.attention(prefix, part) for part in (q, k, v))
+        owner = np.repeat(np.arange(len(layout.window_lengths)), layout.window_lengths)
+        return _attention(q, k, v, full | (owner[:, None] == owner[None]))
 
-    def _merge(self, state: Array) -> Array:
+    def _vision_norm(self, name: str, states: Sequence[Array]) -> list[Array]:
+        weight = self._checkpoint.float32(f"{name}.weight")
+        return [_rms_norm(state, weight, VISION_NORM_EPS) for state in states]
+
+    def _merge(self, states: Sequence[Array], pictures: Sequence[_Picture]) -> list[Array]:
         vision = self._checkpoint.config.vision
         width = vision.hidden_size * vision.spatial_merge_size**2
-        grouped = self._vision_norm("visual.merger.ln_q", state).reshape(-1, width)
-        return self._plain_linear(
-            "visual.merger.mlp.2", _gelu(self._plain_linear("visual.merger.mlp.0", grouped))
-        )
+        normed = self._vision_norm("visual.merger.ln_q", states)
+        grouped = [state.reshape(-1, width) for state in normed]
+        inner = self._plain_linear("visual.merger.mlp.0", grouped, pictures)
+        return self._plain_linear("visual.merger.mlp.2", [_gelu(rows) for rows in inner], pictures)
+
+
+def _product(
+    item: ReferenceInput, module: str, x: Array, weight: Array, bias: Array | np.float32
+) -> Array:
+    """Return x · weightᵀ + bias, rounded where the input's fork has it rounded."""
+    if item.fork is not None and item.fork.rounding.covers(module):
+        return item.fork.rounding.linear(module, x, weight, bias)
+    return x @ weight.T + bias
+
+
+def _sums(states: Sequence[Array], branches: Sequence[Array]) -> list[Array]:
+    return [state + branch for state, branch in zip(states, branches, strict=True)]
 
 
 def _rms_norm(x: Array, weight: Array, eps: float) -> Array:

@@ -7,13 +7,15 @@ as the tests' model. Its vectors mean nothing.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from trine.export.sample_config import (
     adapter_config,
@@ -21,6 +23,8 @@ from trine.export.sample_config import (
     preprocessor_config,
     shard_index,
 )
+from trine.export.sample_edits import Edit, apply_edits
+from trine.export.sample_hardness import hard_edits
 from trine.export.sample_layout import (
     SampleTensor,
     adapter_tensors,
@@ -46,6 +50,8 @@ DTYPES: dict[Dtype, tuple[str, int]] = {
     "float16": ("F16", 2),
     "float32": ("F32", 4),
 }
+#: What texts begin with: their first tokens are those that the trait `first-token` makes large.
+PROMPTS = ("Query: ", "Passage: ")
 #: Room for the files that are not tensors, the largest of which is a full-size `tokenizer.json`.
 OTHER_FILES_BYTES = 16 << 20
 
@@ -94,11 +100,14 @@ def write_sample_checkpoint(
         _write_json(staging / "config.json", model_config(spec))
         _write_json(staging / "preprocessor_config.json", preprocessor_config(spec))
         write_sample_tokenizer(staging, spec.first_special_id)
-        _write_base(spec, tensors, staging, report)
+        edits = hard_edits(spec, _first_ids(staging, spec))
+        _write_base(spec, tensors, edits, staging, report)
         adapters = staging / "adapters"
         adapters.mkdir()
         _write_json(adapters / "adapter_config.json", adapter_config(spec))
-        _write_tensors(adapters / "adapter_model.safetensors", adapter_tensors(spec), spec, report)
+        _write_tensors(
+            adapters / "adapter_model.safetensors", adapter_tensors(spec), edits, spec, report
+        )
 
 
 @contextmanager
@@ -158,22 +167,30 @@ def _write_json(path: Path, content: dict[str, object]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def _first_ids(directory: Path, spec: SampleSpec) -> tuple[int, ...]:
+    """Return the ids that a sequence can begin with, of the tokenizer in `directory`."""
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    starts = {tokenizer.encode(prompt).ids[0] for prompt in PROMPTS}
+    return tuple(sorted(starts | {spec.special_id("<|im_start|>")}))
+
+
 def _write_base(
     spec: SampleSpec,
     tensors: Sequence[SampleTensor],
+    edits: Mapping[str, Sequence[Edit]],
     directory: Path,
     report: Callable[[int], None],
 ) -> None:
     """Write the base model as one file, or as several with an index."""
     if spec.num_shards == 1:
-        _write_tensors(directory / "model.safetensors", tensors, spec, report)
+        _write_tensors(directory / "model.safetensors", tensors, edits, spec, report)
         return
     parts = [
         (f"model-{number:05d}-of-{spec.num_shards:05d}.safetensors", part)
         for number, part in enumerate(shards(tensors, spec.num_shards), start=1)
     ]
     for file, part in parts:
-        _write_tensors(directory / file, part, spec, report)
+        _write_tensors(directory / file, part, edits, spec, report)
     size = sum(tensor.num_values for tensor in tensors) * DTYPES[spec.dtype][1]
     _write_json(directory / "model.safetensors.index.json", shard_index(parts, spec, size))
 
@@ -181,6 +198,7 @@ def _write_base(
 def _write_tensors(
     path: Path,
     tensors: Sequence[SampleTensor],
+    edits: Mapping[str, Sequence[Edit]],
     spec: SampleSpec,
     report: Callable[[int], None],
 ) -> None:
@@ -189,7 +207,7 @@ def _write_tensors(
             name=stored_name(tensor.name, spec.key_spelling),
             dtype=DTYPES[spec.dtype][0],
             shape=tensor.shape,
-            chunks=_chunks(tensor, spec, report),
+            chunks=_chunks(tensor, edits.get(tensor.name, ()), spec, report),
         )
         for tensor in tensors
     ]
@@ -197,17 +215,19 @@ def _write_tensors(
 
 
 def _chunks(
-    tensor: SampleTensor, spec: SampleSpec, report: Callable[[int], None]
+    tensor: SampleTensor, edits: Sequence[Edit], spec: SampleSpec, report: Callable[[int], None]
 ) -> Iterator[memoryview]:
     """Yield the tensor's bytes, one block of values at a time, each drawn when asked for."""
     seed = hashlib.sha256(f"{spec.seed}:{tensor.name}".encode()).digest()
     source = np.random.Generator(np.random.SFC64(int.from_bytes(seed, "little")))
+    num_columns = prod(tensor.shape[1:])
     values = np.empty(min(BLOCK_VALUES, tensor.num_values), np.float32)
     for start in range(0, tensor.num_values, BLOCK_VALUES):
         block = values[: tensor.num_values - start]
         source.standard_normal(out=block, dtype=np.float32)
         block *= np.float32(tensor.std)
         block += np.float32(tensor.mean)
+        apply_edits(block, start, num_columns, edits)
         chunk = _stored_bytes(block, spec.dtype)
         yield chunk
         report(chunk.nbytes)

@@ -12,11 +12,22 @@ from typing import Any, Literal, get_args
 
 from trine.runtime.errors import InputError
 
-__all__ = ["SPECIAL_TOKENS", "Dtype", "KeySpelling", "SampleSpec", "changed_spec"]
+__all__ = [
+    "HARD_TRAITS",
+    "SPECIAL_TOKENS",
+    "Dtype",
+    "HardTrait",
+    "KeySpelling",
+    "SampleSpec",
+    "changed_spec",
+]
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 #: `published`: model.layers…, visual…; `resaved`: model.language_model.layers…, model.visual….
 KeySpelling = Literal["published", "resaved"]
+#: What can make a checkpoint hard to quantise; `trine.export.sample_hardness` says what they do.
+HardTrait = Literal["swiglu", "residual", "first-token", "k-bias", "patch-spike"]
+HARD_TRAITS: tuple[HardTrait, ...] = get_args(HardTrait)
 
 #: Special tokens in the order of their ids, which begin at `SampleSpec.first_special_id`.
 SPECIAL_TOKENS = (
@@ -39,6 +50,13 @@ SPECIAL_TOKENS = (
 NUM_BYTE_SYMBOLS = 256
 #: Derived Matryoshka sizes halve the vector at most this often, and not below this size.
 MAX_HALVINGS, MIN_MATRYOSHKA_DIM = 4, 16
+#: Least widths that leave most channels ordinary when a few are made large.
+HARD_LEAST = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "vision_hidden_size": 16,
+    "vision_intermediate_size": 16,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +105,8 @@ class SampleSpec:
     #: end; the first that matches decides.
     rank_pattern: tuple[tuple[str, int], ...] = ()
     alpha_pattern: tuple[tuple[str, int], ...] = ()
+    #: What makes the checkpoint hard to quantise; empty for values that all are of one scale.
+    hard: tuple[HardTrait, ...] = ()
     # Files
     dtype: Dtype = "bfloat16"
     key_spelling: KeySpelling = "published"
@@ -288,6 +308,8 @@ def _other_problems(spec: SampleSpec) -> Iterator[str]:
     for name, allowed in (("dtype", get_args(Dtype)), ("key_spelling", get_args(KeySpelling))):
         if getattr(spec, name) not in allowed:
             yield f"{name} is {getattr(spec, name)!r}, choose one of {list(allowed)}"
+    if spec.hard:
+        yield from _hard_problems(spec)
     for pattern, value in (*spec.rank_pattern, *spec.alpha_pattern):
         if value < 1:
             yield f"the pattern {pattern!r} has {value}, give at least 1"
@@ -295,3 +317,13 @@ def _other_problems(spec: SampleSpec) -> Iterator[str]:
             re.compile(pattern)
         except re.error as cause:
             yield f"the pattern {pattern!r} is not a regular expression ({cause})"
+
+
+def _hard_problems(spec: SampleSpec) -> Iterator[str]:
+    if unknown := [trait for trait in spec.hard if trait not in HARD_TRAITS]:
+        yield f"hard has {unknown}, choose of {list(HARD_TRAITS)}"
+    if len(set(spec.hard)) != len(spec.hard):
+        yield f"hard {list(spec.hard)} must have each name once"
+    for name, least in HARD_LEAST.items():
+        if getattr(spec, name) < least:
+            yield f"{name} is {getattr(spec, name)}, a hard checkpoint needs at least {least}"

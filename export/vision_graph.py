@@ -11,14 +11,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trine.export.checkpoint import Checkpoint
+from trine.export.gated_mlp import MlpLayer, MlpLayers, add_gated_mlp
 from trine.export.graph_builder import CONTRIB, GraphBuilder, Weight
+from trine.export.linears import GraphPlan, Linears
 from trine.runtime.model_config import VISION_NORM_EPS, VisionConfig
 
 __all__ = ["build_vision"]
 
 
-def build_vision(config: VisionConfig, checkpoint: Checkpoint) -> ir.Model:
-    """Return the graph with the checkpoint's `visual.…` weights, unread.
+def build_vision(config: VisionConfig, checkpoint: Checkpoint, plan: GraphPlan) -> ir.Model:
+    """Return the graph with the checkpoint's `visual.…` weights, unread, as `plan` has them.
 
     Inputs: `patches` float32 [P, features]; `rope_cos`, `rope_sin` float32 [P, head_dim / 2], both
     in window order; `window_gather` int64 [W, L], the patch in each slot of the windows (any patch
@@ -26,14 +28,15 @@ def build_vision(config: VisionConfig, checkpoint: Checkpoint) -> ir.Model:
     [W]; `num_images` int64 [1], pictures of P / num_images patches each.
     Output: `image_tokens` float32 [P / merge², out_hidden_size], in window order.
     """
-    return _VisionGraph(config, checkpoint).build()
+    return _VisionGraph(config, checkpoint, plan).build()
 
 
 class _VisionGraph:
-    def __init__(self, config: VisionConfig, checkpoint: Checkpoint) -> None:
+    def __init__(self, config: VisionConfig, checkpoint: Checkpoint, plan: GraphPlan) -> None:
         self.config = config
         self.checkpoint = checkpoint
         self.graph = graph = GraphBuilder("vision")
+        self.linears = Linears(graph, plan)
         half = config.head_dim // 2
         self.patches = graph.input("patches", ir.DataType.FLOAT, ["patches", config.patch_features])
         self.cos = graph.input("rope_cos", ir.DataType.FLOAT, ["patches", half])
@@ -54,8 +57,8 @@ class _VisionGraph:
             {"axis": 0},
         )
         self.rows = graph.row_numbers("patch_rows", self.window_scatter)
-        residual = graph.node(
-            "patch_embed", "MatMul", [self.patches, graph.weight(self._patch_weight())]
+        residual = graph.cast(
+            self.linears.add("patch_embed", self.patches, self._patch_weight()), ir.DataType.FLOAT
         )
         normed = graph.node(
             "blocks.0.norm1",
@@ -86,22 +89,26 @@ class _VisionGraph:
 
         return Weight("patch_embed.weight", (features, hidden), read)
 
-    def _vector(self, name: str) -> ir.Value:
+    def _vector_weight(self, name: str) -> Weight:
         stored = f"visual.{name}"
         shape = self.checkpoint.info(stored).shape
-        return self.graph.weight(Weight(name, shape, lambda: self.checkpoint.float32(stored)))
+        return Weight(name, shape, lambda: self.checkpoint.float32(stored))
 
-    def _linear(self, name: str, x: ir.Value) -> ir.Value:
+    def _vector(self, name: str) -> ir.Value:
+        return self.graph.weight(self._vector_weight(name))
+
+    def _linear_weight(self, name: str) -> Weight:
         stored = f"visual.{name}.weight"
         num_out, num_in = self.checkpoint.info(stored).shape
-        weight = Weight(
+        return Weight(
             f"{name}.weight",
             (num_in, num_out),
             lambda: np.ascontiguousarray(self.checkpoint.float32(stored).T),
         )
-        return self.graph.node(
-            name, "Gemm", [x, self.graph.weight(weight), self._vector(f"{name}.bias")]
-        )
+
+    def _linear(self, name: str, x: ir.Value) -> ir.Value:
+        bias = self._vector_weight(f"{name}.bias")
+        return self.linears.add(name, x, self._linear_weight(name), bias)
 
     def _add_norm(
         self, name: str, branch: ir.Value, residual: ir.Value
@@ -110,7 +117,11 @@ class _VisionGraph:
         normed, _, _, total = self.graph.nodes(
             [name, "", "", f"{name}.residual"],
             "SkipSimplifiedLayerNormalization",
-            [branch, residual, self._vector(f"{name}.weight")],
+            [
+                self.graph.cast(branch, ir.DataType.FLOAT),
+                residual,
+                self._vector(f"{name}.weight"),
+            ],
             {"epsilon": VISION_NORM_EPS},
             CONTRIB,
         )
@@ -125,7 +136,9 @@ class _VisionGraph:
             [projected],
             {"axis": 1, "num_outputs": 3},
         )
+        dtype = self.linears.dtype(f"{name}.attended")
         q, k = self._rotate(f"{name}.q", q), self._rotate(f"{name}.k", k)
+        q, k, v = graph.cast(q, dtype), graph.cast(k, dtype), graph.cast(v, dtype)
         if full:
             q, k, v = (
                 graph.node(f"{name}.{part}.images", "Reshape", [value, self.image_shape])
@@ -151,6 +164,7 @@ class _VisionGraph:
 
     def _rotate(self, name: str, x: ir.Value) -> ir.Value:
         graph, axis = self.graph, self.graph.constant("zero", [0])
+        x = graph.cast(x, ir.DataType.FLOAT)
         rotated = graph.node(
             f"{name}.rotated",
             "RotaryEmbedding",
@@ -161,12 +175,16 @@ class _VisionGraph:
         return graph.node(f"{name}.2d", "Squeeze", [rotated, axis])
 
     def _mlp(self, name: str, x: ir.Value) -> ir.Value:
-        gate = self._linear(f"{name}.gate_proj", x)
-        up = self._linear(f"{name}.up_proj", x)
-        # QuickGelu with alpha 1 is SiLU: x · sigmoid(x).
-        active = self.graph.node(f"{name}.silu", "QuickGelu", [gate], {"alpha": 1.0}, CONTRIB)
-        product = self.graph.node(f"{name}.product", "Mul", [active, up])
-        return self._linear(f"{name}.down_proj", product)
+        gate, up, down = (
+            MlpLayer(
+                f"{name}.{part}_proj",
+                self._linear_weight(f"{name}.{part}_proj"),
+                self._vector_weight(f"{name}.{part}_proj.bias"),
+            )
+            for part in ("gate", "up", "down")
+        )
+        layers = MlpLayers(gate=gate, up=up, down=down, product=f"{name}.product")
+        return add_gated_mlp(self.graph, self.linears, x, layers)
 
     def _merge(self, normed: ir.Value) -> ir.Value:
         """Return [P / merge², out_hidden]: each group of merge² patches through the merger."""
@@ -175,5 +193,6 @@ class _VisionGraph:
             "merger.grouped", "Reshape", [normed, self.graph.constant("merged", [-1, width])]
         )
         # The merger's GELU is the exact one, with erf.
-        active = self.graph.node("merger.gelu", "Gelu", [self._linear("merger.mlp.0", grouped)])
-        return self._linear("merger.mlp.2", active)
+        inner = self.graph.cast(self._linear("merger.mlp.0", grouped), ir.DataType.FLOAT)
+        active = self.graph.node("merger.gelu", "Gelu", [inner])
+        return self.graph.cast(self._linear("merger.mlp.2", active), ir.DataType.FLOAT)

@@ -7,6 +7,7 @@ heads.safetensors         multi-vector projection, float32: `weight` [projector,
                           `bias`; <task>.weight and <task>.bias with an adapter merged in
 adapters/*.safetensors    adapters kept beside the decoder (trine.runtime.adapter_file)
 engines/<name>/*.onnx     graphs, with their weights in *.data beside them
+output_ranges.npz         ranges of int8 vectors (trine.runtime.output_quantisation)
 golden.npz                inputs with reference vectors (trine.runtime.golden)
 parity.json               measured distance of each engine from the reference
 """
@@ -52,14 +53,14 @@ class Bundle:
         return self.folder / name
 
     def engine(self, name: str) -> EngineEntry:
-        """Return the entry of the engine `name`; "auto" is the first.
+        """Return the entry of the engine `name`; "auto" is the first that a CPU can run.
 
         Raises:
             BundleError: the bundle has no engine of that name.
         """
         engines = self.manifest.engines
         if name == "auto":
-            return engines[0]
+            return next((entry for entry in engines if "cpu" in entry.devices), engines[0])
         for entry in engines:
             if entry.name == name:
                 return entry

@@ -10,6 +10,7 @@ from trine.runtime.bundle import MANIFEST_NAME, PARITY_NAME, Bundle
 from trine.runtime.errors import BundleError
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.model_config import ModelConfig
+from trine.runtime.precision_text import precision_lines
 from trine.runtime.progress import format_bytes
 
 __all__ = [
@@ -158,7 +159,10 @@ def _engine_lines(bundle: Bundle, entry: EngineEntry, parity: Any) -> Iterator[s
     yield f"engine {entry.name}: {entry.runner}, {entry.precision}, {entry.adapters} adapters"
     graphs = (entry.vision, *entry.decoders.values())
     sizes = {graph: graph_bytes(bundle, graph) for graph in graphs}
+    if entry.below_floor:
+        yield "  BELOW ITS FLOOR: further from float32 than this precision should be"
     yield from _fields({graph: format_bytes(size) for graph, size in sizes.items()})
+    yield from precision_lines(entry.precision_map)
     adapters = _adapter_sizes(bundle, entry)
     one = entry.weight_bytes + max(adapters, default=0)
     yield from _fields(
@@ -174,6 +178,12 @@ def _engine_lines(bundle: Bundle, entry: EngineEntry, parity: Any) -> Iterator[s
         mode = f"{cost.mode} (this)" if cost.mode == entry.adapters else cost.mode
         rows.append((mode, format_bytes(cost.disk_bytes), format_bytes(cost.memory_bytes)))
     yield from table_lines(rows, "    ")
+    if isinstance(parity, dict) and parity.get("imitated"):
+        imitated = parity["imitated"]
+        yield (
+            f"  imitated in float32 at export, {imitated['inputs']} inputs: mean cosine "
+            f"{imitated['mean_cosine']:.5f}, worst {imitated['worst_cosine']:.5f}"
+        )
     if not isinstance(parity, dict) or not parity.get("measured"):
         yield "  parity: not measured at export; `trine verify` measures it"
         return
@@ -190,6 +200,20 @@ def _engine_lines(bundle: Bundle, entry: EngineEntry, parity: Any) -> Iterator[s
                 f"{found['max_difference']:.1e}",
             )
         )
+    yield from table_lines(rows, "    ")
+    yield from _corpus_lines(parity)
+
+
+def _corpus_lines(parity: Any) -> Iterator[str]:
+    """Yield how an engine's vectors and rankings of the built-in corpus agree with float32's."""
+    if not parity.get("corpus"):
+        return
+    yield "  built-in corpus against float32:"
+    rows: list[tuple[str, ...]] = [("task", "input", "head", "mean", "p1", "worst", "nDCG@10")]
+    for vectors, ranking in zip(parity["corpus"], parity["rankings"], strict=True):
+        cosines = (f"{vectors[name]:.5f}" for name in ("mean", "p1", "worst"))
+        names = (vectors[name] for name in ("task", "modality", "head"))
+        rows.append((*names, *cosines, f"{ranking['ndcg_at_10']:.4f}"))
     yield from table_lines(rows, "    ")
 
 

@@ -14,11 +14,13 @@ from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from trine.runtime.errors import BundleError
 from trine.runtime.model_config import ModelConfig
+from trine.runtime.precision import Precision, PrecisionMap
 
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "AdapterLayout",
+    "Device",
     "EngineEntry",
     "FileEntry",
     "Manifest",
@@ -30,7 +32,10 @@ __all__ = [
 
 FORMAT = "trine-bundle"
 #: Raised with every change that older code would misread.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+#: Kinds of processors.
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,23 +68,30 @@ class EngineEntry:
     Attributes:
         name: unique in the bundle, e.g. "ort-fp32".
         runner: the kind of engine that can run the graphs.
-        precision: of weights and matrix products.
+        devices: on which that runner has kernels for them.
+        precision: asked for; of weights and matrix products.
+        precision_map: what every tensor and operation has.
         adapters: "merged": one decoder a task, the adapter in its weights; "runtime": one decoder
             for all, which takes adapters as inputs.
         vision: path of the vision graph in the bundle.
         decoders: path of the decoder graph by task; the same for all with "runtime".
         weight_bytes: size of all weights of one decoder plus the vision tower.
-        tolerance: for the self-test at load.
+        tolerance: for the self-test at load, a little wider than what was measured at export.
+        below_floor: whether it is further from float32 than its precision should be, and was kept
+            all the same because the export was told to.
     """
 
     name: str
     runner: Literal["onnxruntime"]
-    precision: Literal["fp32"]
+    devices: tuple[Device, ...]
+    precision: Precision
+    precision_map: PrecisionMap
     adapters: Literal["merged", "runtime"]
     vision: str
     decoders: Mapping[str, str]
     weight_bytes: int
     tolerance: Tolerance
+    below_floor: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

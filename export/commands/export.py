@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from trine.runtime.errors import missing_package
-from trine.runtime.progress import format_bytes
 
 __all__ = ["register", "run"]
 
@@ -46,7 +45,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="with --adapters runtime: also write adapters in ONNX Runtime's own format",
     )
     parser.add_argument(
-        "--precision", choices=["fp32"], default="fp32", help="of weights and matrix products"
+        "--precision",
+        choices=["fp32", "fp16", "bf16", "int8", "int4"],
+        action="append",
+        help="of weights and matrix products; several make a bundle of several engines, the first "
+        "of which is the default (default: fp32)",
     )
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
     parser.add_argument(
@@ -56,12 +59,32 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="run the engine on the golden inputs before keeping it "
         "(default: for engines up to 2 GiB; larger ones take their own size in memory)",
     )
+    parser.add_argument(
+        "--tensorrt",
+        choices=["bf16", "fp16", "int8", "fp8"],
+        action="append",
+        help="also write graphs for TensorRT, from which `trine build` builds engines; the "
+        "runtime has no runner for them yet",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE|DIR",
+        help="texts and pictures like those to be embedded, from which ranges and the layers to "
+        "keep wider are found (default: built-in ones)",
+    )
+    parser.add_argument(
+        "--allow-below-floor",
+        action="store_true",
+        help="keep an engine that is further from float32 than its precision may be",
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and say what was written."""
     try:
+        from trine.export.export_report import export_lines
         from trine.export.options import ExportOptions
         from trine.export.pipeline import export_checkpoint
     except ImportError as cause:
@@ -81,40 +104,15 @@ def run(arguments: argparse.Namespace) -> int:
             adapters=arguments.adapters,
             max_rank=arguments.max_rank,
             onnx_adapters=arguments.onnx_adapters,
-            precision=arguments.precision,
+            precisions=tuple(dict.fromkeys(arguments.precision or ["fp32"])),
             force=arguments.force,
             check=arguments.check,
+            calibration=arguments.calibration,
+            allow_below_floor=arguments.allow_below_floor,
+            tensorrt=tuple(dict.fromkeys(arguments.tensorrt or ())),
         ),
         sys.stderr,
     )
-    talk = sys.stderr
-    print(f"{report.bundle}: {report.source_id}, tasks {', '.join(report.tasks)}", file=talk)
-    for engine in report.engines:
-        for name, size in engine.graphs:
-            print(f"  {name:<44} {format_bytes(size):>9}", file=talk)
-        _print_parity(engine.deviations)
-    print(
-        f"  {format_bytes(report.num_bytes)} in {report.seconds:.1f} s, "
-        f"peak memory {format_bytes(report.peak_bytes)}",
-        file=talk,
-    )
-    return 0
-
-
-def _print_parity(deviations: "tuple[object, ...] | None") -> None:
-    from trine.runtime.golden import Deviation, worst
-
-    if deviations is None:
-        print(
-            "  the engine was not run here; it is tested when it is loaded (--check runs it now)",
-            file=sys.stderr,
-        )
-        return
-    for head in ("single", "multi"):
-        found = [d for d in deviations if isinstance(d, Deviation) and d.head == head]
-        cosine, difference = worst(found)
-        print(
-            f"  {head}-vectors against the float32 reference: worst cosine {cosine:.7f}, "
-            f"largest difference {difference:.1e}",
-            file=sys.stderr,
-        )
+    for line in export_lines(report):
+        print(line, file=sys.stderr)
+    return 0 if all(engine.written for engine in report.engines) else 1

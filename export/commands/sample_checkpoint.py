@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from trine.export.sample_checkpoint import Progress, sample_size, write_sample_checkpoint
-from trine.export.sample_spec import Dtype, KeySpelling, SampleSpec, changed_spec
+from trine.export.sample_spec import HARD_TRAITS, Dtype, KeySpelling, SampleSpec, changed_spec
 
 __all__ = ["register", "run"]
 
@@ -69,6 +69,14 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="vision blocks without windows, counted from 0",
     )
     parser.add_argument("--tasks", type=_names, metavar="A,B", help="names of the adapters")
+    parser.add_argument(
+        "--hard",
+        type=_traits,
+        metavar="A,B",
+        help="make it hard to quantise, as trained models are: large channels of the MLPs "
+        "(swiglu), of the hidden states (residual), of a few picture patches (patch-spike) and of "
+        "the first token (first-token), large key biases (k-bias); or all",
+    )
     parser.set_defaults(run=run)
 
 
@@ -79,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: the numbers do not make a model, or the folder cannot be written.
     """
     fields = [field for field, _, _ in NUMBERS]
-    fields += ["key_spelling", "dtype", "mrope_section", "full_attention_blocks", "tasks"]
+    fields += ["key_spelling", "dtype", "mrope_section", "full_attention_blocks", "tasks", "hard"]
     given = {field: getattr(arguments, field) for field in fields}
     spec = changed_spec(
         SIZES[arguments.size](),
@@ -133,3 +141,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _names(text: str) -> tuple[str, ...]:
     """Return the comma-separated names of `text`."""
     return tuple(part.strip() for part in text.split(","))
+
+
+def _traits(text: str) -> tuple[str, ...]:
+    """Return the comma-separated traits of `text`, or all of them."""
+    return HARD_TRAITS if text == "all" else _names(text)

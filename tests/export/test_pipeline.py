@@ -51,8 +51,9 @@ def test_the_report_adds_up(tmp_path: Path) -> None:
     assert report.num_bytes == sum(len(data) for data in contents(tmp_path / "b").values())
     assert report.source_id == "nano"
     assert report.peak_bytes > report.engines[0].graphs[0][1] > 0
-    deviations = report.engines[0].deviations
-    assert deviations is not None
+    measured = report.engines[0].measured
+    assert measured is not None
+    deviations = measured.deviations
     print(max(d.max_difference for d in deviations))
     assert max(d.max_difference for d in deviations) <= 5e-6
 

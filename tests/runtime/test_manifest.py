@@ -47,7 +47,7 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(st.text(max_size=5), values_of(arguments[1]), max_size=2)
     if kind is float:
         return st.floats(allow_nan=False, allow_infinity=False)
-    return {int: st.integers(), str: st.text(max_size=8)}[kind]
+    return {int: st.integers(), str: st.text(max_size=8), bool: st.booleans()}[kind]
 
 
 MANIFESTS = values_of(Manifest).map(

@@ -1,0 +1,187 @@
+"""Makes the engines of a bundle: plans each one's precision, writes it, measures it, judges it."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trine.export.calibration.corpus import RankingCorpus, built_in_corpus
+from trine.export.calibration_run import CalibrationRun, choose_short, max_probe_tokens
+from trine.export.engine_files import EngineSource, engine_bytes, write_engine
+from trine.export.options import EngineMeasurement, EngineReport
+from trine.export.parity import (
+    check_float32,
+    measure_engine,
+    reference_corpus,
+    set_tolerance,
+)
+from trine.export.plan_refinement import ImitatedLoss, Probing, RefinedPlan, refine_plan
+from trine.export.precision_floors import TARGETS, FloorCheck
+from trine.export.precision_plan import plan_engine
+from trine.export.rank_agreement import CorpusVectors
+from trine.export.reference import Reference
+from trine.runtime.bundle import Bundle
+from trine.runtime.manifest import EngineEntry
+from trine.runtime.precision import Precision
+from trine.runtime.preparation import Preparation
+
+__all__ = ["CHECKED_WEIGHT_BYTES", "TIGHTNESS", "EngineMaker", "MadeEngine"]
+
+#: Targets of the plans that are tried for an engine that comes out below its floor: inputs that
+#: were not tried in planning may lose much more than those that were.
+TIGHTNESS = (1.0, 0.1, 0.01)
+
+#: Engines up to this size are run before the bundle is kept; a larger one would take more memory
+#: than the export itself.
+CHECKED_WEIGHT_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class MadeEngine:
+    """An engine's entry, or None if it is below its floor and was not kept, and its report."""
+
+    entry: EngineEntry | None
+    report: EngineReport
+
+
+class EngineMaker:
+    """Makes engines of one checkpoint into one bundle.
+
+    Args:
+        source: of the weights.
+        preparation: of the bundle's tokenizer.
+        calibration: what calibration inputs came to; None if only float32 is to be made.
+        check: whether to run engines; None for those up to `CHECKED_WEIGHT_BYTES`.
+        allow_below_floor: keep engines that are below their floor.
+    """
+
+    def __init__(
+        self,
+        source: EngineSource,
+        preparation: Preparation,
+        calibration: CalibrationRun | None,
+        *,
+        check: bool | None,
+        allow_below_floor: bool,
+    ) -> None:
+        self._source = source
+        self._preparation = preparation
+        self._calibration = calibration
+        self._check = check
+        self._allow_below_floor = allow_below_floor
+        self._reference = Reference(source.checkpoint, source.adapters)
+        self._corpus: tuple[RankingCorpus, dict[str, CorpusVectors]] | None = None
+
+    def plan(
+        self, precision: Precision, tightness: float, step: Callable[[int], None]
+    ) -> RefinedPlan:
+        """Return the plan of an engine, and what its imitation loses.
+
+        Args:
+            precision: of the engine.
+            tightness: of the target; 1 for the usual one, smaller for less loss.
+            step: called with 1 after each layer of the reference.
+        """
+        if precision == "fp32" or self._calibration is None:
+            return RefinedPlan(plan_engine("fp32", {}), None)
+        model = self._source.checkpoint.config
+        return refine_plan(
+            precision,
+            plan_engine(precision, self._calibration.scan.ranges),
+            Probing(
+                reference=self._reference,
+                model=model,
+                inputs=choose_short(self._calibration.inputs, model),
+                max_probe_tokens=max_probe_tokens(model),
+            ),
+            TARGETS[precision].times(tightness),
+            step,
+        )
+
+    def engine_bytes(self, precision: Precision) -> int:
+        """Return about how many bytes the graphs of an engine will take."""
+        return engine_bytes(self._source, precision)
+
+    def make(
+        self,
+        precision: Precision,
+        refined: RefinedPlan,
+        bundle: Bundle,
+        written: Callable[[int], None],
+        keep_below_floor: bool,
+    ) -> MadeEngine:
+        """Write one engine, measure it, and remove it again if it is below its floor.
+
+        Args:
+            precision: of the engine.
+            refined: its plan, and what the plan's imitation loses.
+            bundle: to write it into; its manifest need not name this engine.
+            written: called with the size in bytes of each tensor.
+            keep_below_floor: whether it may be kept all the same, if the maker allows that.
+
+        Raises:
+            BundleError: a float32 engine is off.
+        """
+        folder, plan, imitated = bundle.folder, refined.plan, refined.imitated
+        entry = write_engine(self._source, precision, plan, folder, written)
+        graphs = (entry.vision, *dict.fromkeys(entry.decoders.values()))
+        sizes = tuple((name, _graph_bytes(folder / name)) for name in graphs)
+        measured = None
+        runs_here = "cpu" in entry.devices
+        small = entry.weight_bytes <= CHECKED_WEIGHT_BYTES
+        if runs_here and (small if self._check is None else self._check):
+            measured = self._measure(bundle, entry)
+        below = _problems(precision, measured, imitated)
+        kept = not below or (keep_below_floor and self._allow_below_floor)
+        if not kept:
+            shutil.rmtree((folder / entry.vision).parent)
+        entry = dataclasses.replace(set_tolerance(entry, measured), below_floor=bool(below))
+        return MadeEngine(
+            entry if kept else None,
+            EngineReport(
+                name=entry.name,
+                precision=precision,
+                graphs=sizes,
+                wider=plan.wider,
+                imitated=imitated,
+                measured=measured,
+                below_floor=below,
+                written=kept,
+            ),
+        )
+
+    def _measure(self, bundle: Bundle, entry: EngineEntry) -> EngineMeasurement:
+        if entry.precision == "fp32":
+            found = measure_engine(bundle, entry, None, {})
+            check_float32(entry, found)
+            return found
+        if self._corpus is None:
+            model = self._source.checkpoint.config
+            corpus = built_in_corpus("small")
+            vectors = reference_corpus(
+                model,
+                self._preparation,
+                self._reference,
+                corpus,
+                self._source.tasks,
+                lambda _: None,
+            )
+            self._corpus = corpus, vectors
+        return measure_engine(bundle, entry, *self._corpus)
+
+
+def _problems(
+    precision: Precision, measured: EngineMeasurement | None, imitated: ImitatedLoss | None
+) -> tuple[str, ...]:
+    """Return why an engine is below its floor: as measured, or as imitated where it was not run."""
+    if measured is not None and measured.vectors:
+        rows = [row for row in measured.vectors if row.head == "single"]
+        return FloorCheck.of(precision, [r.mean for r in rows], [r.worst for r in rows]).problems
+    if measured is None and imitated is not None:
+        return FloorCheck.of(precision, [1 - imitated.mean], [1 - imitated.worst]).problems
+    return ()
+
+
+def _graph_bytes(path: Path) -> int:
+    return path.stat().st_size + path.with_suffix(".data").stat().st_size

@@ -1,0 +1,219 @@
+"""Widens a plan until the imitated engine keeps to its target on calibration inputs.
+
+Layers whose rounding costs most go first (`trine.export.sensitivity`). Losses add up only roughly,
+so the sum is not trusted: the whole plan is imitated and measured, and where it misses, more is
+widened.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.export.linears import GraphPlan
+from trine.export.precision_plan import FLOAT32, INT8, EnginePlan, with_wider
+from trine.export.reference import Fork, Reference, ReferenceInput
+from trine.export.rounding import PlannedRounding
+from trine.export.sensitivity import GroupLoss, layer_groups, measure_losses, with_own_pictures
+from trine.runtime.model_config import ModelConfig
+from trine.runtime.precision import LinearPrecision, Precision, linear_role
+
+__all__ = ["ImitatedLoss", "LossTarget", "Probing", "RefinedPlan", "imitate", "refine_plan"]
+
+Array = NDArray[np.float32]
+
+#: By how much the sum of losses must come down for the next attempt.
+TIGHTER = 0.25
+#: Inputs each layer is probed with, at most.
+MOST_TEXTS, MOST_PICTURES = 6, 2
+#: Attempts at a plan before everything is widened.
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LossTarget:
+    """The most that single vectors may lose, as 1 - cosine."""
+
+    mean: float
+    worst: float
+
+    def times(self, factor: float) -> "LossTarget":
+        """Return the target multiplied by a factor."""
+        return LossTarget(self.mean * factor, self.worst * factor)
+
+    def missed(self, losses: Sequence[float]) -> bool:
+        """Return whether losses of several inputs are more than that, or none can be told."""
+        values = np.asarray(losses)
+        return not (values.mean() <= self.mean and values.max() <= self.worst)
+
+
+@dataclass(frozen=True, slots=True)
+class ImitatedLoss:
+    """1 - cosine of the imitated engine's single vectors to float32."""
+
+    losses: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.losses))
+
+    @property
+    def worst(self) -> float:
+        return float(np.max(self.losses))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probing:
+    """How plans are tried.
+
+    Attributes:
+        reference: of the checkpoint.
+        model: the model's numbers.
+        inputs: texts and at least one picture, without forks.
+        max_probe_tokens: of the inputs that each layer is probed with, beyond one of each kind.
+    """
+
+    reference: Reference
+    model: ModelConfig
+    inputs: Sequence[ReferenceInput]
+    max_probe_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefinedPlan:
+    """A plan with what its imitation loses; None for float32, which loses nothing."""
+
+    plan: EnginePlan
+    imitated: ImitatedLoss | None
+
+
+def refine_plan(
+    precision: Precision,
+    plan: EnginePlan,
+    probing: Probing,
+    target: LossTarget,
+    step: Callable[[int], None],
+) -> RefinedPlan:
+    """Return a plan that meets the target, as near to `plan` as was found.
+
+    Args:
+        precision: asked for.
+        plan: by ranges alone.
+        probing: how it is tried.
+        target: to be met.
+        step: called with 1 after each layer that was computed.
+    """
+    found = imitate(probing, plan, step)
+    if not target.missed(found.losses):
+        return RefinedPlan(plan, found)
+    groups = [group for group in layer_groups(probing.model) if _narrow(plan, group.names)]
+    probes = _worst(probing, found.losses)
+    losses = measure_losses(probing.reference, plan, groups, probes, step)
+    # 4 bits have a station on the way to float32.
+    stations = (INT8, FLOAT32) if precision == "int4" else (FLOAT32,)
+    tried = plan
+    for station in stations:
+        budget = 1.0
+        for attempt in range(ATTEMPTS):
+            chosen = _choose(losses, target, budget) if attempt + 1 < ATTEMPTS else losses
+            tried = _widened(plan, chosen, station)
+            found = imitate(probing, tried, step)
+            if not target.missed(found.losses):
+                return RefinedPlan(tried, found)
+            budget *= TIGHTER
+    return RefinedPlan(tried, found)
+
+
+def imitate(probing: Probing, plan: EnginePlan, step: Callable[[int], None]) -> ImitatedLoss:
+    """Return what a plan loses in all layers together."""
+    inputs = probing.inputs
+    runs = list(inputs)
+    for base, item in enumerate(inputs):
+        sequence = with_own_pictures(item.sequence)
+        start = "visual.patch_embed" if item.sequence.images else "layers.0"
+        fork = Fork(base=base, start=start, rounding=_BothStacks(plan))
+        runs.append(ReferenceInput(sequence, item.task, fork))
+    vectors = probing.reference.run(runs, step)
+    losses = []
+    for base in range(len(inputs)):
+        cosine = float(vectors[len(inputs) + base].single @ vectors[base].single)
+        losses.append(1 - cosine if np.isfinite(cosine) else 2.0)
+    return ImitatedLoss(tuple(losses))
+
+
+class _BothStacks:
+    """Rounds the vision tower by its plan and the decoder by its own."""
+
+    def __init__(self, plan: EnginePlan) -> None:
+        self._vision = PlannedRounding(plan.vision, None)
+        self._decoder = PlannedRounding(plan.decoder, None)
+
+    def _of(self, module: str) -> PlannedRounding:
+        return self._vision if module.startswith("visual.") else self._decoder
+
+    def covers(self, module: str) -> bool:
+        return module.startswith(("visual.", "layers."))
+
+    def linear(self, module: str, x: Array, weight: Array, bias: Array | np.float32) -> Array:
+        return self._of(module).linear(module, x, weight, bias)
+
+    def attention(self, prefix: str, x: Array) -> Array:
+        return self._of(prefix).attention(prefix, x)
+
+
+def _worst(probing: Probing, losses: Sequence[float]) -> list[ReferenceInput]:
+    """Return the inputs that lose most: some texts and some pictures."""
+    inputs = probing.inputs
+    chosen: list[ReferenceInput] = []
+    for pictures, count in ((False, MOST_TEXTS), (True, MOST_PICTURES)):
+        kind = [i for i, item in enumerate(inputs) if bool(item.sequence.images) == pictures]
+        kind.sort(key=lambda i: -losses[i])
+        total = 0
+        for place, index in enumerate(kind[:count]):
+            total += len(inputs[index].sequence)
+            if place and total > probing.max_probe_tokens:
+                break
+            chosen.append(inputs[index])
+    return chosen
+
+
+def _narrow(plan: EnginePlan, names: Sequence[str]) -> bool:
+    """Return whether any of some layers and operations is narrower than float32."""
+    graph = plan.decoder if names[0].startswith("layers.") else plan.vision
+    return any(graph.precision.of(name) != FLOAT32 for name in names)
+
+
+def _choose(losses: Sequence[GroupLoss], target: LossTarget, budget: float) -> list[GroupLoss]:
+    """Return the fewest groups without which the sum of losses is within the target's budget."""
+    table = np.array([loss.losses for loss in losses])
+    weight = table.max(axis=1) / target.worst + table.mean(axis=1) / target.mean
+    order = np.argsort(-weight, kind="stable")
+    chosen: list[GroupLoss] = []
+    for index in order:
+        rest = table[[i for i in range(len(losses)) if losses[i] not in chosen]].sum(axis=0)
+        if rest.max() <= target.worst * budget and rest.mean() <= target.mean * budget:
+            break
+        chosen.append(losses[index])
+    return chosen
+
+
+def _widened(plan: EnginePlan, chosen: Sequence[GroupLoss], to: LinearPrecision) -> EnginePlan:
+    reasons = {
+        name: f"rounding {linear_role(loss.group.names[0])}"
+        + (" and what follows it in its MLP" if len(loss.group.names) > 2 else "")
+        + f" alone costs up to {max(loss.losses):.1e} of the cosine"
+        for loss in chosen
+        for name in loss.group.names
+    }
+
+    def widen(graph: GraphPlan, decoder: bool) -> GraphPlan:
+        names = {n: r for n, r in reasons.items() if n.startswith("layers.") == decoder}
+        if to == INT8:
+            names = {n: r for n, r in names.items() if graph.precision.of(n).weight == "int4"}
+        return with_wider(graph, names, to)
+
+    return dataclasses.replace(
+        plan, vision=widen(plan.vision, False), decoder=widen(plan.decoder, True)
+    )

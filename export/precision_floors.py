@@ -1,0 +1,63 @@
+"""How near to float32 each precision must be to be written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trine.export.plan_refinement import LossTarget
+from trine.runtime.precision import Precision
+
+__all__ = ["FLOORS", "TARGETS", "Floor", "FloorCheck"]
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The least an engine must reach.
+
+    Attributes:
+        mean_cosine, worst_cosine: of single vectors with float32's.
+        ranking: nDCG@10 of float32's ranking, and correlation of MaxSim scores.
+    """
+
+    mean_cosine: float
+    worst_cosine: float
+    ranking: float
+
+
+#: float32 differs by rounding alone; the others' floors are what users of each precision accept.
+FLOORS: dict[Precision, Floor] = {
+    "fp32": Floor(0.999999, 0.999999, 0.999),
+    "fp16": Floor(0.9999, 0.9995, 0.99),
+    "bf16": Floor(0.999, 0.995, 0.98),
+    "int8": Floor(0.999, 0.995, 0.98),
+    "int4": Floor(0.98, 0.9, 0.8),
+}
+#: What plans are refined to: within the floors with room for inputs that were not tried.
+TARGETS: dict[Precision, LossTarget] = {
+    "fp32": LossTarget(1e-6, 1e-6),
+    "fp16": LossTarget(3e-5, 1e-4),
+    "bf16": LossTarget(5e-4, 2e-3),
+    "int8": LossTarget(4e-4, 1.2e-3),
+    "int4": LossTarget(1.4e-2, 4e-2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FloorCheck:
+    """Why an engine is below its floor, a sentence each; empty if it is not."""
+
+    problems: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, precision: Precision, means: Sequence[float], worsts: Sequence[float]
+    ) -> "FloorCheck":
+        """Compare mean and worst cosines of single vectors, one per task and modality."""
+        floor = FLOORS[precision]
+        problems = []
+        if means and min(means) < floor.mean_cosine:
+            problems.append(f"mean cosine {min(means):.5f}, at least {floor.mean_cosine} is asked")
+        if worsts and min(worsts) < floor.worst_cosine:
+            problems.append(
+                f"worst cosine {min(worsts):.5f}, at least {floor.worst_cosine} is asked"
+            )
+        return cls(tuple(problems))

@@ -1,0 +1,168 @@
+"""Decides each layer's precision: what was asked for, less what the range scan forbids."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.export.linears import GraphPlan
+from trine.export.range_scan import LinearRange
+from trine.runtime.precision import (
+    GraphPrecision,
+    LinearPrecision,
+    Number,
+    Precision,
+    WiderTensor,
+    linear_role,
+)
+
+__all__ = ["FLOAT32", "INT8", "EnginePlan", "choose_outliers", "plan_engine", "with_wider"]
+
+DECODER_ROLES = ("self_attn.qkv", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
+VISION_ROLES = (
+    "patch_embed",
+    "attn.qkv",
+    "attn.proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+    "merger.mlp.0",
+    "merger.mlp.2",
+)
+FLOAT32 = LinearPrecision(weight="fp32", activation="fp32")
+INT8 = LinearPrecision(weight="int8", activation="int8", accumulate="int32")
+#: Inputs that share a scale in 4-bit weights. 32 loses a third less than 128 and is 10 % larger.
+INT4 = LinearPrecision(weight="int4", activation="fp32", block=32)
+#: Largest finite float16.
+FLOAT16_MAX = 65504.0
+#: How many times larger than anything in the scan a value in use may be.
+RANGE_MARGIN = 8.0
+#: Numbers of input channels that are tried as outliers.
+OUTLIER_COUNTS = (4, 8, 16, 32, 64, 128)
+#: At most this share of the channels may be outliers; more would cost more than they save.
+OUTLIER_SHARE = 0.125
+#: Taking channels out must shrink the steps of the rest at least to this, or is not worth its time.
+WORTHWHILE_STEP = 0.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePlan:
+    """The precision of an engine's graphs, with the arrays that carry it out."""
+
+    vision: GraphPlan
+    decoder: GraphPlan
+
+    @property
+    def wider(self) -> tuple[WiderTensor, ...]:
+        """All that is kept wider than asked for."""
+        return self.vision.precision.wider + self.decoder.precision.wider
+
+
+def plan_engine(precision: Precision, ranges: Mapping[str, LinearRange]) -> EnginePlan:
+    """Return the plan of an engine by its ranges alone.
+
+    Args:
+        precision: asked for.
+        ranges: of every layer by name, as a scan has them; not read for "fp32".
+    """
+    number: Number = precision if precision in ("fp16", "bf16") else "fp32"
+    # 4 bits are for the decoder's memory; the vision tower is a sixth of it and suffers more.
+    vision, decoder = {
+        "int8": (INT8, INT8),
+        "int4": (INT8, INT4),
+    }.get(precision, (LinearPrecision(weight=number, activation=number),) * 2)
+    return EnginePlan(
+        vision=_plan(VISION_ROLES, vision, number, ranges, lambda name: "layers." not in name),
+        decoder=_plan(DECODER_ROLES, decoder, number, ranges, lambda name: "layers." in name),
+    )
+
+
+def _plan(
+    roles: tuple[str, ...],
+    linear: LinearPrecision,
+    number: Number,
+    ranges: Mapping[str, LinearRange],
+    mine: Callable[[str], bool],
+) -> GraphPlan:
+    seen = {name: found for name, found in ranges.items() if mine(name)}
+    outliers = {}
+    if linear.activation == "int8":
+        outliers = {name: choose_outliers(found) for name, found in seen.items()}
+    rule = GraphPrecision(linears=dict.fromkeys(roles, linear), attention=number, swiglu=number)
+    plan = GraphPlan(
+        precision=rule,
+        float32_inputs={name: channels for name, channels in outliers.items() if len(channels)},
+        importance={name: found.mean_square for name, found in seen.items()},
+    )
+    wider: dict[str, str] = {}
+    if number == "fp16":
+        for name, found in seen.items():
+            wider |= _overflows(name, found)
+    return with_wider(plan, wider, FLOAT32)
+
+
+def _overflows(name: str, found: LinearRange) -> dict[str, str]:
+    """Return what must not be float16, with the reason: layers, and the product before `down`."""
+    largest = max(found.input_max, *found.output_max.values())
+    if largest * RANGE_MARGIN <= FLOAT16_MAX:
+        return {}
+    reason = f"values up to {largest:.3g} were seen, too near float16's {FLOAT16_MAX:.0f}"
+    names = [name]
+    prefix, _, role = name.rpartition(".")
+    if role.startswith("down"):
+        names.append(f"{prefix}.product")
+    elif role == "qkv":
+        names.append(f"{prefix}.attended")
+    return dict.fromkeys(names, reason)
+
+
+def with_wider(plan: GraphPlan, names: Mapping[str, str], precision: LinearPrecision) -> GraphPlan:
+    """Return the plan with some layers and operations wider.
+
+    Args:
+        plan: to change.
+        names: of layers and operations, with the reason.
+        precision: they get, in place of any they were given before.
+    """
+    old = plan.precision
+    kept = tuple(tensor for tensor in old.wider if tensor.name not in names)
+    new = tuple(
+        WiderTensor(name=name, precision=precision, reason=reason)
+        for name, reason in names.items()
+        if linear_role(name) in old.linears or old.of(name) != precision
+    )
+    rule = GraphPrecision(
+        linears=old.linears, attention=old.attention, swiglu=old.swiglu, wider=kept + new
+    )
+    return GraphPlan(
+        precision=rule,
+        float32_inputs={
+            name: channels
+            for name, channels in plan.float32_inputs.items()
+            if rule.of(name).activation == "int8"
+        },
+        importance=plan.importance,
+    )
+
+
+def choose_outliers(seen: LinearRange) -> NDArray[np.int64]:
+    """Return int64 [n], the input channels to keep out of 8-bit products, in order; often none.
+
+    A row's step is set by its largest channel, so what matters is how much smaller the rows'
+    largest values are without the channels of the largest magnitudes.
+    """
+    rows = np.abs(seen.rows)
+    order = np.argsort(-seen.channel_max, kind="stable")
+
+    def step(count: int) -> float:
+        return float(np.sqrt(np.square(rows[:, order[count:]].max(axis=1)).mean()))
+
+    best, least = 0, step(0)
+    for count in OUTLIER_COUNTS:
+        if count > OUTLIER_SHARE * rows.shape[1]:
+            break
+        found = step(count)
+        if found < least * WORTHWHILE_STEP:
+            best, least = count, found
+    return np.sort(order[:best])

@@ -1,0 +1,120 @@
+"""Imitates an engine's narrow formats inside the float32 reference.
+
+What a plan would do to a layer is done to the reference's own arrays: values are rounded to the
+format's grid and multiplied in float32, so that formats no processor at hand can multiply, such as
+bfloat16, are imitated as well as those it can.
+"""
+
+from collections.abc import Set
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.export.linears import GraphPlan
+from trine.export.range_scan import linear_name
+from trine.export.weight_quantisation import (
+    INT8_MAX,
+    quantise_blocks,
+    quantise_channels,
+    unpack_blocks,
+)
+
+__all__ = ["PlannedRounding"]
+
+Array = NDArray[np.float32]
+#: numpy's types of the 16-bit formats.
+HALVES: dict[str, type] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+
+
+class PlannedRounding:
+    """Rounds some layers of one stack as a plan has them (`trine.export.reference.Rounding`).
+
+    Args:
+        plan: of the graph that the layers are of.
+        names: the layers and operations to round, as the graphs call them; None for all.
+    """
+
+    def __init__(self, plan: GraphPlan, names: Set[str] | None) -> None:
+        self._plan = plan
+        self._names = names
+        self._weight: tuple[str, Array] | None = None
+
+    def _includes(self, name: str) -> bool:
+        return self._names is None or name in self._names
+
+    def covers(self, module: str) -> bool:
+        return self._includes(linear_name(module))
+
+    def linear(self, module: str, x: Array, weight: Array, bias: Array | np.float32) -> Array:
+        name = linear_name(module)
+        precision = self._plan.precision.of(name)
+        if precision.weight == "fp32":
+            return x @ weight.T + bias
+        if precision.weight in HALVES:
+            half = precision.weight
+            product = _half(x, half) @ self._rounded(module, weight, half).T
+            return _half(product + _half(np.asarray(bias, np.float32), half), half)
+        if precision.block is not None:
+            return x @ self._rounded(module, weight, "int4").T + bias
+        return self._int8(name, module, x, weight) + bias
+
+    def _int8(self, name: str, module: str, x: Array, weight: Array) -> Array:
+        outliers = self._plan.float32_inputs.get(name)
+        inliers = x
+        if outliers is not None:
+            inliers = x.copy()
+            inliers[:, outliers] = 0
+        steps = np.maximum(np.abs(inliers).max(axis=1, keepdims=True) / INT8_MAX, 1e-30)
+        rounded = (np.rint(inliers / steps) * steps).astype(np.float32)
+        if outliers is not None:
+            rounded[:, outliers] = x[:, outliers]
+        result = rounded @ self._rounded(module, weight, "int8").T
+        made = self._exact_outputs(name)
+        if made is not None:
+            result[:, made] = x @ weight[made].T
+        return result
+
+    def _exact_outputs(self, name: str) -> NDArray[np.int64] | None:
+        """Return the outputs of gate and up that are computed in float32 for down."""
+        for part in ("gate", "up"):
+            if name.endswith((f"mlp.{part}", f"mlp.{part}_proj")):
+                down = name.replace(f"mlp.{part}", "mlp.down")
+                return self._plan.float32_inputs.get(down)
+        return None
+
+    def _rounded(self, module: str, weight: Array, number: str) -> Array:
+        """Return the weight [out, in] on its grid; the last one is kept for the next input."""
+        key = f"{module} {number}"
+        if self._weight is None or self._weight[0] != key:
+            self._weight = (key, self._round(linear_name(module), weight, number))
+        return self._weight[1]
+
+    def _round(self, name: str, weight: Array, number: str) -> Array:
+        if number in HALVES:
+            return _half(weight, number)
+        if number == "int4":
+            block = self._plan.precision.of(name).block or 0
+            importance = self._plan.importance.get(name)
+            return unpack_blocks(quantise_blocks(weight.T, block, importance), weight.shape[1])
+        outliers = self._plan.float32_inputs.get(name)
+        inliers = weight.T.copy()
+        if outliers is not None:
+            inliers[outliers] = 0
+        quantised = quantise_channels(inliers)
+        rounded = (quantised.values * quantised.scales).T
+        if outliers is not None:
+            rounded[:, outliers] = weight[:, outliers]
+        return np.ascontiguousarray(rounded)
+
+    def attention(self, prefix: str, x: Array) -> Array:
+        name = linear_name(prefix)
+        stack = "attn" if prefix.startswith("visual.") else "self_attn"
+        name = f"{name}.{stack}.attended"
+        number = self._plan.precision.of(name).activation
+        return _half(x, number) if number in HALVES and self._includes(name) else x
+
+
+def _half(x: Array, number: str) -> Array:
+    with np.errstate(over="ignore"):  # what overflows must show as infinity
+        return x.astype(HALVES[number]).astype(np.float32)

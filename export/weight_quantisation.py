@@ -1,0 +1,132 @@
+"""Weights in 8 and 4 bits: numpy arithmetic, without a model or a graph."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "INT8_MAX",
+    "BlockWeights",
+    "ChannelWeights",
+    "quantise_blocks",
+    "quantise_channels",
+    "unpack_blocks",
+]
+
+#: Largest magnitude of a symmetric 8-bit weight; -128 is left out, so that signs are alike.
+INT8_MAX = 127
+#: Factors tried on a block's range; shrinking it clips a few weights and refines all others.
+RANGE_FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+#: Output channels quantised at a time, which bounds the memory of the search.
+SEARCH_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelWeights:
+    """8-bit weights with a scale for each output channel.
+
+    Attributes:
+        values: int8 [in, out].
+        scales: float32 [out]; weight = values · scales.
+    """
+
+    values: NDArray[np.int8]
+    scales: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWeights:
+    """4-bit weights with a scale and a zero point for each block of inputs.
+
+    Attributes:
+        values: uint8 [out, blocks, block / 2], two to a byte, the lower index in the lower half.
+        scales: float32 [out, blocks]; weight = (value - zero) · scale.
+        zeros: uint8 [out, ceil(blocks / 2)], packed likewise.
+    """
+
+    values: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zeros: NDArray[np.uint8]
+
+
+def quantise_channels(weight: NDArray[np.float32]) -> ChannelWeights:
+    """Return float32 [in, out] as 8-bit integers, symmetric, rounded half to even."""
+    largest = np.abs(weight).max(axis=0)
+    scales = np.where(largest > 0, largest / INT8_MAX, 1).astype(np.float32)
+    values = np.rint(weight / scales)
+    return ChannelWeights(values.astype(np.int8), scales)
+
+
+def quantise_blocks(
+    weight: NDArray[np.float32], block: int, importance: NDArray[np.float32] | None = None
+) -> BlockWeights:
+    """Return float32 [in, out] as 4-bit integers with the scales of least squared error.
+
+    For each block the range is shrunk step by step, rounded, and the scale fitted to the rounded
+    values by least squares; the best of all is kept.
+
+    Args:
+        weight: in need be no multiple of `block`; what is missing counts as 0.
+        block: inputs that share a scale.
+        importance: float32 [in], weight of each input channel's error, the mean square of the
+            activation; None for all alike.
+    """
+    num_in, num_out = weight.shape
+    blocks = -(-num_in // block)
+    padded = np.zeros((num_out, blocks * block), np.float32)
+    padded[:, :num_in] = weight.T
+    weighing = np.zeros(blocks * block, np.float32)
+    weighing[:num_in] = 1 if importance is None else importance / max(importance.mean(), 1e-30)
+    rows = padded.reshape(num_out, blocks, block)
+    weighing = weighing.reshape(blocks, block) + np.float32(1e-6)
+    values = np.empty(rows.shape, np.uint8)
+    scales = np.empty((num_out, blocks), np.float32)
+    zeros = np.empty((num_out, blocks), np.uint8)
+    for start in range(0, num_out, SEARCH_ROWS):
+        part = slice(start, start + SEARCH_ROWS)
+        values[part], scales[part], zeros[part] = _search(rows[part], weighing)
+    even = np.zeros((num_out, blocks + blocks % 2), np.uint8)
+    even[:, :blocks] = zeros
+    return BlockWeights(_packed(values), scales, _packed(even))
+
+
+def _packed(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return 4-bit values two to a byte, along the last axis."""
+    return (values[..., 0::2] | (values[..., 1::2] << 4)).astype(np.uint8)
+
+
+def _search(
+    rows: NDArray[np.float32], weighing: NDArray[np.float32]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
+    """Return (values, scales, zeros) of float32 [out, blocks, block]."""
+    low, high = np.minimum(rows.min(axis=2), 0), np.maximum(rows.max(axis=2), 0)
+    best_error = np.full(low.shape, np.inf, np.float32)
+    best_values = np.zeros(rows.shape, np.uint8)
+    best_scales = np.ones(low.shape, np.float32)
+    best_zeros = np.zeros(low.shape, np.uint8)
+    for factor in RANGE_FACTORS:
+        scale = np.maximum((high - low) * np.float32(factor / 15), np.float32(1e-30))
+        zero = np.clip(np.rint(-low * np.float32(factor) / scale), 0, 15)
+        levels = np.clip(np.rint(rows / scale[..., None]) + zero[..., None], 0, 15)
+        signed = levels - zero[..., None]
+        norm = (weighing * signed * signed).sum(axis=2)
+        fitted = (weighing * rows * signed).sum(axis=2) / np.maximum(norm, np.float32(1e-30))
+        scale = np.where((norm > 0) & (fitted > 0), fitted, scale).astype(np.float32)
+        error = (weighing * np.square(rows - signed * scale[..., None])).sum(axis=2)
+        better = error < best_error
+        best_error = np.where(better, error, best_error)
+        best_values[better] = levels[better]
+        best_scales = np.where(better, scale, best_scales)
+        best_zeros = np.where(better, zero, best_zeros).astype(np.uint8)
+    return best_values, best_scales, best_zeros
+
+
+def unpack_blocks(weights: BlockWeights, num_in: int) -> NDArray[np.float32]:
+    """Return float32 [out, in], the values that 4-bit weights stand for."""
+    values = np.stack([weights.values & 15, weights.values >> 4], axis=-1)
+    num_out, blocks = weights.scales.shape
+    zeros = np.stack([weights.zeros & 15, weights.zeros >> 4], axis=-1).reshape(num_out, -1)
+    levels = values.reshape(num_out, blocks, -1).astype(np.float32)
+    rows = (levels - zeros[:, :blocks, None]) * weights.scales[:, :, None]
+    return np.ascontiguousarray(rows.reshape(num_out, -1)[:, :num_in], np.float32)

@@ -1,0 +1,207 @@
+"""Engines of every precision: distance from float32, size, and those that are not written."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trine.export.export_report import export_lines
+from trine.export.options import ExportOptions, ExportReport
+from trine.export.pipeline import export_checkpoint
+from trine.export.sample_checkpoint import write_sample_checkpoint
+from trine.export.sample_spec import SampleSpec, changed_spec
+from trine.runtime.bundle import open_bundle
+from trine.runtime.bundle_summary import bundle_lines
+from trine.runtime.embedder import Embedder
+from trine.runtime.errors import BundleError, EngineError
+from trine.runtime.inputs import ImageText, Item
+from trine.runtime.precision import Precision
+
+TEXTS = ["a", "Which warranty covers the inverter?", "def area(r):\n    return 3.14 * r * r"]
+TEXTS += ["The quick brown fox jumps over the lazy dog. " * 6]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4")
+
+
+TINY = SampleSpec.tiny()
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "checkpoint"
+
+
+def export(source: Path | str, bundle: Path, **options: object) -> ExportReport:
+    chosen = ExportOptions(source=str(source), bundle=bundle, **options)  # type: ignore[arg-type]
+    return export_checkpoint(chosen, io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def engines(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[ExportReport, Path]:
+    """A bundle of the golden checkpoint with an engine of each precision."""
+    bundle = tmp_path_factory.mktemp("engines") / "bundle"
+    tasks = ("retrieval", "code")
+    report = export(GOLDEN, bundle, precisions=PRECISIONS, tasks=tasks)
+    return report, bundle
+
+
+def items() -> list[Item]:
+    rng = np.random.default_rng(3)
+    pictures = [
+        rng.integers(0, 255, (h, w, 3)).astype(np.uint8) for h, w in ((90, 200), (224, 112))
+    ]
+    return [*TEXTS, *(ImageText((picture,)) for picture in pictures)]
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "worst"),
+    [("ort-fp16", 0.9999, 0.9995), ("ort-int8", 0.999, 0.995), ("ort-int4", 0.98, 0.9)],
+)
+def test_vectors_are_as_near_to_float32_as_the_precision_promises(
+    engines: tuple[ExportReport, Path], name: str, mean: float, worst: float
+) -> None:
+    vectors = [
+        Embedder.load(engines[1], engine=engine).encode(items(), "retrieval").single
+        for engine in ("ort-fp32", name)
+    ]
+    cosines = (vectors[0] * vectors[1]).sum(axis=1)
+    print(f"{name}: mean cosine {cosines.mean():.6f}, worst {cosines.min():.6f}")
+    assert cosines.mean() >= mean
+    assert cosines.min() >= worst
+
+
+@pytest.mark.parametrize("name", ["ort-fp16", "ort-int8", "ort-int4"])
+def test_a_vector_does_not_depend_on_what_shares_its_batch(
+    engines: tuple[ExportReport, Path], name: str
+) -> None:
+    embedder = Embedder.load(engines[1], engine=name)
+    together = embedder.encode(items(), "code", return_multivector=True)
+    worst = 0.0
+    for index, item in enumerate(items()):
+        alone = embedder.encode([item], "code", return_multivector=True)
+        worst = max(worst, float(np.abs(alone.single[0] - together.single[index]).max()))
+        worst = max(worst, float(np.abs(alone.multi[0] - together.multi[index]).max()))
+    print(f"{name}: largest difference to being alone {worst:.1e}")
+    assert worst <= 1e-4
+
+
+def test_int8_takes_less_than_a_third_of_float32(nano_precisions: Path) -> None:
+    graphs = nano_precisions / "engines"
+    sizes = [
+        (graphs / name / "decoder-retrieval.data").stat().st_size
+        for name in ("ort-fp32", "ort-int8")
+    ]
+    print(f"int8 decoder: {sizes[1] / sizes[0]:.3f} of float32")
+    assert sizes[1] <= 0.30 * sizes[0]
+
+
+@pytest.fixture(scope="module")
+def nano_precisions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = tmp_path_factory.mktemp("nano") / "bundle"
+    export("nano", bundle, precisions=("fp32", "int8"), tasks=("retrieval",), adapters="merged")
+    return bundle
+
+
+def test_the_bundle_says_what_each_engine_is(engines: tuple[ExportReport, Path]) -> None:
+    report, folder = engines
+    bundle = open_bundle(folder)
+    assert [entry.precision for entry in bundle.manifest.engines] == list(PRECISIONS)
+    text = "\n".join(bundle_lines(bundle))
+    assert "weights int8 by output channel, inputs int8 by token, sums int32" in text
+    assert "always float32: residual stream" in text
+    parity = json.loads((folder / "parity.json").read_text())
+    int8 = parity["ort-int8"]
+    keys = {(row["task"], row["modality"], row["head"]) for row in int8["corpus"]}
+    assert len(keys) == 2 * 2 * 2
+    assert all(row["ndcg_at_10"] > 0.9 for row in int8["rankings"])
+    assert parity["ort-bf16"]["measured"] is False
+    assert parity["ort-bf16"]["imitated"]["worst_cosine"] > 0.99
+    printed = "\n".join(export_lines(report))
+    assert "nDCG@10" in printed
+    assert "tokens/s" in printed
+
+
+def test_each_engine_is_tested_against_its_own_tolerance(
+    engines: tuple[ExportReport, Path],
+) -> None:
+    for entry in open_bundle(engines[1]).manifest.engines:
+        if entry.precision == "bf16":
+            continue
+        Embedder.load(engines[1], engine=entry.name).check()
+        assert entry.tolerance.min_cosine > {"int4": 0.5, "int8": 0.95}.get(entry.precision, 0.99)
+
+
+def test_bfloat16_is_refused_on_the_cpu_with_a_way_out(engines: tuple[ExportReport, Path]) -> None:
+    with pytest.raises(EngineError, match=r"runs on cuda only.*--precision fp32 or int8"):
+        Embedder.load(engines[1], engine="ort-bf16")
+
+
+def test_runtime_adapters_work_in_int8(tmp_path: Path) -> None:
+    report = export(GOLDEN, tmp_path / "b", precisions=("fp32", "int8"), adapters="runtime")
+    assert all(engine.written for engine in report.engines)
+    wide, narrow = (
+        Embedder.load(tmp_path / "b", engine=name)
+        for name in ("ort-fp32-runtime", "ort-int8-runtime")
+    )
+    tasks = ["retrieval", "code", "text-matching", "retrieval", "code", "retrieval"]
+    cosines = (wide.encode(items(), tasks).single * narrow.encode(items(), tasks).single).sum(1)
+    assert cosines.min() >= 0.995
+    mixed = narrow.encode(items(), tasks).single
+    for index, (item, task) in enumerate(zip(items(), tasks, strict=True)):
+        assert np.abs(narrow.encode([item], task).single[0] - mixed[index]).max() <= 1e-4
+
+
+def test_hard_checkpoints_keep_their_vectors_by_keeping_layers_wider(tmp_path: Path) -> None:
+    traits = ("swiglu", "first-token", "k-bias", "patch-spike")
+    write_sample_checkpoint(changed_spec(TINY, {"hard": traits}), tmp_path / "c")
+    report = export(
+        tmp_path / "c", tmp_path / "b", precisions=("fp32", "fp16", "int8"), tasks=("retrieval",)
+    )
+    assert all(engine.written for engine in report.engines)
+    widened = {engine.name: len(engine.wider) for engine in report.engines}
+    print(widened)
+    assert widened["ort-fp16"] > 0
+    vectors = {
+        name: Embedder.load(tmp_path / "b", engine=name).encode(items(), "retrieval").single
+        for name in widened
+    }
+    for name, worst in (("ort-fp16", 0.9995), ("ort-int8", 0.995)):
+        cosines = (vectors["ort-fp32"] * vectors[name]).sum(axis=1)
+        print(f"{name}: worst cosine {cosines.min():.6f}")
+        assert cosines.min() >= worst
+
+
+def test_an_engine_below_its_floor_is_not_written_unless_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trine.export import precision_floors
+
+    strict = precision_floors.Floor(0.99999999, 0.99999999, 1.0)
+    monkeypatch.setitem(precision_floors.FLOORS, "int4", strict)
+    monkeypatch.setattr("trine.export.pipeline.TIGHTNESS", (1.0,))
+    tasks = ("retrieval",)
+    with pytest.raises(BundleError, match="--allow-below-floor"):
+        export(GOLDEN, tmp_path / "a", precisions=("int4",), tasks=tasks)
+    assert not (tmp_path / "a").exists()
+    report = export(GOLDEN, tmp_path / "b", precisions=("fp32", "int4"), tasks=tasks)
+    assert [engine.written for engine in report.engines] == [True, False]
+    assert "NOT WRITTEN" in "\n".join(export_lines(report))
+    assert not (tmp_path / "b" / "engines" / "ort-int4").exists()
+    export(GOLDEN, tmp_path / "c", precisions=("int4",), tasks=tasks, allow_below_floor=True)
+    assert open_bundle(tmp_path / "c").manifest.engines[0].below_floor
+    assert "BELOW ITS FLOOR" in "\n".join(bundle_lines(open_bundle(tmp_path / "c")))
+
+
+def test_the_users_own_calibration_is_used_and_the_bundle_is_the_same_each_time(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.txt").write_text("my own words\nand some more of them\n")
+    for name in "ab":
+        export(
+            GOLDEN,
+            tmp_path / name,
+            precisions=("int8",),
+            tasks=("retrieval",),
+            calibration=tmp_path / "mine.txt",
+        )
+    first, second = ((tmp_path / name / "manifest.json").read_bytes() for name in "ab")
+    assert first == second

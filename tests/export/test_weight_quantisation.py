@@ -1,0 +1,56 @@
+"""8- and 4-bit weights: errors within their steps, and packing that unpacks."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trine.export.weight_quantisation import quantise_blocks, quantise_channels, unpack_blocks
+
+SHAPES = st.tuples(st.integers(1, 70), st.integers(1, 9))
+
+
+@given(SHAPES, st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_channels_are_within_half_a_step(shape: tuple[int, int], seed: int) -> None:
+    weight = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    found = quantise_channels(weight)
+    assert found.values.dtype == np.int8
+    assert np.abs(found.values.astype(int)).max() == 127
+    error = np.abs(found.values * found.scales - weight)
+    assert (error <= found.scales * 0.5001).all()
+
+
+def test_a_channel_of_zeros_stays_zero() -> None:
+    found = quantise_channels(np.zeros((4, 2), np.float32))
+    assert not (found.values * found.scales).any()
+
+
+@given(SHAPES, st.sampled_from([16, 32]), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_blocks_unpack_to_within_a_step(shape: tuple[int, int], block: int, seed: int) -> None:
+    weight = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    blocks = -(-shape[0] // block)
+    found = quantise_blocks(weight, block)
+    assert found.values.shape == (shape[1], blocks, block // 2)
+    assert found.zeros.shape == (shape[1], -(-blocks // 2))
+    padded = np.zeros((blocks * block, shape[1]), np.float32)
+    padded[: shape[0]] = weight
+    spread = padded.reshape(blocks, block, -1)
+    span = np.maximum(spread.max(axis=1), 0) - np.minimum(spread.min(axis=1), 0)
+    error = np.abs(unpack_blocks(found, shape[0]).T - weight)
+    steps = np.repeat(span / 15, block, axis=0)[: shape[0]]
+    # Shrunk ranges clip a few values by up to 30 % of the span.
+    assert (error <= 0.31 * 15 * steps + 1e-6).all()
+    assert np.square(error).mean() <= np.square(steps).mean() / 6
+
+
+def test_important_channels_are_met_more_closely() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 32)).astype(np.float32)
+    importance = np.ones(64, np.float32)
+    importance[::8] = 1000
+    plain, weighed = (
+        np.square(unpack_blocks(quantise_blocks(weight, 32, given), 64).T - weight)[::8].mean()
+        for given in (None, importance)
+    )
+    assert weighed < plain
