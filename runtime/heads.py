@@ -16,6 +16,7 @@ __all__ = [
     "Projector",
     "load_base_projector",
     "load_projectors",
+    "mean_vector",
     "multi_vector",
     "single_vector",
 ]
@@ -66,8 +67,17 @@ def single_vector(hidden: NDArray[np.float32], sequence: TokenSequence) -> NDArr
         hidden: float32 [T, hidden], the sequence's own tokens.
         sequence: says which are pooled.
     """
-    rows = hidden if sequence.pooled.all() else hidden[sequence.pooled]
-    return l2_normalise(mean_rows(rows))
+    return l2_normalise(mean_vector(hidden, sequence.pooled))
+
+
+def mean_vector(hidden: NDArray[np.float32], pooled: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return float32 [hidden], not normalised: the mean of the pooled tokens.
+
+    Args:
+        hidden: float32 [T, hidden].
+        pooled: bool [T], at least one True.
+    """
+    return mean_rows(hidden if pooled.all() else hidden[pooled])
 
 
 def multi_vector(hidden: NDArray[np.float32], projector: Projector) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Runs sequences through the engine and the heads: plan, vision, decoder, vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,9 +77,27 @@ class Pipeline:
             single: whether single vectors are wanted.
             multi: whether multi-vectors are wanted.
         """
+        results: dict[int, ItemVectors] = {}
+        for index, rows in self.hidden_states(sequences, adapters):
+            results[index] = ItemVectors(
+                single_vector(rows, sequences[index]) if single else None,
+                multi_vector(rows, adapters[index].projector) if multi else None,
+            )
+        return [results[index] for index in range(len(sequences))]
+
+    def hidden_states(
+        self, sequences: Sequence[TokenSequence], adapters: Sequence[AdapterHandle]
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield each sequence's number and its hidden states, run by run, in the order of the runs.
+
+        The hidden states are float32 [T, hidden] after the final norm, a view into their run's.
+
+        Args:
+            sequences: at least one token each.
+            adapters: of each sequence, held by the caller until the last is yielded.
+        """
         image_tokens = self._run_vision([image for s in sequences for image in s.images])
         firsts = np.cumsum([0, *(len(s.images) for s in sequences)])
-        results: dict[int, ItemVectors] = {}
         groups = [self.engine.run_group(adapter) for adapter in adapters]
         for run in plan_decoder_runs([len(s) for s in sequences], groups, self.limits.tokens):
             members = [sequences[i] for i in run]
@@ -90,12 +108,7 @@ class Pipeline:
             hidden = self.engine.run_decoder(inputs, [adapters[i] for i in run])
             ends = np.cumsum([len(member) for member in members])
             for index, member, end in zip(run, members, ends, strict=True):
-                rows = hidden[end - len(member) : end]
-                results[index] = ItemVectors(
-                    single_vector(rows, member) if single else None,
-                    multi_vector(rows, adapters[index].projector) if multi else None,
-                )
-        return [results[index] for index in range(len(sequences))]
+                yield index, hidden[end - len(member) : end]
 
     def _run_vision(self, images: Sequence[ImagePatches]) -> list[NDArray[np.float32]]:
         """Return the image tokens of each picture, float32 [N, hidden] in raster order."""

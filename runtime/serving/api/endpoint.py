@@ -1,0 +1,111 @@
+"""What the handlers of all dialects share: where calls go, how answers and errors are written."""
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from trine.runtime.serving.api.error_bodies import error_response
+from trine.runtime.serving.api.foreign_token_ids import ForeignTokenIds
+from trine.runtime.serving.api.image_inputs import ImageReader, read_pictures
+from trine.runtime.serving.api.inputs import ParsedItem
+from trine.runtime.serving.api.tasks import TaskChoice
+from trine.runtime.serving.calls import EmbedCall, Embedding, EmbedItem, EmbedResult, ServiceError
+from trine.runtime.serving.request_context import call_context
+from trine.runtime.serving.response_headers import embedding_headers
+
+__all__ = ["ApiContext", "Embedded", "Handler", "embed_items", "endpoint", "json_response"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiContext:
+    """What handlers work with.
+
+    Attributes:
+        service: that embeds.
+        read_image: reads one picture of a request.
+        max_body_bytes: of a request's body, before and after decompression.
+        foreign_ids: decides what token ids in a request are.
+    """
+
+    service: Embedding
+    read_image: ImageReader
+    max_body_bytes: int
+    foreign_ids: ForeignTokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A call's result and the headers that say what computed it."""
+
+    result: EmbedResult
+    headers: Mapping[str, str]
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Token counts as OpenAI's and Jina's clients read them."""
+        tokens = int(self.result.num_tokens.sum())
+        return {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+Handler: TypeAlias = Callable[[ApiContext, Request], Awaitable[Response]]
+
+
+def endpoint(
+    api: ApiContext, path: str, handler: Handler, methods: Sequence[str] = ("POST",)
+) -> Route:
+    """Return the route of a handler, whose `ServiceError`s become the path's error bodies."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(api, request)
+        except ServiceError as error:
+            return error_response(error, request.url.path)
+
+    return Route(path, answer, methods=list(methods), name=f"{handler.__name__}:{path}")
+
+
+def json_response(content: object, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response of JSON; numpy arrays and `orjson.Fragment` may be in it."""
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, 200, headers, "application/json")
+
+
+async def embed_items(
+    api: ApiContext,
+    request: Request,
+    items: Sequence[ParsedItem],
+    choices: Sequence[TaskChoice],
+    options: EmbedCall,
+    field: str = "input",
+) -> Embedded:
+    """Read the pictures of a request's items and embed them.
+
+    Args:
+        api: where to.
+        request: that they came in.
+        items: as parsed.
+        choices: task and prompt of each.
+        options: of the call; its items are replaced.
+        field: of the request that held the items, for errors.
+
+    Raises:
+        ServiceError: a picture or item cannot be used, or the service refuses the call.
+    """
+    info = api.service.info()
+    resolved = api.foreign_ids.resolve(items, request.headers.get("user-agent"))
+    contents = await read_pictures(resolved, api.read_image, max_items=info.max_items, field=field)
+    call = dataclasses.replace(
+        options,
+        items=tuple(
+            EmbedItem(content, choice.task, choice.prompt)
+            for content, choice in zip(contents, choices, strict=True)
+        ),
+    )
+    result = await api.service.embed(call, call_context(request))
+    return Embedded(result, embedding_headers(info, call, result))

@@ -1,0 +1,78 @@
+"""Parsed items to the items of a call: their pictures are read, several at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+from trine.runtime.inputs import ImageText
+from trine.runtime.serving.api.inputs import ParsedItem, Pictures
+from trine.runtime.serving.calls import ItemContent, ServiceError
+
+__all__ = ["ImageReader", "read_pictures"]
+
+#: From a data URI, base64, a URL or the bytes of a file to the bytes of an image file that is
+#: within the limits. Raises ServiceError.
+ImageReader: TypeAlias = Callable[[str | bytes], Awaitable[bytes]]
+#: Pictures of one request that are read at once; more would let one request hold all connections.
+NUM_READERS = 8
+
+
+async def read_pictures(
+    items: Sequence[ParsedItem], read: ImageReader, *, max_items: int, field: str = "input"
+) -> tuple[ItemContent, ...]:
+    """Return what each item is, with the bytes of its pictures.
+
+    Args:
+        items: of a request.
+        read: reads one picture.
+        max_items: more are refused before any picture is read.
+        field: of the request, for errors.
+
+    Raises:
+        ServiceError: 413 too many items; else as `read`, with the item's index.
+    """
+    if len(items) > max_items:
+        raise ServiceError(
+            413,
+            "too_many_items",
+            f"{field} has {len(items)} items, more than the limit of {max_items}; send fewer",
+            param=field,
+        )
+    slots = asyncio.Semaphore(NUM_READERS)
+
+    async def read_source(source: str | bytes, index: int) -> bytes:
+        async with slots:
+            try:
+                return await read(source)
+            except ServiceError as cause:
+                raise ServiceError(
+                    cause.status,
+                    cause.code,
+                    f"item {index} of {field}: {cause.message}",
+                    param=field,
+                    index=index,
+                    retry_after=cause.retry_after,
+                ) from cause
+
+    tasks: list[list[asyncio.Task[bytes]]] = []
+    try:
+        # A group: the first picture that fails cancels the reading of all others.
+        async with asyncio.TaskGroup() as group:
+            for index, item in enumerate(items):
+                sources = item.sources if isinstance(item, Pictures) else ()
+                tasks.append([group.create_task(read_source(s, index)) for s in sources])
+    except BaseExceptionGroup as failures:
+        raise _first_refusal(failures) from None
+    return tuple(
+        ImageText(tuple(task.result() for task in opened), item.text)
+        if isinstance(item, Pictures)
+        else item
+        for item, opened in zip(items, tasks, strict=True)
+    )
+
+
+def _first_refusal(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the failure of the lowest item; a fault of the server goes before a refusal."""
+    faults = failures.subgroup(lambda failure: not isinstance(failure, ServiceError))
+    found = [e for e in (faults or failures).exceptions if isinstance(e, BaseException)]
+    return min(found, key=lambda e: e.index or 0 if isinstance(e, ServiceError) else 0)

@@ -1,0 +1,100 @@
+"""Chat messages as items: one conversation is one item.
+
+The model has no chat: a conversation is the sum of its users' parts. Texts are joined by line
+breaks. Of a text alone, or a picture alone, the vector is that of the plain item; pictures with a
+text become one item of both (`ImageText`).
+"""
+
+from collections.abc import Mapping
+
+from trine.runtime.serving.api.inputs import ParsedItem, Pictures, parse_item
+from trine.runtime.serving.calls import ServiceError
+
+__all__ = ["parse_content", "parse_messages"]
+
+#: Roles whose parts are embedded; the model was trained with no other.
+ROLES = ("user", "query", "document")
+
+
+def parse_messages(value: object) -> tuple[ParsedItem, ...]:
+    """Return the items of `messages`: a list of messages is one item, a list of such lists many.
+
+    Raises:
+        ServiceError: 422 the messages are of no known shape, or hold nothing to embed.
+    """
+    if not isinstance(value, list) or not value:
+        raise _unusable(0, "messages is not a list with at least one message")
+    if all(isinstance(element, list) for element in value):
+        return tuple(_parse_conversation(element, i) for i, element in enumerate(value))
+    return (_parse_conversation(value, 0),)
+
+
+def parse_content(content: object, index: int, field: str) -> ParsedItem:
+    """Return the item that a message's content is: a string, or a list of parts.
+
+    Args:
+        content: from JSON.
+        index: of the item in the request, for messages.
+        field: likewise.
+
+    Raises:
+        ServiceError: 422 a part is of no known shape, or there is none.
+    """
+    return _join(_parts(content, index, field), index, field)
+
+
+def _parse_conversation(messages: object, index: int) -> ParsedItem:
+    parts: list[ParsedItem] = []
+    for message in messages if isinstance(messages, list) else [messages]:
+        if not isinstance(message, Mapping):
+            raise _unusable(index, "a message is not an object with role and content", index)
+        role = message.get("role", "user")
+        content = message.get("content")
+        if content in (None, "", []):
+            continue
+        if role not in ROLES:
+            raise _unusable(
+                index,
+                f"a message has the role {role!r}, which means nothing to this model; send its "
+                "text as a user's, and name the purpose with task",
+                index,
+            )
+        parts += _parts(content, index, "messages")
+    return _join(parts, index, "messages")
+
+
+def _parts(content: object, index: int, field: str) -> list[ParsedItem]:
+    """Return texts and pictures of a message's content, in order."""
+    if not isinstance(content, list):
+        return [parse_item(content, index, field)]
+    return [parse_item(part, index, field) for part in content]
+
+
+def _join(parts: list[ParsedItem], index: int, field: str) -> ParsedItem:
+    if len(parts) == 1:
+        return parts[0]
+    texts: list[str] = []
+    sources: list[str | bytes] = []
+    for part in parts:
+        if isinstance(part, tuple):
+            raise _unusable(index, "token ids are among other parts; send them in input", index)
+        if isinstance(part, Pictures):
+            sources += part.sources
+        text = part.text if isinstance(part, Pictures) else part
+        if text is not None:
+            texts.append(text)
+    if not texts and not sources:
+        raise ServiceError(
+            422,
+            "invalid_input",
+            f"conversation {index} holds nothing to embed; give a text or an image",
+            param=field,
+            index=index,
+        )
+    joined = "\n".join(texts) if texts else None
+    return Pictures(tuple(sources), joined) if sources else joined or ""
+
+
+def _unusable(index: int, what: str, where: int | None = None) -> ServiceError:
+    message = what if where is None else f"conversation {where}: {what}"
+    return ServiceError(422, "invalid_messages", message, param="messages", index=index)

@@ -1,0 +1,49 @@
+"""`/v1/embeddings`, `/embeddings` and `/v1/multi-vector`: OpenAI's and Jina's contracts.
+
+On `/v1/multi-vector`, `embedding` and `embeddings` hold the same: some clients read the one, some
+the other, and some both into one field.
+"""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from trine.runtime.serving.api.embedding_answers import embeddings_response
+from trine.runtime.serving.api.embedding_requests import EmbeddingsBody, plan_embeddings
+from trine.runtime.serving.api.endpoint import ApiContext, embed_items, endpoint
+from trine.runtime.serving.api.raw_bytes import accepted_raw_type
+from trine.runtime.serving.api.request_bodies import read_body
+
+__all__ = ["routes"]
+
+
+def routes(api: ApiContext) -> list[Route]:
+    """Return the routes of this dialect."""
+    return [
+        endpoint(api, "/v1/embeddings", create_embeddings),
+        endpoint(api, "/embeddings", create_embeddings),
+        endpoint(api, "/v1/multi-vector", create_multi_vectors),
+    ]
+
+
+async def create_embeddings(api: ApiContext, request: Request) -> Response:
+    """Answer with one vector an item, or one a token with `return_multivector`."""
+    body = await read_body(request, EmbeddingsBody, api.max_body_bytes)
+    return await _answer(api, request, body, body.return_multivector is True, False)
+
+
+async def create_multi_vectors(api: ApiContext, request: Request) -> Response:
+    """Answer with one vector a token of each item."""
+    body = await read_body(request, EmbeddingsBody, api.max_body_bytes)
+    return await _answer(api, request, body, True, True)
+
+
+async def _answer(
+    api: ApiContext, request: Request, body: EmbeddingsBody, multi: bool, both_names: bool
+) -> Response:
+    info = api.service.info()
+    plan = plan_embeddings(body, info, multi=multi, task=body.task)
+    raw = accepted_raw_type(request.headers.get("accept", ""), plan.form)
+    choices = [plan.choice] * len(plan.items)
+    embedded = await embed_items(api, request, plan.items, choices, plan.options, plan.field)
+    return await embeddings_response(embedded, plan.form, raw, info.name, both_names)

@@ -1,0 +1,179 @@
+"""The ASGI application: the dialects' routes, the web page and the operator's, behind the gate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Scope
+
+from trine.runtime.serving.api.error_bodies import error_response
+from trine.runtime.serving.api.routes import api_routes
+from trine.runtime.serving.api_keys import KeyRing
+from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.control import AdapterControl
+from trine.runtime.serving.image_source import ImageLimits, read_image
+from trine.runtime.serving.loop_lag import LoopLag
+from trine.runtime.serving.metrics import ServerMetrics
+from trine.runtime.serving.operation_routes import operation_routes
+from trine.runtime.serving.page.routes import page_routes
+from trine.runtime.serving.rate_limits import RateLimits
+from trine.runtime.serving.request_body import BodyReader
+from trine.runtime.serving.request_gate import RequestGate
+from trine.runtime.serving.service import EmbeddingService
+from trine.runtime.serving.settings import ServerSettings
+from trine.runtime.serving.tracing import Tracer
+from trine.runtime.serving.url_fetch import FetchLimits, UrlFetcher
+
+__all__ = ["Application", "make_app"]
+
+#: Headers of responses that scripts of other origins may read.
+EXPOSED_HEADERS = (
+    "x-request-id",
+    "retry-after",
+    "server-timing",
+    "x-trine-model",
+    "x-trine-task",
+    "x-trine-adapter",
+    "x-trine-engine",
+    "x-trine-precision",
+    "x-trine-truncated",
+)
+#: Seconds for which a browser remembers that an origin is allowed.
+PREFLIGHT_AGE = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The application.
+
+    Attributes:
+        asgi: what a server runs.
+        gate: the part of it that knows which requests are under way.
+    """
+
+    asgi: ASGIApp
+    gate: RequestGate
+
+
+def make_app(  # noqa: PLR0913 - the parts that meet here
+    service: EmbeddingService,
+    settings: ServerSettings,
+    metrics: ServerMetrics,
+    limits: RateLimits,
+    tracer: Tracer,
+    lag: LoopLag,
+    *,
+    adapters: AdapterControl | None = None,
+    shared_metrics: bool = False,
+) -> Application:
+    """Return the application that serves `service`.
+
+    Args:
+        service: that embeds.
+        settings: of the server.
+        metrics: of this process.
+        limits: of each key.
+        tracer: of requests.
+        lag: of the event loop that runs the application.
+        adapters: changes the adapters of all workers; None where there is only this process.
+        shared_metrics: whether the metrics of other processes are to be added to those of this.
+
+    Raises:
+        InputError: a host to fetch from is no host.
+        DependencyError: a package for an option that was chosen is missing.
+    """
+    image_limits = ImageLimits(
+        max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels
+    )
+    fetcher = None
+    if settings.fetch_hosts:
+        fetch_limits = FetchLimits(
+            hosts=settings.fetch_hosts,
+            timeout_s=settings.fetch_timeout,
+            max_redirects=settings.fetch_redirects,
+        )
+        fetcher = UrlFetcher(fetch_limits)
+
+    async def read_source(source: str) -> bytes:
+        return await read_image(source, image_limits, fetcher)
+
+    # Tried in this order: what is asked most comes first.
+    routes = [
+        *api_routes(service, settings, read_source),
+        *operation_routes(service, adapters or service, metrics, shared_metrics),
+        *page_routes(service, read_source, max_body_bytes=settings.max_body_bytes),
+    ]
+    inner = Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: _answer_http_error, Exception: _answer_fault},
+    )
+    gate = RequestGate(
+        inner,
+        check_load=service.check_load,
+        lag=lag,
+        max_requests=settings.max_requests,
+        keys=KeyRing(settings.api_keys, settings.admin_key),
+        limits=limits,
+        bodies=BodyReader(settings.max_body_bytes, settings.max_pending_bytes),
+        metrics=metrics,
+        tracer=tracer,
+        route_of=_RouteNames(routes),
+        timeout_s=settings.request_timeout,
+    )
+    outer: ASGIApp = gate
+    # Outside of the gate, so that scripts can read what it refuses.
+    if settings.cors_origins:
+        outer = CORSMiddleware(
+            gate,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+            max_age=PREFLIGHT_AGE,
+        )
+    return Application(outer, gate)
+
+
+class _RouteNames:
+    """From a request's path to the path of the route that takes it."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._exact = frozenset(route.path for route in routes if "{" not in route.path)
+        self._patterns = [route for route in routes if "{" in route.path]
+
+    def __call__(self, path: str) -> str:
+        if path in self._exact:
+            return path
+        scope: Scope = {"type": "http", "path": path, "method": "GET"}
+        for route in self._patterns:
+            if route.matches(scope)[0] is not Match.NONE:
+                return route.path
+        return "other"
+
+
+def _answer_http_error(request: Request, error: Exception) -> Response:
+    """Return the body of the path's dialect for what the router refuses."""
+    failed = cast(HTTPException, error)
+    path = request.url.path
+    if failed.status_code == 405:
+        allowed = (failed.headers or {}).get("Allow", "other methods")
+        message = f"{request.method} is not allowed on {path}; it takes {allowed}"
+        response = error_response(ServiceError(405, "method_not_allowed", message), path)
+        response.headers["allow"] = allowed
+        return response
+    if failed.status_code == 404:
+        message = f"there is nothing at {path}; /docs lists all paths"
+        return error_response(ServiceError(404, "not_found", message), path)
+    return error_response(ServiceError(failed.status_code, "http_error", str(failed.detail)), path)
+
+
+def _answer_fault(request: Request, error: Exception) -> Response:
+    """Return a 500 that tells nothing; the gate logs what it was."""
+    fault = ServiceError(500, "internal_error", "the server failed on this request")
+    return error_response(fault, request.url.path)

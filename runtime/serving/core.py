@@ -1,0 +1,87 @@
+"""Opens what computes vectors: engine, pipeline, preparation; checked before anything is served."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trine.runtime.bundle import EMBEDDING_NAME, TOKENIZER_NAME, Bundle
+from trine.runtime.embedding_table import EmbeddingTable
+from trine.runtime.encoder import Encoder
+from trine.runtime.engine import Engine, EngineOptions
+from trine.runtime.engines.opening import open_engine
+from trine.runtime.errors import InputError
+from trine.runtime.manifest import EngineEntry
+from trine.runtime.pipeline import BatchLimits, Pipeline
+from trine.runtime.preparation import Preparation
+from trine.runtime.self_test import SelfTest
+from trine.runtime.serving.engine_meter import EngineRun, MeteredEngine
+from trine.runtime.serving.settings import ServerSettings
+from trine.runtime.serving.tokenization import ServingTokenizer
+
+__all__ = ["Core", "chosen_tasks", "open_core"]
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What computes vectors.
+
+    Attributes:
+        engine: whose runs are reported.
+        pipeline: of that engine.
+        preparation: of items into sequences.
+        tokenizer: that the preparation uses.
+    """
+
+    engine: Engine
+    pipeline: Pipeline
+    preparation: Preparation
+    tokenizer: ServingTokenizer
+
+
+def chosen_tasks(entry: EngineEntry, settings: ServerSettings) -> tuple[str, ...]:
+    """Return the tasks to load.
+
+    Raises:
+        InputError: one is not in the bundle.
+    """
+    unknown = [task for task in settings.tasks if task not in entry.decoders]
+    if unknown:
+        raise InputError(f"tasks {unknown} are not in the bundle; it has {list(entry.decoders)}")
+    return tuple(dict.fromkeys(settings.tasks)) or tuple(entry.decoders)
+
+
+def open_core(
+    bundle: Bundle,
+    entry: EngineEntry,
+    settings: ServerSettings,
+    report: Callable[[EngineRun], None],
+) -> Core:
+    """Return the core of one engine, after its golden texts and picture came out right.
+
+    Both are embedded here, which also reads every weight, so that no request waits for either.
+
+    Args:
+        bundle: to serve.
+        entry: of the engine.
+        settings: of threads, tasks and budgets.
+        report: called after each run of the engine.
+
+    Raises:
+        EngineError: the engine cannot run here, or failed its self-test.
+        DependencyError: its package is not installed.
+    """
+    options = EngineOptions(threads=settings.threads, tasks=chosen_tasks(entry, settings))
+    engine = open_engine(bundle, entry, options)
+    limits = BatchLimits(tokens=settings.batch_tokens, patches=settings.batch_patches)
+    self_test = SelfTest(bundle, entry, Encoder(bundle, engine, limits), enabled=True)
+    self_test.require("text")
+    self_test.require("image")
+    model = bundle.manifest.model
+    metered = MeteredEngine(engine, report)
+    table = EmbeddingTable(bundle.path(EMBEDDING_NAME), model.decoder)
+    tokenizer = ServingTokenizer(bundle.path(TOKENIZER_NAME))
+    return Core(
+        metered,
+        Pipeline(model, metered, table, limits),
+        Preparation(model, tokenizer),
+        tokenizer,
+    )

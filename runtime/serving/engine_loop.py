@@ -1,0 +1,87 @@
+"""The one thread that runs the engine: takes a run from the queue, computes it, hands it back."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from trine.runtime.pipeline import ItemVectors, Pipeline
+from trine.runtime.serving.vectors import item_vectors
+from trine.runtime.serving.work_queue import Entry, WorkQueue
+
+__all__ = ["EngineLoop", "RunResult"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What became of one run.
+
+    Attributes:
+        entries: that were in it.
+        vectors: of each entry's items; empty if the run failed.
+        dropped: entries that left the queue without a run.
+        error: name of the exception that ended the run, or None.
+        start, end: on `time.monotonic()`'s clock.
+    """
+
+    entries: Sequence[Entry]
+    vectors: Sequence[Sequence[ItemVectors]]
+    dropped: Sequence[Entry]
+    error: str | None
+    start: float
+    end: float
+
+
+class EngineLoop:
+    """Runs what the queue plans until the queue is closed.
+
+    Args:
+        queue: where entries come from.
+        pipeline: of the engine.
+        deliver: called with each result, in the engine's thread.
+    """
+
+    def __init__(
+        self, queue: WorkQueue, pipeline: Pipeline, deliver: Callable[[RunResult], None]
+    ) -> None:
+        self._queue = queue
+        self._pipeline = pipeline
+        self._deliver = deliver
+        self._thread = threading.Thread(target=self._run, name="trine-engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until the queue is closed and empty."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (taken := self._queue.take(time.monotonic)) is not None:
+            self._deliver(self._compute(*taken))
+
+    def _compute(self, entries: Sequence[Entry], dropped: Sequence[Entry]) -> RunResult:
+        start = time.monotonic()
+        found: dict[int, list[ItemVectors]] = {}
+        error: str | None = None
+        try:
+            sequences = [entry.sequence for entry in entries]
+            adapters = [entry.adapter for entry in entries]
+            if entries:
+                for index, hidden in self._pipeline.hidden_states(sequences, adapters):
+                    found[index] = item_vectors(entries[index], hidden)
+        except Exception as cause:  # whatever it was, the other runs must go on
+            logger.exception("a run of %d sequences failed", len(entries))
+            error = type(cause).__name__
+        return RunResult(
+            entries=entries,
+            vectors=[] if error else [found[index] for index in range(len(entries))],
+            dropped=dropped,
+            error=error,
+            start=start,
+            end=time.monotonic(),
+        )

@@ -1,0 +1,115 @@
+"""Watches an engine's runs: what they held, how long they took, how fast work goes."""
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.runtime.adapters import AdapterHandle, AdapterSource
+from trine.runtime.engine import DecoderInputs, Engine
+from trine.runtime.vision_layout import VisionInputs
+
+__all__ = ["EngineRun", "MeteredEngine", "Speed"]
+
+#: What a run's share shrinks by with each that follows: some ten runs make the average.
+FADE = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRun:
+    """One run of a graph.
+
+    Attributes:
+        graph: "decoder" or "vision".
+        units: tokens, or patches.
+        slots: tokens if every sequence were padded to the longest; patches for the vision tower,
+            which pads nothing.
+        items: sequences, or 0.
+        seconds: it took.
+    """
+
+    graph: str
+    units: int
+    slots: int
+    items: int
+    seconds: float
+
+
+class MeteredEngine:
+    """An engine whose runs are reported.
+
+    Args:
+        engine: that does the work.
+        report: called after each run, in the thread that ran it.
+    """
+
+    def __init__(self, engine: Engine, report: Callable[[EngineRun], None]) -> None:
+        self._engine = engine
+        self._report = report
+
+    @property
+    def adapters(self) -> AdapterSource:
+        return self._engine.adapters
+
+    @property
+    def weights_in_memory(self) -> bool:
+        return self._engine.weights_in_memory
+
+    @property
+    def description(self) -> str:
+        return self._engine.description
+
+    def run_group(self, adapter: AdapterHandle) -> Hashable:
+        return self._engine.run_group(adapter)
+
+    def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+        start = time.perf_counter()
+        result = self._engine.run_vision(inputs)
+        seconds = time.perf_counter() - start
+        patches = len(inputs.patches)
+        self._report(
+            EngineRun(graph="vision", units=patches, slots=patches, items=0, seconds=seconds)
+        )
+        return result
+
+    def run_decoder(
+        self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
+    ) -> NDArray[np.float32]:
+        start = time.perf_counter()
+        result = self._engine.run_decoder(inputs, adapters)
+        self._report(
+            EngineRun(
+                graph="decoder",
+                units=len(inputs.embeddings),
+                slots=int(inputs.padded_length) * len(inputs.last_index),
+                items=len(inputs.last_index),
+                seconds=time.perf_counter() - start,
+            )
+        )
+        return result
+
+
+class Speed:
+    """How long a token and a patch take, over the last runs, larger ones counting for more.
+
+    `seconds` may be called from any thread while one other calls `add`: each pair of sums is
+    replaced whole.
+    """
+
+    def __init__(self) -> None:
+        self._sums = {"decoder": (0.0, 0.0), "vision": (0.0, 0.0)}
+
+    def add(self, run: EngineRun) -> None:
+        """Learn from a run."""
+        seconds, units = self._sums[run.graph]
+        self._sums[run.graph] = (seconds * FADE + run.seconds, units * FADE + run.units)
+
+    def seconds(self, tokens: int, patches: int) -> float:
+        """Return how long that much work would take; 0 until something was run."""
+        total = 0.0
+        for graph, amount in (("decoder", tokens), ("vision", patches)):
+            seconds, units = self._sums[graph]
+            total += amount * seconds / units if units else 0.0
+        return total

@@ -1,0 +1,181 @@
+"""Prepares an accepted call's items in threads and queues each as soon as it is ready."""
+
+import asyncio
+import functools
+import time
+from collections.abc import Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from trine.runtime.engine import Engine
+from trine.runtime.serving.admission import PatchRoom, estimate_tokens
+from trine.runtime.serving.batching import Load
+from trine.runtime.serving.call_checks import document_groups, num_pictures
+from trine.runtime.serving.calls import EmbedItem, ServiceError
+from trine.runtime.serving.preparing import Prepared, Preparer
+from trine.runtime.serving.text_pool import TextPool
+from trine.runtime.serving.tickets import Ticket
+from trine.runtime.serving.work_queue import Entry, WorkQueue
+
+__all__ = ["Feeder"]
+
+#: Texts tokenised in one go; the first of a long list reach the engine while others are prepared.
+SLAB = 256
+
+
+class Feeder:
+    """Brings calls to the queue. For the event loop's thread; the work is done in others.
+
+    Texts and pictures have threads of their own, so that a query's tokens do not wait for the
+    decoding of photographs.
+
+    Args:
+        preparer: that makes sequences.
+        engine: that says which items may share a run.
+        queue: where entries go.
+        room: for decoded pictures.
+        texts: threads for texts.
+        picture_threads: threads for pictures.
+        max_call_tokens: of all items of a call.
+        patches_per_picture: at most.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts that meet here
+        self,
+        *,
+        preparer: Preparer,
+        engine: Engine,
+        queue: WorkQueue,
+        room: PatchRoom,
+        texts: TextPool,
+        picture_threads: ThreadPoolExecutor,
+        max_call_tokens: int,
+        patches_per_picture: int,
+    ) -> None:
+        self._preparer = preparer
+        self._engine = engine
+        self._queue = queue
+        self._room = room
+        self._texts = texts
+        self._picture_threads = picture_threads
+        self._max_call_tokens = max_call_tokens
+        self._patches_per_picture = patches_per_picture
+
+    async def feed(self, ticket: Ticket, max_length: int) -> None:
+        """Prepare and queue all items of a call.
+
+        Args:
+            ticket: of the call.
+            max_length: tokens of each text.
+
+        Raises:
+            ServiceError: 413 more tokens than a call may have; 422 an item cannot be used.
+        """
+        call = ticket.call
+        pictures = [index for index, item in enumerate(call.items) if num_pictures(item)]
+        with_pictures = frozenset(pictures)
+        texts = [index for index in range(len(call.items)) if index not in with_pictures]
+        work: list[Coroutine[Any, Any, None]] = []
+        if call.late_chunking:
+            work += [
+                self._feed_document(ticket, group, max_length) for group in document_groups(call)
+            ]
+        elif texts:
+            work.append(self._feed_texts(ticket, texts, max_length))
+        work += [self._feed_picture(ticket, index, max_length) for index in pictures]
+        await _all(work)
+
+    async def _feed_texts(self, ticket: Ticket, texts: Sequence[int], max_length: int) -> None:
+        for start in range(0, len(texts), SLAB):
+            slab = texts[start : start + SLAB]
+            work = functools.partial(self._preparer.texts, ticket.call, slab, max_length)
+            found = await self._texts.run(work, _characters(ticket.call.items[i] for i in slab))
+            self._enqueue(ticket, found, slab, max_length)
+
+    async def _feed_document(self, ticket: Ticket, group: range, max_length: int) -> None:
+        found = await self._texts.run(
+            lambda: [self._preparer.document(ticket.call, group, max_length)],
+            _characters(ticket.call.items[index] for index in group),
+        )
+        self._enqueue(ticket, found, group, max_length)
+
+    async def _feed_picture(self, ticket: Ticket, index: int, max_length: int) -> None:
+        pictures = num_pictures(ticket.call.items[index])
+        held = self._room.clip(pictures * self._patches_per_picture)
+        await self._room.acquire(held)
+        used = 0
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._picture_threads,
+                lambda: [self._preparer.picture(ticket.call, index, max_length)],
+            )
+            (entry,) = self._enqueue(ticket, found, (index,), max_length)
+            used = self._room.clip(entry.load.patches)
+        finally:
+            # What the entry uses is given back when it leaves the engine.
+            self._room.release(held - used)
+
+    def _enqueue(
+        self, ticket: Ticket, found: Sequence[Prepared], indices: Sequence[int], max_length: int
+    ) -> list[Entry]:
+        """Queue what items came to, unless the call has too many tokens by now."""
+        call = ticket.call
+        for prepared in found:
+            ticket.prepared(prepared)
+        if int(ticket.num_tokens.sum()) > self._max_call_tokens:
+            raise ServiceError(
+                413,
+                "too_many_tokens",
+                f"the request has more than {self._max_call_tokens} tokens; split it",
+                param="input",
+                index=found[-1].index,
+            )
+        items = [call.items[index] for index in indices]
+        # What was estimated at acceptance gives way to what it came to.
+        ticket.reservation.change(
+            sum(len(prepared.sequence) for prepared in found) - estimate_tokens(items, max_length),
+            sum(len(image.patches) for prepared in found for image in prepared.sequence.images)
+            - sum(num_pictures(item) for item in items) * self._patches_per_picture,
+        )
+        now = time.monotonic()
+        entries = []
+        for prepared in found:
+            adapter = ticket.handles[call.items[prepared.index].task]
+            patches = sum(len(image.patches) for image in prepared.sequence.images)
+            entries.append(
+                Entry(
+                    sequence=prepared.sequence,
+                    adapter=adapter,
+                    load=Load(len(prepared.sequence), patches, self._engine.run_group(adapter)),
+                    spans=prepared.spans,
+                    deadline=ticket.context.deadline,
+                    queued_at=now,
+                    abandoned=ticket.abandoned,
+                    owner=ticket,
+                    index=prepared.index,
+                    single=call.single,
+                    multi=call.multi,
+                    normalize=call.normalize,
+                )
+            )
+        ticket.queued(entries)
+        self._queue.put(entries)
+        return entries
+
+
+def _characters(items: Iterable[EmbedItem]) -> int:
+    return sum(len(item.content) for item in items if isinstance(item.content, str | tuple))
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Await all; when one fails, stop the others and raise its error."""
+    if len(work) == 1:
+        await work[0]
+        return
+    tasks = [asyncio.ensure_future(part) for part in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,237 @@
+"""Items of a call to sequences: tokens, cut as the call wants, and patches. Runs in threads."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.runtime.errors import InputError
+from trine.runtime.inputs import ImageText
+from trine.runtime.model_config import PROMPTS, ModelConfig
+from trine.runtime.preparation import Preparation
+from trine.runtime.request import SYMMETRIC_TASKS, Request
+from trine.runtime.sequence import TokenSequence, text_sequence
+from trine.runtime.serving.calls import EmbedCall, EmbedItem, ServiceError
+from trine.runtime.serving.tokenization import ServingTokenizer
+
+__all__ = ["Prepared", "Preparer", "prefix_of"]
+
+#: Characters of the longest entry of the published vocabulary (a run of spaces): a text longer
+#: than this times the tokens wanted is cut before it is tokenised, which changes nothing.
+LONGEST_TOKEN = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One sequence, ready for the engine.
+
+    Attributes:
+        index: of its first item in the call.
+        sequence: tokens and patches.
+        spans: with late chunking, (first, end) tokens of each text; else empty.
+    """
+
+    index: int
+    sequence: TokenSequence
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+def prefix_of(item: EmbedItem) -> str:
+    """Return the prefix of an item's text; tasks without roles have that of the query."""
+    return PROMPTS["query" if item.task in SYMMETRIC_TASKS else item.prompt]
+
+
+class Preparer:
+    """Makes sequences. Stateless between calls, so safe from several threads.
+
+    Args:
+        model: of vocabulary and limits.
+        preparation: of pictures.
+        tokenizer: of texts.
+        max_pixels: a picture is shrunk to.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        preparation: Preparation,
+        tokenizer: ServingTokenizer,
+        max_pixels: int,
+    ) -> None:
+        self._model = model
+        self._preparation = preparation
+        self._tokenizer = tokenizer
+        self._max_pixels = max_pixels
+
+    def texts(self, call: EmbedCall, indices: Sequence[int], max_length: int) -> list[Prepared]:
+        """Return the sequences of texts and of token ids.
+
+        Args:
+            call: of the items.
+            indices: of the items to prepare.
+            max_length: tokens of each, prefix included.
+
+        Raises:
+            ServiceError: 422 an item cannot be encoded, is empty, or is too long and not to be cut.
+        """
+        ids = dict(zip(indices, self._token_ids(call, indices, max_length), strict=True))
+        return [
+            Prepared(index, self._cut(call, index, ids[index], max_length)) for index in indices
+        ]
+
+    def document(self, call: EmbedCall, indices: Sequence[int], max_length: int) -> Prepared:
+        """Return texts as one sequence for late chunking.
+
+        The first text has the prefix; each is tokenised by itself, so that a token is of one text,
+        and the tokens follow one another with nothing between. The decoder is causal: a text's
+        vectors know the texts before it, and are the same whatever comes behind it. The first
+        text's are those it has alone.
+
+        Args:
+            call: of the items, all with one task and prompt.
+            indices: of the texts, consecutive.
+            max_length: tokens of the whole, prefix included.
+
+        Raises:
+            ServiceError: 422 an item has no tokens, or the whole is too long: cutting it would
+                leave texts without any.
+        """
+        parts = self._token_ids(call, indices, max_length, first_only=True)
+        for index, part in zip(indices, parts, strict=True):
+            if not len(part):
+                raise _refusal(
+                    index, f"item {index} has no tokens of its own for late chunking; leave it out"
+                )
+        ends = np.cumsum([len(part) for part in parts])
+        if ends[-1] > max_length:
+            index = indices[int(np.searchsorted(ends, max_length, side="right"))]
+            raise _refusal(
+                index,
+                f"the texts for late chunking have {ends[-1]} tokens together, more than "
+                f"{max_length}; send them in several requests",
+            )
+        spans = zip((ends - [len(part) for part in parts]).tolist(), ends.tolist(), strict=True)
+        return Prepared(indices[0], text_sequence(np.concatenate(parts), max_length), tuple(spans))
+
+    def picture(self, call: EmbedCall, index: int, max_length: int) -> Prepared:
+        """Return the sequence of an item with pictures.
+
+        Raises:
+            ServiceError: 422 a picture cannot be decoded, or the item is too long.
+        """
+        item = call.items[index]
+        content = item.content
+        if not isinstance(content, ImageText):
+            raise TypeError(content)
+        prefix = prefix_of(item)
+        tail = self._tail(content.text, prefix, call, index, max_length)
+        request = Request(
+            tasks=(item.task,),
+            prefixes=(prefix,),
+            truncate_dim=None,
+            max_length=max_length,
+            max_pixels=self._max_pixels,
+        )
+        try:
+            wanted = ImageText(content.images, tail)
+            (sequence,) = self._preparation.sequences([wanted], request)
+        except InputError as cause:
+            # The preparation saw one item, and counted it as 0.
+            message = re.sub(r"\b(item|image|text) 0\b", rf"\g<1> {index}", str(cause), count=1)
+            raise _refusal(index, message) from cause
+        if sequence.truncated and call.truncate == "none":
+            raise _too_long(index, max_length)
+        if tail != content.text:
+            sequence = dataclasses.replace(sequence, truncated=True)
+        return Prepared(index, sequence)
+
+    def _tail(
+        self, text: str | None, prefix: str, call: EmbedCall, index: int, max_length: int
+    ) -> str | None:
+        """Return a picture's text, its start cut if it is too long and that is wanted."""
+        if text is None or call.truncate != "start":
+            return text
+        _check_text(text, index)
+        text = text[-(max_length + 1) * LONGEST_TOKEN :]
+        (shown,) = self._tokenizer.show([text], prefix)
+        excess = len(shown.ids) - max_length
+        if excess <= 0:
+            return text
+        first = shown.offsets[min(shown.num_prefix_tokens + excess, len(shown.ids) - 1)][0]
+        return text[max(first - len(prefix), 0) :]
+
+    def _token_ids(
+        self, call: EmbedCall, indices: Sequence[int], max_length: int, first_only: bool = False
+    ) -> list[NDArray[np.int64]]:
+        """Return int64 [T] of each item, prefix included (with `first_only`, only the first's)."""
+        reach = (max_length + 1) * LONGEST_TOKEN
+        ids: dict[int, NDArray[np.int64]] = {}
+        texts: dict[int, str] = {}
+        for index in indices:
+            item = call.items[index]
+            if isinstance(item.content, str):
+                _check_text(item.content, index)
+                start = call.truncate == "start"
+                bounded = item.content[-reach:] if start else item.content[:reach]
+                own = index == indices[0] or not first_only
+                texts[index] = (prefix_of(item) if own else "") + bounded
+            elif isinstance(item.content, tuple):
+                ids[index] = self._checked_ids(item.content, index)
+            else:
+                raise _refusal(index, f"item {index} has pictures; late chunking takes texts only")
+        ids |= zip(texts, self._tokenizer.encode(list(texts.values())), strict=True)
+        return [ids[index] for index in indices]
+
+    def _checked_ids(self, token_ids: tuple[int, ...], index: int) -> NDArray[np.int64]:
+        size = self._model.decoder.vocab_size
+        if not token_ids:
+            raise _refusal(index, f"item {index} has no token ids; give at least one")
+        wrong = next((i for i in token_ids if not 0 <= i < size), None)
+        if wrong is not None:
+            raise _refusal(
+                index, f"item {index} has the token id {wrong}; the vocabulary has 0 to {size - 1}"
+            )
+        return np.array(token_ids, np.int64)
+
+    def _cut(
+        self, call: EmbedCall, index: int, ids: NDArray[np.int64], max_length: int
+    ) -> TokenSequence:
+        """Return the sequence of an item's tokens, cut as the call wants."""
+        if len(ids) <= max_length or call.truncate == "end":
+            return text_sequence(ids, max_length)
+        if call.truncate == "none":
+            raise _too_long(index, max_length)
+        item = call.items[index]
+        head = 0
+        if isinstance(item.content, str):
+            # The prefix stays: it tells the model what the text is.
+            shown = self._tokenizer.show([item.content[:LONGEST_TOKEN]], prefix_of(item))[0]
+            head = min(shown.num_prefix_tokens, max_length - 1)
+        kept = np.concatenate([ids[:head], ids[len(ids) - max_length + head :]])
+        return dataclasses.replace(text_sequence(kept, max_length), truncated=True)
+
+
+def _check_text(text: str, index: int) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as cause:
+        raise _refusal(
+            index, f"text {index} holds half of a surrogate pair, which is no character; remove it"
+        ) from cause
+
+
+def _too_long(index: int, max_length: int) -> ServiceError:
+    return ServiceError(
+        422,
+        "text_too_long",
+        f"item {index} has more than {max_length} tokens; shorten it, or allow truncation",
+        param="input",
+        index=index,
+    )
+
+
+def _refusal(index: int, message: str) -> ServiceError:
+    return ServiceError(422, "invalid_input", message, param="input", index=index)

@@ -1,0 +1,339 @@
+"""What every request passes before its handler: identity, limits, body, deadline; and after it.
+
+A plain ASGI middleware. It reads the body under its limits, runs the handler, and meanwhile watches
+the connection: when the client leaves, the handler is cancelled and its work dropped.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from trine.runtime.serving.api.error_bodies import error_response
+from trine.runtime.serving.api_keys import KeyRing, presented_key
+from trine.runtime.serving.calls import CallContext, ServiceError
+from trine.runtime.serving.loop_lag import LoopLag
+from trine.runtime.serving.metrics import ServerMetrics
+from trine.runtime.serving.rate_limits import Allowance, RateLimits
+from trine.runtime.serving.request_body import BodyReader, ClientLeft
+from trine.runtime.serving.request_context import set_call_context
+from trine.runtime.serving.tracing import RequestSpan, Tracer
+
+__all__ = ["ADMIN_PREFIX", "RequestGate"]
+
+logger = logging.getLogger(__name__)
+
+ADMIN_PREFIX = "/admin/"
+#: Request ids that are taken over from the client.
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+#: Seconds by which a client may shorten its request's time.
+TIMEOUT_HEADER = "x-request-timeout"
+#: Methods that change and compute nothing: they need no key, so that health checks and clients
+#: that list models before they send a key work.
+FREE_METHODS = ("GET", "HEAD", "OPTIONS")
+#: Routes that are asked all the time and say nothing.
+QUIET_ROUTES = ("/health", "/health/live", "/health/ready", "/metrics")
+#: When the event loop is behind, only this part of `max_requests` is answered at once: what is
+#: refused costs little, so that the loop catches up. With few requests it is behind for reasons of
+#: the machine's, and refusing them would not help.
+BUSY_DIVISOR = 16
+#: Seconds after which a client should ask again when there were too many requests at once.
+RETRY_BUSY = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class _Exchange:
+    """One request under way."""
+
+    scope: Scope
+    headers: dict[str, str]
+    request_id: str
+    span: RequestSpan
+    deadline: float
+    started: float = field(default_factory=time.perf_counter)
+    key_name: str | None = None
+    client_left: bool = False
+    #: Of the response; 0 until it began.
+    status: int = 0
+    #: Whether the last of the response was sent.
+    complete: bool = False
+    error_code: str | None = None
+
+    @property
+    def path(self) -> str:
+        return str(self.scope["path"])
+
+
+class RequestGate:
+    """Guards an application.
+
+    Args:
+        app: that handles requests.
+        check_load: raises what a call would be refused with now, given the seconds it has.
+        lag: of the event loop.
+        max_requests: being answered at once.
+        keys: who may ask.
+        limits: how often.
+        bodies: how much.
+        metrics: to count with.
+        tracer: of spans.
+        route_of: the path's route, for metrics: a short list, whatever clients ask for.
+        timeout_s: of a request.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts that meet here
+        self,
+        app: ASGIApp,
+        *,
+        check_load: Callable[[float], None],
+        lag: LoopLag,
+        max_requests: int,
+        keys: KeyRing,
+        limits: RateLimits,
+        bodies: BodyReader,
+        metrics: ServerMetrics,
+        tracer: Tracer,
+        route_of: Callable[[str], str],
+        timeout_s: float,
+    ) -> None:
+        self._app = app
+        self._check_load = check_load
+        self._lag = lag
+        self._max_requests = max_requests
+        self._keys = keys
+        self._limits = limits
+        self._bodies = bodies
+        self._metrics = metrics
+        self._tracer = tracer
+        self._route_of = route_of
+        self._timeout_s = timeout_s
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Return when no request is under way."""
+        await self._idle.wait()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in scope["headers"]
+        }
+        given = headers.get("x-request-id", "")
+        self._enter(+1)
+        try:
+            with self._tracer.span(scope["method"], headers) as span:
+                exchange = _Exchange(
+                    scope=scope,
+                    headers=headers,
+                    request_id=given
+                    if REQUEST_ID.fullmatch(given)
+                    else f"{random.getrandbits(128):032x}",
+                    span=span,
+                    deadline=time.monotonic() + self._timeout_s,
+                )
+                try:
+                    await self._answer(exchange, receive, send)
+                finally:
+                    self._finish(exchange)
+        finally:
+            self._enter(-1)
+
+    def _enter(self, change: int) -> None:
+        self._in_flight += change
+        self._metrics.in_flight.set(self._in_flight)
+        if self._in_flight:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    async def _answer(self, exchange: _Exchange, receive: Receive, send: Send) -> None:
+        """Answer a request, whatever happens."""
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                self._mark(exchange, MutableHeaders(scope=message))
+            elif message["type"] == "http.response.body":
+                exchange.complete = not message.get("more_body", False)
+            await send(message)
+
+        body = b""
+        try:
+            self._admit(exchange)
+            if exchange.scope["method"] not in FREE_METHODS:
+                async with asyncio.timeout(exchange.deadline - time.monotonic()):
+                    body = await self._bodies.read(exchange.headers, receive)
+            await self._handle(exchange, body, receive, send_marked)
+        except ClientLeft:
+            exchange.client_left = True
+        except TimeoutError:
+            await self._refuse(exchange, _slow_body(), send_marked, receive)
+        except ServiceError as error:
+            await self._refuse(exchange, error, send_marked, receive)
+        except Exception:
+            logger.exception("request failed", extra={"request_id": exchange.request_id})
+            fault = ServiceError(500, "internal_error", "the server failed on this request")
+            await self._refuse(exchange, fault, send_marked, receive)
+        finally:
+            self._bodies.release(len(body))
+
+    def _admit(self, exchange: _Exchange) -> None:
+        """Check what can be checked before the body is read.
+
+        Raises:
+            ServiceError: 400 a header, 401 or 403 the key, 429 too many requests, 503 not ready.
+        """
+        free = exchange.scope["method"] in FREE_METHODS
+        if exchange.path.startswith(ADMIN_PREFIX):
+            self._keys.require_admin(presented_key(exchange.headers))
+        elif not free:
+            exchange.key_name = self._keys.identify(presented_key(exchange.headers))
+        if free:
+            return
+        wanted = exchange.headers.get(TIMEOUT_HEADER)
+        if wanted is not None:
+            exchange.deadline = min(exchange.deadline, time.monotonic() + _seconds(wanted))
+        limit = self._max_requests // (BUSY_DIVISOR if self._lag.busy else 1)
+        if self._in_flight > limit:
+            raise ServiceError(
+                429,
+                "too_many_requests",
+                "the server has as many requests as it takes; try again later",
+                retry_after=RETRY_BUSY,
+            )
+        self._check_load(exchange.deadline - time.monotonic())
+        if not exchange.path.startswith(ADMIN_PREFIX):
+            self._limits.take_request(exchange.key_name)
+
+    async def _handle(self, exchange: _Exchange, body: bytes, receive: Receive, send: Send) -> None:
+        """Run the handler, and cancel it when the client leaves or the time is up."""
+        left = asyncio.Event()
+        sent_body = False
+        task = asyncio.current_task()
+
+        async def replay() -> Message:
+            nonlocal sent_body
+            if not sent_body:
+                sent_body = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            # Servers say this after a response, too.
+            if not exchange.complete and task is not None:
+                exchange.client_left = True
+                left.set()
+                task.cancel()
+
+        context = CallContext(
+            request_id=exchange.request_id,
+            key_name=exchange.key_name,
+            deadline=exchange.deadline,
+            disconnected=left.is_set,
+        )
+        set_call_context(exchange.scope, context)
+        watcher = asyncio.ensure_future(watch())
+        limit = asyncio.timeout(max(exchange.deadline - time.monotonic(), 0))
+        try:
+            async with limit:
+                await self._app(exchange.scope, replay, send)
+        except asyncio.CancelledError:
+            if exchange.client_left and task is not None and not task.uncancel():
+                raise ClientLeft from None
+            raise
+        except TimeoutError:
+            if not limit.expired():
+                raise RuntimeError("a handler let a timeout of its own through") from None
+            raise ServiceError(
+                504, "deadline_exceeded", "the request's time was up before it was answered"
+            ) from None
+        finally:
+            watcher.cancel()
+
+    async def _refuse(
+        self, exchange: _Exchange, error: ServiceError, send: Send, receive: Receive
+    ) -> None:
+        exchange.error_code = error.code
+        self._metrics.rejects.labels(error.code).inc()
+        if exchange.status:
+            return  # the response had begun; the server closes the connection
+        response: Response = error_response(error, exchange.path)
+        if error.status in (413, 503):
+            # The rest of the body is not read, and a server that ends wants no more requests.
+            response.headers["connection"] = "close"
+        with contextlib.suppress(OSError):
+            await response(exchange.scope, receive, send)
+
+    def _mark(self, exchange: _Exchange, headers: MutableHeaders) -> None:
+        """Add the headers that every response has."""
+        headers["x-request-id"] = exchange.request_id
+        headers["traceparent"] = exchange.span.trace.header
+        if exchange.scope["method"] not in FREE_METHODS and exchange.status != 401:
+            for name, value in _limit_headers(self._limits.allowance(exchange.key_name)).items():
+                headers[name] = value
+
+    def _finish(self, exchange: _Exchange) -> None:
+        """Count and log a request."""
+        # 499 is what others' logs say of a client that left.
+        status = 499 if exchange.client_left and not exchange.status else exchange.status
+        seconds = time.perf_counter() - exchange.started
+        route = self._route_of(exchange.path)
+        exchange.span.finish(route, status)
+        self._metrics.observe_request(route, status, seconds)
+        # Metrics count refusals; lines of thousands a second would slow them down.
+        quiet = status == 429 or route in QUIET_ROUTES
+        logger.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "request",
+            extra={
+                "request_id": exchange.request_id,
+                "trace_id": exchange.span.trace.trace_id,
+                "method": exchange.scope["method"],
+                "path": exchange.path,
+                "status": status,
+                "ms": round(seconds * 1000, 2),
+                "key": exchange.key_name,
+                "error": exchange.error_code,
+            },
+        )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise ServiceError(
+            400, "invalid_timeout", f"{TIMEOUT_HEADER} is {text[:50]!r}; give seconds above 0"
+        )
+    return seconds
+
+
+def _limit_headers(allowance: Allowance) -> dict[str, str]:
+    found = {}
+    for name, standing in (("requests", allowance.requests), ("tokens", allowance.tokens)):
+        if standing is not None:
+            found[f"x-ratelimit-limit-{name}"] = str(standing.limit)
+            found[f"x-ratelimit-remaining-{name}"] = str(standing.remaining)
+    return found
+
+
+def _slow_body() -> ServiceError:
+    return ServiceError(408, "body_too_slow", "the request's body did not arrive in time")

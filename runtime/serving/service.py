@@ -1,0 +1,379 @@
+"""The embedding service: takes calls, has them prepared, queued and run, and returns vectors."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from trine.runtime.bundle import open_bundle
+from trine.runtime.errors import InputError
+from trine.runtime.inputs import Prompt
+from trine.runtime.model_config import PROMPTS
+from trine.runtime.serving.adapter_admin import AdapterAdmin
+from trine.runtime.serving.admission import Admission, PatchRoom, estimate_work
+from trine.runtime.serving.batching import BatchBudget
+from trine.runtime.serving.call_checks import check_call
+from trine.runtime.serving.calls import (
+    CallContext,
+    EmbedCall,
+    EmbedResult,
+    ModelInfo,
+    ReadyState,
+    ServiceError,
+    Timings,
+    TokenizedText,
+)
+from trine.runtime.serving.core import Core, chosen_tasks, open_core
+from trine.runtime.serving.engine_loop import EngineLoop, RunResult
+from trine.runtime.serving.engine_meter import EngineRun, Speed
+from trine.runtime.serving.feeding import Feeder
+from trine.runtime.serving.metrics import ServerMetrics
+from trine.runtime.serving.model_info import default_role, describe_model
+from trine.runtime.serving.preparing import Preparer
+from trine.runtime.serving.rate_limits import RateLimits
+from trine.runtime.serving.settings import ServerSettings
+from trine.runtime.serving.text_pool import TextPool
+from trine.runtime.serving.tickets import Ticket
+from trine.runtime.serving.vectors import stack_multi, stack_single
+from trine.runtime.serving.work_queue import WorkQueue
+
+__all__ = ["EmbeddingService"]
+
+#: Items above which vectors are stacked in a thread: below, that takes less than a millisecond.
+FEW_ITEMS = 64
+#: Seconds after which a client should ask again while the server loads or drains.
+RETRY_NOT_READY = 5
+
+
+class EmbeddingService:
+    """Satisfies `trine.runtime.serving.calls.Embedding`. Made on the event loop's thread.
+
+    The bundle's manifest is read at once; `load` opens the engine.
+
+    Args:
+        settings: of the server.
+        metrics: to count with.
+        limits: of tokens by key.
+
+    Raises:
+        BundleError: the bundle is missing, damaged or newer than this code.
+        InputError: a task or engine is not in the bundle.
+    """
+
+    def __init__(
+        self, settings: ServerSettings, metrics: ServerMetrics, limits: RateLimits
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._limits = limits
+        self._bundle = open_bundle(settings.bundle)
+        self._entry = self._bundle.engine(settings.engine)
+        self._model = self._bundle.manifest.model
+        default_role(settings)
+        self._tasks = chosen_tasks(self._entry, settings)
+        self._max_length = min(settings.max_length, self._model.max_tokens)
+        self._max_pixels = settings.max_pixels or self._model.image.max_pixels
+        self._admin = AdapterAdmin(self._bundle, self._entry, self._tasks, settings)
+        self._speed = Speed()
+        self._budget = BatchBudget(
+            tokens=settings.batch_tokens,
+            patches=settings.batch_patches,
+            short_tokens=settings.short_tokens,
+        )
+        self._admission = Admission(settings.queue_tokens, self._budget, self._speed.seconds)
+        self._room = PatchRoom(settings.queue_patches)
+        self._queue = WorkQueue(self._budget)
+        threads = settings.prepare_threads
+        self._texts = TextPool(threads)
+        self._picture_threads = ThreadPoolExecutor(threads, "trine-picture")
+        self._state: ReadyState = "loading"
+        self._closed = False
+        self._core: Core | None = None
+        self._feeder: Feeder | None = None
+        self._engine_loop: EngineLoop | None = None
+        self._info: ModelInfo | None = None
+
+    @property
+    def state(self) -> ReadyState:
+        return self._state
+
+    def info(self) -> ModelInfo:
+        if self._info is None:
+            self._info = describe_model(
+                self._bundle, self._entry, self._settings, self._admin.current_hashes()
+            )
+        return self._info
+
+    async def load(self) -> None:
+        """Open and check the engine in a thread, then answer calls.
+
+        Raises:
+            EngineError: the engine cannot run here, or failed its self-test.
+            DependencyError: its package is not installed.
+        """
+        loop = asyncio.get_running_loop()
+
+        def report(run: EngineRun) -> None:
+            self._speed.add(run)
+            self._metrics.observe_run(run)
+
+        def deliver(result: RunResult) -> None:
+            loop.call_soon_threadsafe(self._deliver, result)
+
+        try:
+            core = await asyncio.to_thread(
+                open_core, self._bundle, self._entry, self._settings, report
+            )
+        except BaseException:
+            self._state = "failed"
+            raise
+        preparer = Preparer(self._model, core.preparation, core.tokenizer, self._max_pixels)
+        self._feeder = Feeder(
+            preparer=preparer,
+            engine=core.engine,
+            queue=self._queue,
+            room=self._room,
+            texts=self._texts,
+            picture_threads=self._picture_threads,
+            max_call_tokens=self._settings.max_call_tokens,
+            patches_per_picture=self._patches_per_picture(),
+        )
+        self._core = core
+        self._engine_loop = EngineLoop(self._queue, core.pipeline, deliver)
+        self._engine_loop.start()
+        if self._state == "loading":
+            self._state = "ready"
+            self._metrics.ready.set(1)
+
+    def drain(self) -> None:
+        """Say that no new requests should come; calls of those under way are still taken."""
+        self._state = "draining"
+        self._metrics.ready.set(0)
+
+    async def close(self) -> None:
+        """Compute what is queued, then end the threads."""
+        self.drain()
+        self._closed = True
+        self._queue.close()
+        if self._engine_loop is not None:
+            await asyncio.to_thread(self._engine_loop.join)
+        self._texts.shutdown()
+        self._picture_threads.shutdown(wait=False, cancel_futures=True)
+
+    def check_load(self, time_left: float) -> None:
+        """Return if a call that comes now would be accepted, before it is read.
+
+        Args:
+            time_left: seconds until its deadline.
+
+        Raises:
+            ServiceError: 429 too much waits already; 503 not ready.
+        """
+        if self._state != "ready":
+            raise self._not_ready()
+        # What is asked is not known yet: refused is what would be in the quicker lane, too.
+        self._admission.check(True, time_left)
+
+    async def embed(self, call: EmbedCall, context: CallContext) -> EmbedResult:
+        try:
+            return await self._embed(call, context)
+        except ServiceError as error:
+            self._metrics.rejects.labels(error.code).inc()
+            raise
+
+    async def _embed(self, call: EmbedCall, context: CallContext) -> EmbedResult:
+        self._require_ready()
+        check_call(call, self._admin.names, self._model, self._settings.max_items)
+        if context.disconnected():
+            raise _left()
+        max_length = min(call.max_length or self._max_length, self._max_length)
+        ticket, estimate = self._accept(call, context, max_length)
+        try:
+            await self._compute(ticket, max_length)
+            hashes = {name: self._admin.hash_of(h) for name, h in ticket.handles.items()}
+            tasks = {item.task for item in call.items}
+            result = await self._result(
+                ticket, {name: digest for name, digest in hashes.items() if name in tasks}
+            )
+        finally:
+            self._close_ticket(ticket)
+            used = int(ticket.num_tokens.sum())
+            self._limits.correct_tokens(context.key_name, used - estimate)
+        self._metrics.observe_call(call, result)
+        return result
+
+    async def tokenize(
+        self, texts: Sequence[str], prompt: Prompt | None = None
+    ) -> list[TokenizedText]:
+        core = self._require_ready()
+        for index, text in enumerate(texts):
+            try:
+                text.encode()
+            except UnicodeEncodeError as cause:
+                message = f"text {index} holds half of a surrogate pair; remove it"
+                raise ServiceError(
+                    422, "invalid_input", message, param="inputs", index=index
+                ) from cause
+        prefix = "" if prompt is None else PROMPTS[prompt]
+        return await self._texts.run(
+            lambda: core.tokenizer.show(texts, prefix), sum(map(len, texts))
+        )
+
+    async def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
+        core = self._require_ready()
+        size = self._model.decoder.vocab_size
+        for index, ids in enumerate(token_ids):
+            if not all(0 <= i < size for i in ids):
+                message = f"list {index} has an id outside the vocabulary of 0 to {size - 1}"
+                raise ServiceError(422, "invalid_input", message, param="ids", index=index)
+        return await self._texts.run(
+            lambda: core.tokenizer.decode(token_ids), sum(map(len, token_ids))
+        )
+
+    async def load_adapter(self, name: str, folder: str, task: str | None = None) -> None:
+        core = self._require_ready()
+        await self._admin.load(core.engine.adapters, name, folder, task)
+        self._info = None
+
+    async def unload_adapter(self, name: str) -> None:
+        core = self._require_ready()
+        try:
+            await self._admin.unload(core.engine.adapters, name)
+        finally:
+            self._info = None
+
+    def _require_ready(self) -> Core:
+        # A request that came before draining began may still ask.
+        if self._core is None or self._closed:
+            raise self._not_ready()
+        return self._core
+
+    def _not_ready(self) -> ServiceError:
+        return ServiceError(
+            503,
+            f"server_{self._state}",
+            f"the server is {self._state}; try again in {RETRY_NOT_READY} s",
+            retry_after=RETRY_NOT_READY,
+        )
+
+    def _patches_per_picture(self) -> int:
+        return max(self._max_pixels // self._model.vision.patch_size**2, 1)
+
+    def _accept(self, call: EmbedCall, context: CallContext, max_length: int) -> tuple[Ticket, int]:
+        """Return a ticket for a call, and the tokens that were counted for its key.
+
+        Raises:
+            ServiceError: 422 an adapter is gone; 429 no room, or the key's tokens are used up; 504
+                the deadline passed.
+        """
+        core = self._require_ready()
+        time_left = context.deadline - time.monotonic()
+        if time_left <= 0:
+            raise _too_late()
+        work = estimate_work(call.items, max_length, self._patches_per_picture(), self._budget)
+        estimate = work.tokens
+        reservation = self._admission.admit(work, time_left)
+        try:
+            self._limits.take_tokens(context.key_name, estimate)
+            ticket = Ticket(
+                call,
+                context,
+                reservation,
+                self._room,
+                core.engine.adapters.hold({item.task for item in call.items}),
+                self._model.vision.spatial_merge_size,
+            )
+        except InputError as cause:
+            reservation.release()
+            self._limits.correct_tokens(context.key_name, -estimate)
+            raise ServiceError(422, "unknown_task", str(cause), param="task") from cause
+        except ServiceError:
+            reservation.release()
+            raise
+        self._show_pending()
+        return ticket, estimate
+
+    async def _compute(self, ticket: Ticket, max_length: int) -> None:
+        """Wait until the vectors of a call are there.
+
+        Raises:
+            ServiceError: 413, 422 an item cannot be used; 500 the engine failed; 504 the deadline
+                passed.
+        """
+        if self._feeder is None:
+            raise RuntimeError("the service is not loaded")
+        if not ticket.call.items:
+            return
+        time_left = ticket.context.deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(time_left):
+                await self._feeder.feed(ticket, max_length)
+                await ticket.finished
+        except TimeoutError as cause:
+            raise _too_late() from cause
+
+    async def _result(self, ticket: Ticket, hashes: dict[str, str]) -> EmbedResult:
+        call = ticket.call
+        size = self._model.decoder.hidden_size
+        dim = self._model.truncate_dim if call.dimensions is None else call.dimensions
+
+        def stack() -> EmbedResult:
+            vectors = ticket.vectors
+            return EmbedResult(
+                single=stack_single(vectors, size, dim, call.normalize) if call.single else None,
+                multi=stack_multi(vectors, call.multi_dimensions) if call.multi else None,
+                num_tokens=ticket.num_tokens,
+                num_image_tokens=ticket.num_image_tokens,
+                truncated=ticket.truncated,
+                image_spans=tuple(ticket.spans),
+                adapter_hashes=hashes,
+                timings=ticket.timings()
+                if call.items
+                else Timings(prepare_s=0.0, queue_s=0.0, engine_s=0.0, total_s=0.0),
+            )
+
+        if len(call.items) <= FEW_ITEMS:
+            return stack()
+        return await asyncio.to_thread(stack)
+
+    def _close_ticket(self, ticket: Ticket) -> None:
+        for entry in self._queue.remove(ticket) if not ticket.finished.done() else ():
+            ticket.dropped(entry)
+        ticket.close()
+        self._show_pending()
+
+    def _deliver(self, result: RunResult) -> None:
+        """Hand a run's vectors to the calls they are of. Runs on the event loop."""
+        if result.error is not None:
+            for entry in result.entries:
+                _ticket(entry.owner).fail(entry, _engine_failure(result.error))
+        else:
+            for entry, vectors in zip(result.entries, result.vectors, strict=True):
+                _ticket(entry.owner).computed(entry, vectors, result.start, result.end)
+        for entry in result.dropped:
+            ticket = _ticket(entry.owner)
+            ticket.fail(entry, _left() if ticket.context.disconnected() else _too_late())
+
+    def _show_pending(self) -> None:
+        self._metrics.pending_tokens.set(self._admission.tokens)
+        self._metrics.pending_patches.set(self._admission.patches)
+
+
+def _ticket(owner: object) -> Ticket:
+    if not isinstance(owner, Ticket):
+        raise TypeError(owner)
+    return owner
+
+
+def _too_late() -> ServiceError:
+    return ServiceError(
+        504, "deadline_exceeded", "the request's time was up before its vectors were computed"
+    )
+
+
+def _engine_failure(kind: str) -> ServiceError:
+    return ServiceError(500, "engine_failure", f"the engine failed on this run ({kind})")
+
+
+def _left() -> ServiceError:
+    return ServiceError(499, "client_left", "the client closed the connection")

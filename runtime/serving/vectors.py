@@ -1,0 +1,87 @@
+"""Hidden states of the engine to the vectors of a call's items."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.kernels.pooling import l2_normalise, mean_rows, truncate
+from trine.runtime.heads import mean_vector, multi_vector, single_vector
+from trine.runtime.pipeline import ItemVectors
+from trine.runtime.sequence import TokenSequence
+from trine.runtime.serving.calls import ImageSpan
+from trine.runtime.serving.work_queue import Entry
+
+__all__ = ["image_spans", "item_vectors", "stack_multi", "stack_single"]
+
+
+def item_vectors(entry: Entry, hidden: NDArray[np.float32]) -> list[ItemVectors]:
+    """Return the vectors of an entry's items: one, or one a text with late chunking.
+
+    Single vectors are normalised if the call wants that; multi-vectors always are.
+
+    Args:
+        entry: that was run.
+        hidden: float32 [T, hidden], its hidden states.
+    """
+    multi = multi_vector(hidden, entry.adapter.projector) if entry.multi else None
+    if not entry.spans:
+        single = None
+        if entry.single:
+            pooled = entry.sequence.pooled
+            single = (
+                single_vector(hidden, entry.sequence)
+                if entry.normalize
+                else mean_vector(hidden, pooled)
+            )
+        return [ItemVectors(single, multi)]
+    results = []
+    for first, end in entry.spans:
+        mean = mean_rows(hidden[first:end]) if entry.single else None
+        results.append(
+            ItemVectors(
+                l2_normalise(mean) if mean is not None and entry.normalize else mean,
+                # Copies, so that the receiver of one text does not hold the whole document.
+                None if multi is None else multi[first:end].copy(),
+            )
+        )
+    return results
+
+
+def stack_single(
+    vectors: Sequence[ItemVectors], size: int, dim: int | None, normalize: bool
+) -> NDArray[np.float32]:
+    """Return float32 [B, D], cut to `dim` where that is given, and then normalised if wanted.
+
+    Args:
+        vectors: of the items, with single vectors.
+        size: of a whole vector.
+        dim: leading dimensions to keep, or None.
+        normalize: whether the vectors are of length 1.
+    """
+    rows = np.array([v.single for v in vectors], np.float32).reshape(len(vectors), size)
+    if dim is None or dim == size:
+        return rows
+    return truncate(rows, dim) if normalize else np.ascontiguousarray(rows[:, :dim])
+
+
+def stack_multi(vectors: Sequence[ItemVectors], dim: int | None) -> tuple[NDArray[np.float32], ...]:
+    """Return float32 [T, d] of each item, rows cut to `dim` and normalised again if it is given."""
+    rows = [v.multi for v in vectors if v.multi is not None]
+    return tuple(rows if dim is None else (truncate(matrix, dim) for matrix in rows))
+
+
+def image_spans(sequence: TokenSequence, merge: int) -> tuple[ImageSpan, ...]:
+    """Return where the image tokens of each picture lie in a sequence.
+
+    Args:
+        sequence: of an item.
+        merge: patches per image token along each side.
+    """
+    spans = []
+    slot = 0
+    for number, image in enumerate(sequence.images):
+        rows, columns = (side // merge for side in image.grid)
+        spans.append(ImageSpan(int(sequence.image_slots[slot]), rows, columns, number))
+        slot += rows * columns
+    return tuple(spans)

@@ -1,0 +1,163 @@
+"""Items of requests are parsed by their shape, and what has none is refused with its index."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trine.runtime.inputs import ImageText
+from trine.runtime.serving.api.image_inputs import read_pictures
+from trine.runtime.serving.api.inputs import Pictures, is_image_uri, parse_input
+from trine.runtime.serving.api.messages import parse_messages
+from trine.runtime.serving.calls import ServiceError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["text", "image", "url", "bytes", "image_url", "content", "role"])
+            | st.text(max_size=5),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "items"),
+    [
+        ("a", ("a",)),
+        ("", ("",)),
+        (["a", ""], ("a", "")),
+        ([1, 2], ((1, 2),)),
+        ([[1, 2], [3]], ((1, 2), (3,))),
+        ({"text": "a"}, ("a",)),
+        ([{"text": "a", "image": None}], ("a",)),
+        ([{"type": "text", "text": "a"}], ("a",)),
+        ([{"image": "x"}], (Pictures(("x",)),)),
+        ([{"bytes": "x"}], (Pictures(("x",)),)),
+        ([{"url": "https://x"}], (Pictures(("https://x",)),)),
+        ([{"image_url": {"url": "x"}}], (Pictures(("x",)),)),
+        ([{"image_url": "x", "text": "a"}], (Pictures(("x",), "a"),)),
+        ([{"image": ["x", "y"]}], (Pictures(("x", "y")),)),
+        (["data:image/png;base64,xx"], (Pictures(("data:image/png;base64,xx",)),)),
+        (["https://example.org/a.png"], ("https://example.org/a.png",)),
+        (["data:text/plain;base64,xx"], ("data:text/plain;base64,xx",)),
+    ],
+)
+def test_each_shape_of_an_item_is_known(value: object, items: tuple[object, ...]) -> None:
+    assert parse_input(value) == items
+
+
+def test_strings_are_pictures_where_the_modality_says_so() -> None:
+    assert parse_input(["https://x"], modality="image") == (Pictures(("https://x",)),)
+    assert parse_input(["https://x"], modality="text") == ("https://x",)
+    with pytest.raises(ServiceError, match="modality is 'audio'"):
+        parse_input(["x"], modality="audio")
+
+
+@pytest.mark.parametrize(
+    ("value", "index"),
+    [
+        (None, None), ([], None), (1, 0), (True, 0), ([True], 0), (["a", 1], 1), ([[]], 0),
+        ([[1], ["a"]], 1), ([{"text": 1}], 0), ([{}], 0), (["a", {"image": 3}], 1),
+        ([[1, True]], 0), ([{"image": {"url": None}}], 0), ([1.0], 0), ([None], 0),
+    ],
+)  # fmt: skip
+def test_other_shapes_are_refused_with_their_index(value: object, index: int | None) -> None:
+    with pytest.raises(ServiceError) as caught:
+        parse_input(value)
+    assert (caught.value.status, caught.value.index) == (422, index)
+    assert caught.value.param == "input"
+
+
+@given(JSON)
+def test_any_json_is_parsed_or_refused(value: Any) -> None:
+    for parse in (parse_input, parse_messages):
+        try:
+            items = parse(value)
+        except ServiceError as refused:
+            if refused.status != 422:
+                raise
+        else:
+            assert items
+            assert all(isinstance(item, str | tuple | Pictures) for item in items)
+
+
+@given(st.text())
+def test_texts_stay_as_they_are(text: str) -> None:
+    if not is_image_uri(text):
+        assert parse_input(text) == (text,)
+        assert parse_input([text, {"text": text}]) == (text, text)
+
+
+def _user(*parts: object) -> dict[str, object]:
+    return {"role": "user", "content": list(parts)}
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,xx"}}
+TEXT = {"type": "text", "text": "a"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "items"),
+    [
+        ([{"role": "user", "content": "a"}], ("a",)),
+        ([_user(TEXT)], ("a",)),
+        ([_user(PICTURE)], (Pictures(("data:image/png;base64,xx",)),)),
+        ([_user(PICTURE, TEXT)], (Pictures(("data:image/png;base64,xx",), "a"),)),
+        ([_user(TEXT), _user(TEXT)], ("a\na",)),
+        ([{"role": "system", "content": ""}, _user(TEXT)], ("a",)),
+        ([[_user(TEXT)], [_user(PICTURE)]], ("a", Pictures(("data:image/png;base64,xx",)))),
+    ],
+)
+def test_a_conversation_is_one_item(messages: object, items: tuple[object, ...]) -> None:
+    assert parse_messages(messages) == items
+
+
+@pytest.mark.parametrize(
+    ("messages", "index"),
+    [
+        ([], 0), ("a", 0), ([{"role": "system", "content": "be brief"}], 0), ([_user()], 0),
+        ([[_user(TEXT)], [{"role": "assistant", "content": "a"}]], 1), ([1], 0),
+        ([_user([1, 2], TEXT)], 0), ([_user({"type": "audio", "audio": "x"})], 0), ([[]], 0),
+    ],
+)  # fmt: skip
+def test_conversations_with_nothing_to_embed_are_refused(messages: object, index: int) -> None:
+    with pytest.raises(ServiceError) as caught:
+        parse_messages(messages)
+    assert (caught.value.status, caught.value.index) == (422, index)
+
+
+async def _read(source: str | bytes) -> bytes:
+    if source == "bad":
+        raise ServiceError(422, "invalid_image", "the image is bad")
+    if source == "fault":
+        raise RuntimeError("a fault")
+    return source if isinstance(source, bytes) else source.encode()
+
+
+def test_pictures_are_read_in_order_and_texts_kept() -> None:
+    items = ("a", Pictures(("x", b"y"), "t"), (1, 2), Pictures(("z",)))
+    contents = asyncio.run(read_pictures(items, _read, max_items=4))
+    assert contents == ("a", ImageText((b"x", b"y"), "t"), (1, 2), ImageText((b"z",)))
+
+
+def test_the_first_bad_picture_is_named_and_faults_are_not_hidden() -> None:
+    items = ("a", Pictures(("x",)), Pictures(("bad",)), Pictures(("bad",)))
+    with pytest.raises(ServiceError, match=r"item 2 of input: the image is bad") as caught:
+        asyncio.run(read_pictures(items, _read, max_items=4))
+    assert caught.value.index == 2
+    with pytest.raises(RuntimeError, match="a fault"):
+        asyncio.run(read_pictures((*items, Pictures(("fault",))), _read, max_items=5))
+
+
+def test_too_many_items_are_refused_before_a_picture_is_read() -> None:
+    with pytest.raises(ServiceError) as caught:
+        asyncio.run(read_pictures((Pictures(("fault",)),) * 3, _read, max_items=2))
+    assert caught.value.status == 413
