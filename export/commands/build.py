@@ -1,0 +1,105 @@
+"""`trine build BUNDLE`: make TensorRT engines of a bundle's graphs, ahead of time."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from trine.runtime.errors import BundleError, InputError, missing_package
+from trine.runtime.progress import format_bytes
+
+__all__ = ["register", "run"]
+
+#: Graphics processors of the RTX 30, 40 and 50 series.
+DEFAULT_SMS = "86,89,120"
+#: A query, a batch of passages, and a page of 1024 × 1024 pixels.
+DEFAULT_BUCKETS = "text=256x8x64,text=2048x8x512,image=5184x1"
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `build` to the program's commands."""
+    parser = subparsers.add_parser(
+        "build",
+        help="make TensorRT engines of a bundle's graphs",
+        description="Make engines of the TensorRT graphs in a bundle. TensorRT-RTX builds on any "
+        "machine, for the processors named; TensorRT builds for the processor it runs on. An "
+        "engine that was built before from the same graph, buckets and version is kept.",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
+    parser.add_argument(
+        "--engine",
+        metavar="NAME",
+        required=True,
+        help="of the bundle's graphs: a folder in BUNDLE/engines",
+    )
+    parser.add_argument(
+        "--builder",
+        choices=["tensorrt-rtx", "tensorrt"],
+        default="tensorrt-rtx",
+        help="(default: tensorrt-rtx)",
+    )
+    parser.add_argument(
+        "--sm",
+        metavar="N,N",
+        default=DEFAULT_SMS,
+        help=f"compute capabilities to build for (default: {DEFAULT_SMS})",
+    )
+    parser.add_argument(
+        "--buckets",
+        metavar="B,B",
+        default=DEFAULT_BUCKETS,
+        help="sizes to tune for: text=TOKENSxSEQUENCESxLENGTH, image=PATCHESxIMAGES "
+        f"(default: {DEFAULT_BUCKETS})",
+    )
+    parser.add_argument(
+        "--workspace", type=int, metavar="MIB", help="memory one kernel may take in MiB"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build the engines, report each, and return 0."""
+    try:
+        from trine.export.trt.build_spec import BuildSpec, parse_buckets
+        from trine.export.trt.engine_build import build_engine
+    except ImportError as cause:
+        raise missing_package(cause.name or "onnx", "export", "to build engines") from cause
+    from trine.runtime.bundle import open_bundle
+
+    bundle = open_bundle(arguments.bundle)
+    model = bundle.manifest.model
+    folder = arguments.bundle / "engines" / arguments.engine
+    graphs = sorted(folder.glob("*.onnx"))
+    if not graphs:
+        raise BundleError(f"{folder}: has no graphs; export the bundle with --tensorrt bf16")
+    decoder, vision = parse_buckets(arguments.buckets)
+    spec = BuildSpec(
+        builder="tensorrt" if arguments.builder == "tensorrt" else "tensorrt_rtx",
+        sms=_sms(arguments.sm),
+        decoder=decoder,
+        vision=vision,
+        max_rank=bundle.manifest.adapters.max_rank,
+        workspace_bytes=None if arguments.workspace is None else arguments.workspace << 20,
+    )
+    for graph in graphs:
+        engine, is_new = build_engine(
+            graph,
+            "vision" if graph.stem == "vision" else "decoder",
+            spec,
+            model.vision,
+            folder / "built",
+        )
+        state = f"built in {engine.seconds:.1f} s" if is_new else "was built before"
+        print(
+            f"  {engine.engine:<44} {format_bytes(engine.engine_bytes):>9}  {state}, "
+            f"scratch {format_bytes(engine.scratch_bytes)}, "
+            f"peak memory of the build {format_bytes(engine.peak_bytes)}",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _sms(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"--sm {text!r} is not a list of compute capabilities such as 86,89,120")
+    return tuple(sorted({int(part) for part in parts}))

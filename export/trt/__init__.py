@@ -1,0 +1,1 @@
+"""Graphs and engines for TensorRT and TensorRT-RTX."""

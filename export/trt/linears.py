@@ -1,0 +1,166 @@
+"""Linear layers of a strongly typed graph: 16 or 32 bits, or 8 bits between Q/DQ pairs.
+
+Products are MatMul and Add, which take activations of any rank; TensorRT fuses both.
+"""
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from trine.export.graph_builder import GraphBuilder, Weight
+from trine.export.trt.plan import HALF_DTYPES, Quantisation, TrtPlan
+
+__all__ = ["FP8_MAX", "INT8_MAX", "TrtLinears"]
+
+#: Largest magnitude of 8-bit integers; -128 is left out, so that signs are alike.
+INT8_MAX = 127.0
+#: Largest finite number of E4M3.
+FP8_MAX = 448.0
+#: Types and largest magnitudes of quantised tensors.
+QUANTISED = {"int8": (ir.DataType.INT8, INT8_MAX), "fp8": (ir.DataType.FLOAT8E4M3FN, FP8_MAX)}
+#: Least scale, so that a channel of zeros is divided by no zero; a normal number in 16 bits.
+LEAST_SCALE = 2.0**-14
+
+
+class TrtLinears:
+    """Adds linear layers to a graph.
+
+    Args:
+        graph: to add to.
+        plan: of its precision.
+    """
+
+    def __init__(self, graph: GraphBuilder, plan: TrtPlan) -> None:
+        self._graph = graph
+        self._plan = plan
+        self._inputs: dict[tuple[object, ...], ir.Value] = {}
+
+    def add(self, name: str, x: ir.Value, weight: Weight, bias: Weight | None = None) -> ir.Value:
+        """Return x · weight + bias in the type the plan has for `name`.
+
+        Args:
+            name: of the layer.
+            x: [..., in], float32 or 16 bits.
+            weight: float32 [in, out], unread.
+            bias: float32 [out], unread.
+        """
+        graph = self._graph
+        quantisation = self._plan.quantised.get(name)
+        if quantisation is None:
+            dtype = self._plan.dtype(name)
+            inputs = [graph.cast(x, dtype), graph.weight(weight.to(dtype))]
+        else:
+            dtype = HALF_DTYPES[self._plan.half]
+            inputs = [
+                self._quantised_input(name, x, dtype, quantisation),
+                self._quantised_weight(name, weight, dtype, quantisation),
+            ]
+        product = graph.node(name, "MatMul", inputs, dtype=dtype)
+        if bias is None:
+            return product
+        return graph.node(f"{name}.biased", "Add", [product, graph.weight(bias.to(dtype))])
+
+    def _quantised_input(
+        self, name: str, x: ir.Value, dtype: ir.DataType, quantisation: Quantisation
+    ) -> ir.Value:
+        """Return `x` through a Q/DQ pair with one scale; layers with the same pair share it."""
+        smoothing = quantisation.smoothing
+        divided = None if smoothing is None else smoothing.tobytes()
+        key = (x.name, quantisation.kind, quantisation.input_max, divided)
+        if key not in self._inputs:
+            self._inputs[key] = self._add_pair(name, x, dtype, quantisation)
+        return self._inputs[key]
+
+    def _add_pair(
+        self, name: str, x: ir.Value, dtype: ir.DataType, quantisation: Quantisation
+    ) -> ir.Value:
+        graph = self._graph
+        stored, largest = QUANTISED[quantisation.kind]
+        if quantisation.smoothing is not None:
+            inverse = (1 / quantisation.smoothing).astype(np.float32)
+            smooth = graph.weight(Weight(f"{name}.unsmooth", inverse.shape, lambda: inverse))
+            x = graph.node(f"{name}.smoothed", "Mul", [graph.cast(x, ir.DataType.FLOAT), smooth])
+        step = np.array(max(quantisation.input_max / largest, LEAST_SCALE), np.float32)
+        scale = graph.weight(Weight(f"{name}.input_scale", (), lambda: step).to(dtype))
+        values = graph.node(
+            f"{name}.input_q",
+            "QuantizeLinear",
+            [graph.cast(x, dtype), scale, self._zero(f"{name}.input_zero", (), stored)],
+            dtype=stored,
+        )
+        return self._dequantised(f"{name}.input", values, scale, dtype)
+
+    def _quantised_weight(
+        self, name: str, weight: Weight, dtype: ir.DataType, quantisation: Quantisation
+    ) -> ir.Value:
+        """Return [in, out] dequantised from 8 bits with a scale for each output channel."""
+        graph = self._graph
+        stored, largest = QUANTISED[quantisation.kind]
+        tensors = _ChannelWeight(weight, dtype, stored, largest, quantisation.smoothing)
+        num_out = weight.shape[1]
+        values = graph.weight(
+            Weight(f"{name}.{quantisation.kind}", weight.shape, tensors.values, stored)
+        )
+        scales = graph.weight(Weight(f"{name}.scales", (num_out,), tensors.scales, dtype))
+        return graph.node(
+            f"{name}.weight_dq",
+            "DequantizeLinear",
+            [values, scales, self._zero(f"{name}.weight_zero", (num_out,), stored)],
+            {"axis": 1},
+            dtype=dtype,
+        )
+
+    def _zero(self, name: str, shape: tuple[int, ...], dtype: ir.DataType) -> ir.Value:
+        return self._graph.weight(
+            Weight(name, shape, lambda: np.zeros(shape, dtype.numpy()), dtype)
+        )
+
+    def _dequantised(
+        self, name: str, values: ir.Value, scale: ir.Value, dtype: ir.DataType
+    ) -> ir.Value:
+        zero = self._zero(f"{name}_dq_zero", (), values.dtype or ir.DataType.INT8)
+        return self._graph.node(
+            f"{name}_dq", "DequantizeLinear", [values, scale, zero], dtype=dtype
+        )
+
+
+class _ChannelWeight:
+    """The tensors of one quantised weight; scales are rounded first, values to rounded scales."""
+
+    def __init__(
+        self,
+        weight: Weight,
+        dtype: ir.DataType,
+        stored: ir.DataType,
+        largest: float,
+        smoothing: NDArray[np.float32] | None,
+    ) -> None:
+        self._weight = weight
+        self._dtype = dtype
+        self._stored = stored
+        self._largest = largest
+        self._smoothing = smoothing
+        self._scales: NDArray[np.generic] | None = None
+
+    def values(self) -> NDArray[np.generic]:
+        weight = self._read()
+        self._scales = self._scales_of(weight)
+        scaled = weight / self._scales.astype(np.float32)
+        clipped = np.clip(scaled, -self._largest, self._largest)
+        if self._stored == ir.DataType.INT8:
+            return np.rint(clipped).astype(np.int8)
+        return clipped.astype(ml_dtypes.float8_e4m3fn)
+
+    def scales(self) -> NDArray[np.generic]:
+        if self._scales is None:
+            self._scales = self._scales_of(self._read())
+        return self._scales
+
+    def _read(self) -> NDArray[np.float32]:
+        weight = np.asarray(self._weight.read(), np.float32)
+        return weight if self._smoothing is None else weight * self._smoothing[:, None]
+
+    def _scales_of(self, weight: NDArray[np.float32]) -> NDArray[np.generic]:
+        scales = np.maximum(np.abs(weight).max(axis=0) / self._largest, LEAST_SCALE)
+        return scales.astype(self._dtype.numpy())

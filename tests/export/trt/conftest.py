@@ -1,0 +1,237 @@
+"""Runs the typed graphs on ONNX Runtime's CPU provider, in the place of TensorRT."""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+from trine.export.adapter_files import choose_layout
+from trine.export.checkpoint import Checkpoint
+from trine.export.golden_inputs import GOLDEN_TEXTS, golden_image, make_golden
+from trine.export.range_scan import LinearRange, RangeScan
+from trine.export.reference import Reference, ReferenceInput
+from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
+from trine.export.trt.graph_files import TrtPlans, write_trt_graphs
+from trine.export.trt.plan import Half
+from trine.runtime.adapter_bank import AdapterBank
+from trine.runtime.adapter_file import adapter_from_peft
+from trine.runtime.adapters import AdapterHandle, AdapterSource, MergedAdapters
+from trine.runtime.bundle import EMBEDDING_NAME, HEADS_NAME
+from trine.runtime.embedding_table import EmbeddingTable
+from trine.runtime.engine import DecoderInputs
+from trine.runtime.engines.ort_decoders import ONNX_TYPES, rank_mask
+from trine.runtime.heads import load_base_projector, load_projectors
+from trine.runtime.inputs import ImageText
+from trine.runtime.peft_adapter import PeftAdapters
+from trine.runtime.pipeline import BatchLimits, Pipeline
+from trine.runtime.preparation import Preparation
+from trine.runtime.request import check_request
+from trine.runtime.tensor_file import widen
+from trine.runtime.vision_layout import VisionInputs
+
+GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
+FLOAT = TensorProto.FLOAT
+HALVES: dict[Half, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+Adapters = Literal["merged", "runtime"]
+
+
+def _imitate(model: onnx.ModelProto, half: int) -> onnx.ModelProto:
+    """Return the model in float32 with every 16-bit result rounded to its grid, or to infinity.
+
+    ONNX Runtime has no products of bfloat16 on a CPU, and keeps float16 in float32 between nodes,
+    which hides what overflows.
+    """
+    inferred = shape_inference.infer_shapes(model, strict_mode=True).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in inferred.value_info}
+    for tensor in model.graph.initializer:
+        if tensor.data_type == half:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for value in model.graph.input:
+        if value.type.tensor_type.elem_type == half:
+            value.type.tensor_type.elem_type = FLOAT
+    nodes = []
+    for node in model.graph.node:
+        narrow = [name for name in node.output if types.get(name) == half]
+        if node.op_type == "Cast" and narrow:
+            node.attribute[0].i = FLOAT
+        exact = {name: f"{name}.exact" for name in narrow}
+        node.output[:] = [exact.get(name, name) for name in node.output]
+        nodes.append(node)
+        for name in narrow:
+            low = f"{name}.low"
+            nodes.append(helper.make_node("Cast", [exact[name]], [low], to=half))
+            nodes.append(helper.make_node("Cast", [low], [name], to=FLOAT))
+    del model.graph.node[:], model.graph.value_info[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _square_masks(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with a row of its mask for each query, which this provider insists on."""
+    users = [n for n in model.graph.node if n.op_type == "Attention" and len(n.input) > 3]
+    if not users:
+        return model
+    (mask,) = {node.input[3] for node in users}
+    for node in users:
+        node.input[3] = "square"
+    ones = numpy_helper.from_array(np.array([1, 1]), "square.ones")
+    one = numpy_helper.from_array(np.array([1]), "square.one")
+    model.graph.initializer.extend([ones, one])
+    added = [
+        helper.make_node("Shape", [mask], ["square.length"], start=3, end=4),
+        helper.make_node(
+            "Concat", ["square.ones", "square.length", "square.one"], ["square.shape"], axis=0
+        ),
+        helper.make_node("Expand", [mask, "square.shape"], ["square"]),
+    ]
+    place = next(i for i, node in enumerate(model.graph.node) if mask in node.output) + 1
+    nodes = [*model.graph.node[:place], *added, *model.graph.node[place:]]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _open(path: Path, half: Half) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    model = onnx.load(path)
+    if half != "fp32":
+        # The optimiser would remove the pairs of casts that round.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        model = _imitate(model, HALVES[half])
+    content = _square_masks(model).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+@dataclass(frozen=True)
+class GraphRunner:
+    """An engine of the runtime (`trine.runtime.engine`) that runs typed graphs."""
+
+    adapters: AdapterSource
+    sessions: Mapping[str, onnxruntime.InferenceSession]
+    bank: AdapterBank | None
+    half: Half
+    weights_in_memory: bool = True
+    description: str = "typed graphs on the CPU"
+
+    def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+        num_images = int(inputs.num_images[0])
+        feeds = {
+            name: array.reshape(num_images, -1, *array.shape[1:])
+            for name, array in (
+                ("patches", inputs.patches),
+                ("rope_cos", inputs.rope_cos),
+                ("rope_sin", inputs.rope_sin),
+                ("window_scatter", inputs.window_scatter),
+            )
+        }
+        feeds["window_gather"] = inputs.window_gather
+        feeds["window_lengths"] = inputs.window_lengths
+        return np.asarray(self.sessions["vision"].run(None, feeds)[0])
+
+    def run_group(self, adapter: AdapterHandle) -> Hashable:
+        return adapter.name if self.bank is None else 0
+
+    def run_decoder(
+        self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
+    ) -> NDArray[np.float32]:
+        names = ("embeddings", "rope_cos", "rope_sin", "pad_index", "unpad_index")
+        feeds: dict[str, object] = {name: getattr(inputs, name) for name in names}
+        if self.bank is None:
+            session = self.sessions[f"decoder-{adapters[0].name}"]
+            return np.asarray(session.run(None, feeds)[0])
+        view = self.bank.view([adapter.slot for adapter in adapters])
+        layout = self.bank.layout
+        for name, array in view.arrays.items():
+            feeds[name] = (
+                widen(array, layout.dtype)
+                if ONNX_TYPES[layout.dtype] == HALVES.get(self.half)
+                else onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+                    array, ONNX_TYPES[layout.dtype]
+                )
+            )
+        slots = np.repeat([adapter.slot for adapter in adapters], inputs.last_index + 1)
+        feeds["lora_mask"] = rank_mask(slots, view, layout.max_rank)
+        feeds["lora_mask_qkv"] = rank_mask(slots, view, 3 * layout.max_rank)
+        return np.asarray(self.sessions["decoder"].run(None, feeds)[0])
+
+
+Cosines = Callable[[TrtPlans, Half, Adapters], NDArray[np.float64]]
+
+
+def _cosines(
+    source: Path, folder: Path, plans: TrtPlans, half: Half, mode: Adapters
+) -> NDArray[np.float64]:
+    """Return the cosine of each vector with the reference's: singles and rows of multi-vectors."""
+    checkpoint = Checkpoint(source)
+    config = checkpoint.config
+    peft = PeftAdapters(source / "adapters", config, config.tasks)
+    layout = choose_layout(peft, config.tasks, None)
+    if mode == "merged":
+        layout = dataclasses.replace(layout, files={})
+    tokenizer = write_tokenizer(checkpoint, folder)
+    write_embedding(checkpoint, folder, lambda _: None)
+    write_heads(checkpoint, peft, config.tasks, folder)
+    paths = write_trt_graphs(checkpoint, peft, config.tasks, layout, plans, folder)
+    sessions = {name: _open(path, half) for name, path in paths.items()}
+    bank = None
+    source_of: AdapterSource
+    if mode == "merged":
+        heads = load_projectors(folder / HEADS_NAME, config.tasks, config)
+        source_of = MergedAdapters(heads)
+    else:
+        bank = AdapterBank(config, layout, load_base_projector(folder / HEADS_NAME, config))
+        for task in config.tasks:
+            bank.add(task, adapter_from_peft(peft, task, layout))
+        source_of = bank
+    runner = GraphRunner(source_of, sessions, bank, half)
+    table = EmbeddingTable(folder / EMBEDDING_NAME, config.decoder)
+    pipeline = Pipeline(config, runner, table, BatchLimits())
+    preparation = Preparation(config, tokenizer)
+    items = [*GOLDEN_TEXTS, ImageText((golden_image(),))]
+    inputs = []
+    for task in config.tasks:
+        request = check_request(config.tasks, config, num_items=len(items), task=task)
+        sequences = preparation.sequences(items, request)
+        inputs.extend(ReferenceInput(sequence, task) for sequence in sequences)
+    want = Reference(checkpoint, peft).run(inputs)
+    with source_of.hold(config.tasks) as handles:
+        have = pipeline.run(
+            [i.sequence for i in inputs], [handles[i.task] for i in inputs], True, True
+        )
+    found = []
+    for a, b in zip(want, have, strict=True):
+        assert b.single is not None
+        assert b.multi is not None
+        found.append(a.single.astype(np.float64) @ b.single)
+        found.extend((a.multi.astype(np.float64) * b.multi).sum(axis=1))
+    return np.array(found)
+
+
+@pytest.fixture
+def golden_cosines(tmp_path: Path) -> Cosines:
+    """Returns the cosines of the golden checkpoint's vectors with the float32 reference's."""
+    return lambda plans, half, mode: _cosines(GOLDEN, tmp_path, plans, half, mode)
+
+
+@pytest.fixture(scope="session")
+def golden_ranges(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, LinearRange]:
+    """What the golden inputs put through the golden checkpoint."""
+    checkpoint = Checkpoint(GOLDEN)
+    config = checkpoint.config
+    peft = PeftAdapters(GOLDEN / "adapters", config, config.tasks)
+    tokenizer = write_tokenizer(checkpoint, tmp_path_factory.mktemp("tokenizer"))
+    scan = RangeScan()
+    reference = Reference(checkpoint, peft, scan)
+    make_golden(config, tokenizer, reference, config.tasks, lambda _: None)
+    return scan.ranges

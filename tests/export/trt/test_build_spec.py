@@ -1,0 +1,83 @@
+"""Buckets as text, and the profiles that follow from them."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trine.export.trt.build_spec import (
+    BuildSpec,
+    DecoderBucket,
+    Range,
+    VisionBucket,
+    parse_buckets,
+    profiles,
+)
+from trine.runtime.errors import InputError
+from trine.runtime.model_config import VisionConfig
+from trine.runtime.vision_layout import window_order
+
+VISION = VisionConfig(
+    hidden_size=1280,
+    depth=32,
+    num_heads=16,
+    intermediate_size=3420,
+    in_channels=3,
+    patch_size=14,
+    temporal_patch_size=2,
+    spatial_merge_size=2,
+    window_size=112,
+    full_attention_blocks=(7, 15, 23, 31),
+    out_hidden_size=2048,
+)
+SPEC = BuildSpec(
+    builder="tensorrt_rtx",
+    sms=(86, 89),
+    decoder=(DecoderBucket(256, 8, 64), DecoderBucket(2048, 8, 512)),
+    vision=(VisionBucket(4096, 2),),
+    max_rank=32,
+)
+
+
+def test_buckets_are_read_sorted_and_once() -> None:
+    decoder, vision = parse_buckets("text=2048x8x512, image=4096x2,text=256x8x64,text=256x8x64")
+    assert (decoder, vision) == (SPEC.decoder, SPEC.vision)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "text=1x1", "image=1x1x1", "text=axbxc", "image=0x1", "page=1x1", "text=99x2x40"],
+)
+def test_what_is_no_bucket_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="bucket"):
+        parse_buckets(text)
+
+
+@pytest.mark.parametrize("sms", [(), (86, 89)])
+def test_tensorrt_builds_for_one_processor(sms: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="compute capabilities"):
+        dataclasses.replace(SPEC, builder="tensorrt", sms=sms)
+
+
+def test_each_bucket_is_a_profile() -> None:
+    first, second = profiles(SPEC, "decoder", VISION)
+    assert first["tokens"] == Range(1, 256, 256)
+    assert second["length"] == Range(1, 512, 512)
+    assert second["ranks_qkv"] == Range(96, 96, 384)
+
+
+@given(rows=st.integers(14, 60), columns=st.integers(14, 60), images=st.integers(1, 3))
+def test_pictures_of_a_buckets_size_fit_its_profile(rows: int, columns: int, images: int) -> None:
+    patches = 4 * rows * columns
+    spec = dataclasses.replace(SPEC, vision=(VisionBucket(patches, images),))
+    (sizes,) = profiles(spec, "vision", VISION)
+    _, windows = window_order((2 * rows, 2 * columns), VISION)
+    assert sizes["patches"] == Range(4, patches, patches)
+    assert sizes["windows"].best <= images * len(windows) <= sizes["windows"].most
+    assert sizes["window_length"].most == 64 >= 4 * max(windows)
+
+
+def test_a_spec_as_text_tells_specs_apart() -> None:
+    other = dataclasses.replace(SPEC, sms=(89,))
+    assert SPEC.to_json() == dataclasses.replace(SPEC).to_json() != other.to_json()

@@ -1,0 +1,163 @@
+"""Engines from the real builder, made once; its refusals and crashes as one sentence."""
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from trine.export.adapter_files import choose_layout
+from trine.export.checkpoint import Checkpoint
+from trine.export.cli import main
+from trine.export.trt import engine_build
+from trine.export.trt.build_spec import BuildSpec, DecoderBucket, VisionBucket
+from trine.export.trt.engine_build import build_engine
+from trine.export.trt.graph_files import TrtPlans, write_trt_graphs
+from trine.export.trt.lint import lint_file
+from trine.export.trt.plan import Half, Quantisation, uniform_plan
+from trine.runtime.errors import EngineError
+from trine.runtime.peft_adapter import PeftAdapters
+
+GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
+CHECKPOINT = Checkpoint(GOLDEN)
+CONFIG = CHECKPOINT.config
+SPEC = BuildSpec(
+    builder="tensorrt_rtx",
+    sms=(86, 89, 120),
+    decoder=(DecoderBucket(64, 4, 32),),
+    vision=(VisionBucket(256, 2),),
+    max_rank=32,
+)
+needs_builder = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="the extra tensorrt-rtx is not installed",
+)
+#: Formats of graphs: (half, quantised or None, processors).
+FORMATS: dict[str, tuple[Half, str | None, tuple[int, ...]]] = {
+    "bf16": ("bf16", None, (86, 89, 120)),
+    "fp16": ("fp16", None, (86, 89, 120)),
+    "int8": ("bf16", "int8", (86, 89, 120)),
+    "fp8": ("bf16", "fp8", (89, 120)),
+}
+
+#: The first two have all that differs between formats; the rest takes long.
+CASES = [
+    ("bf16", "merged"),
+    ("int8", "runtime"),
+    *(
+        pytest.param(name, mode, marks=pytest.mark.slow)
+        for name, mode in (
+            ("bf16", "runtime"),
+            ("fp16", "merged"),
+            ("fp16", "runtime"),
+            ("int8", "merged"),
+            ("fp8", "merged"),
+            ("fp8", "runtime"),
+        )
+    ),
+]
+
+
+def _write(folder: Path, name: str, mode: str) -> dict[str, Path]:
+    half, kind, _ = FORMATS.get(name, ("fp32", None, ()))
+    layers = [
+        f"layers.{i}.{role}"
+        for i in range(CONFIG.decoder.num_layers)
+        for role in ("self_attn.qkv", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
+    ] + [f"blocks.{i}.attn.qkv" for i in range(CONFIG.vision.depth)]
+    quantised = {} if kind is None else {n: Quantisation(kind=kind, input_max=8.0) for n in layers}
+    plan = uniform_plan(half, quantised)
+    peft = PeftAdapters(GOLDEN / "adapters", CONFIG, CONFIG.tasks)
+    layout = choose_layout(peft, CONFIG.tasks, None)
+    if mode == "merged":
+        layout = dataclasses.replace(layout, files={})
+    plans = TrtPlans(vision=plan, decoder=plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_trt_graphs(CHECKPOINT, peft, CONFIG.tasks[:1], layout, plans, folder)
+
+
+@needs_builder
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_every_graph_is_clean_and_builds_with_fused_attention(
+    tmp_path: Path, name: str, mode: str
+) -> None:
+    # No Attention here may be decomposed, so an engine exists only if all have a fused kernel.
+    spec = dataclasses.replace(SPEC, sms=FORMATS[name][2])
+    for stem, graph in _write(tmp_path, name, mode).items():
+        assert lint_file(graph, spec.sms) == []
+        kind = "vision" if stem == "vision" else "decoder"
+        engine, is_new = build_engine(graph, kind, spec, CONFIG.vision, tmp_path / "built")
+        assert is_new
+        assert (tmp_path / "built" / engine.engine).stat().st_size == engine.engine_bytes
+        assert engine.scratch_bytes < 20 << 20
+
+
+@needs_builder
+def test_an_engine_is_built_once_and_again_for_another_spec(tmp_path: Path) -> None:
+    graph = _write(tmp_path, "bf16", "merged")["vision"]
+    spec = dataclasses.replace(SPEC, sms=(89,))
+    first, is_new = build_engine(graph, "vision", spec, CONFIG.vision, tmp_path / "built")
+    again, is_new_again = build_engine(graph, "vision", spec, CONFIG.vision, tmp_path / "built")
+    assert (is_new, is_new_again) == (True, False)
+    assert again == first
+    other = dataclasses.replace(spec, vision=(VisionBucket(128, 1),))
+    third, is_new = build_engine(graph, "vision", other, CONFIG.vision, tmp_path / "built")
+    assert is_new
+    assert third.key != first.key
+
+
+def test_a_graph_the_lint_refuses_is_not_given_to_the_builder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_build, "_builder_version", lambda spec: "1")
+    monkeypatch.setattr(engine_build, "_run_worker", None)
+    graph = _write(tmp_path, "fp32", "merged")["vision"]
+    with pytest.raises(EngineError, match="no fused attention for float"):
+        build_engine(graph, "vision", SPEC, CONFIG.vision, tmp_path / "built")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "crashed .SIGSEGV"),
+        ("raise RuntimeError('no driver')", "ended with 1: RuntimeError: no driver"),
+    ],
+)
+def test_a_crash_of_the_builder_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str
+) -> None:
+    (tmp_path / "tensorrt_rtx.py").write_text(content, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(engine_build, "_builder_version", lambda spec: "1")
+    graph = _write(tmp_path / "graphs", "bf16", "merged")["vision"]
+    with pytest.raises(EngineError, match=message):
+        build_engine(graph, "vision", SPEC, CONFIG.vision, tmp_path / "built")
+    assert not list((tmp_path / "built").iterdir())
+
+
+@needs_builder
+def test_the_program_builds_a_bundles_graphs(
+    golden_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Path(shutil.copytree(golden_bundle, tmp_path / "bundle"))
+    _write(bundle / "engines" / "trt-bf16", "bf16", "merged")
+    arguments = ["build", str(bundle), "--engine", "trt-bf16", "--sm", "89"]
+    arguments += ["--buckets", "text=64x4x32,image=256x1"]
+    assert main(arguments) == 0
+    assert "built in" in capsys.readouterr().err
+    records = list((bundle / "engines" / "trt-bf16" / "built").glob("*.json"))
+    assert {json.loads(r.read_text())["graph"] for r in records} == {
+        "vision.onnx",
+        f"decoder-{CONFIG.tasks[0]}.onnx",
+    }
+    assert main(arguments) == 0
+    assert "was built before" in capsys.readouterr().err
+
+
+def test_the_program_says_which_graphs_are_missing(
+    golden_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", str(golden_bundle), "--engine", "no-such"]) == 2
+    assert "has no graphs" in capsys.readouterr().err
