@@ -1,0 +1,48 @@
+"""Writes docs/roofline.md: rooflines of a model with every published number of jina-embeddings-v4.
+
+python benchmarks/roofline_page.py
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+from trine.export.checkpoint_config import read_model_config
+from trine.export.sample_config import adapter_config, model_config, preprocessor_config
+from trine.export.sample_spec import SampleSpec
+from trine.runtime.model_config import ModelConfig
+from trine.runtime.roofline.page import roofline_page
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "roofline.md"
+#: The published image prompt has 3 tokens before the picture's span, its two markers, and 6 after
+#: it, with the published tokenizer.
+SCAFFOLD_TOKENS = 11
+
+
+def main() -> None:
+    PAGE.write_text(page_text(), encoding="utf-8")
+    print(PAGE)
+
+
+def page_text() -> str:
+    """Return the page."""
+    return roofline_page(published_model(), "jina-embeddings-v4", SCAFFOLD_TOKENS)
+
+
+def published_model() -> ModelConfig:
+    """Return the numbers of the published model, from the files of a sample of its size."""
+    spec = SampleSpec.full()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "adapters").mkdir()
+        for path, content in (
+            ("config.json", model_config(spec)),
+            ("preprocessor_config.json", preprocessor_config(spec)),
+            ("adapters/adapter_config.json", adapter_config(spec)),
+        ):
+            (folder / path).write_text(json.dumps(content), encoding="utf-8")
+        return read_model_config(folder)
+
+
+if __name__ == "__main__":
+    main()

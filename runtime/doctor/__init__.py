@@ -1,0 +1,1 @@
+"""`trine doctor`: probes of this machine, what follows from them, and how that is shown."""

@@ -1,0 +1,113 @@
+"""What NVIDIA's data sheets say of GPUs: dense products a second, memory bandwidth, memory.
+
+Where a sheet states rates "with sparsity" only, half of them stands here: no weight of this model
+is sparse. Rates are those with float32 (or int32) sums.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+__all__ = ["DEVICES", "PRECISIONS", "DeviceSheet", "RatePrecision", "sheet_of"]
+
+#: Number formats of products; "bf16" stands for fp16 as well, whose rate is the same everywhere.
+RatePrecision = Literal["fp32", "tf32", "bf16", "fp8", "int8"]
+PRECISIONS: tuple[RatePrecision, ...] = get_args(RatePrecision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSheet:
+    """One GPU as its data sheet has it.
+
+    Attributes:
+        name: short.
+        sm: compute capability, as 89 for 8.9.
+        tera_operations: dense 10¹² operations a second by precision; without those it lacks.
+        bandwidth: of its memory, in 10⁹ bytes a second.
+        memory: in 10⁹ bytes.
+        pattern: regular expression that the driver's name of it matches.
+        source: where the numbers stand.
+    """
+
+    name: str
+    sm: int
+    tera_operations: Mapping[RatePrecision, float]
+    bandwidth: float
+    memory: float
+    pattern: str
+    source: str
+
+
+DEVICES = (
+    DeviceSheet(
+        name="L4",
+        sm=89,
+        tera_operations={"fp32": 30.3, "tf32": 60, "bf16": 121, "fp8": 242.5, "int8": 242.5},
+        bandwidth=300,
+        memory=24,
+        pattern=r"\bL4\b",
+        source="NVIDIA L4 Tensor Core GPU data sheet (tensor rates with sparsity there, halved)",
+    ),
+    DeviceSheet(
+        name="RTX 4000 Ada",
+        sm=89,
+        tera_operations={"fp32": 26.7, "tf32": 53.4, "bf16": 106.8, "fp8": 213.6, "int8": 213.6},
+        bandwidth=360,
+        memory=20,
+        pattern=r"RTX 4000 Ada",
+        source="NVIDIA RTX 4000 Ada Generation data sheet for fp32, bandwidth and memory; tensor "
+        "rates are 2, 4 and 8 times fp32, as on the L4, whose chip it shares",
+    ),
+    DeviceSheet(
+        name="RTX 4090",
+        sm=89,
+        tera_operations={"fp32": 82.6, "tf32": 82.6, "bf16": 165.2, "fp8": 330.3, "int8": 660.6},
+        bandwidth=1008,
+        memory=24,
+        pattern=r"RTX 4090(?! Laptop)",
+        source="NVIDIA Ada GPU Architecture white paper, appendix A (float32 sums)",
+    ),
+    DeviceSheet(
+        name="A10",
+        sm=86,
+        tera_operations={"fp32": 31.2, "tf32": 62.5, "bf16": 125, "int8": 250},
+        bandwidth=600,
+        memory=24,
+        pattern=r"\bA10\b",
+        source="NVIDIA A10 Tensor Core GPU data sheet",
+    ),
+    DeviceSheet(
+        name="A100 40 GB",
+        sm=80,
+        tera_operations={"fp32": 19.5, "tf32": 156, "bf16": 312, "int8": 624},
+        bandwidth=1555,
+        memory=40,
+        pattern=r"A100.*40GB",
+        source="NVIDIA A100 Tensor Core GPU data sheet (40 GB)",
+    ),
+    DeviceSheet(
+        name="A100 80 GB SXM",
+        sm=80,
+        tera_operations={"fp32": 19.5, "tf32": 156, "bf16": 312, "int8": 624},
+        bandwidth=2039,
+        memory=80,
+        pattern=r"A100-SXM.*80GB",
+        source="NVIDIA A100 Tensor Core GPU data sheet (80 GB SXM)",
+    ),
+    DeviceSheet(
+        name="H100 SXM",
+        sm=90,
+        tera_operations={"fp32": 67, "tf32": 494.5, "bf16": 989.5, "fp8": 1979, "int8": 1979},
+        bandwidth=3350,
+        memory=80,
+        pattern=r"H100.*(SXM|HBM3)",
+        source="NVIDIA H100 Tensor Core GPU data sheet, SXM (tensor rates with sparsity there, "
+        "halved)",
+    ),
+)
+
+
+def sheet_of(name: str) -> DeviceSheet | None:
+    """Return the data sheet of the GPU that the driver calls `name`; None if it is not listed."""
+    return next((sheet for sheet in DEVICES if re.search(sheet.pattern, name)), None)
