@@ -1,0 +1,1 @@
+"""What contestants are measured on: the same inputs for all, made from seeds."""

@@ -1,0 +1,1 @@
+"""Whom Trine is measured against: one module a way of running the model, all one contract."""

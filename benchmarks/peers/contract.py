@@ -1,0 +1,76 @@
+"""What every contestant is: named, loaded from a `Setup`, asked to make a case ready."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from cases.case import Case
+from numpy.typing import NDArray
+
+__all__ = ["Call", "Contestant", "Inputs", "Setup", "UnsupportedCase"]
+
+#: Runs the case once; returns float32 [items, hidden], normalised, or None where there are none.
+Call = Callable[[], NDArray[np.float32] | None]
+
+
+class UnsupportedCase(Exception):
+    """A contestant cannot do what a case asks; the message says why. Reported, never hidden."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Where a contestant finds the model, and with what it runs.
+
+    Attributes:
+        checkpoint: folder of the published layout, the weights that all contestants share.
+        bundle: folder that `trine export` made of it.
+        work: folder for files that a peer makes of the checkpoint once.
+        task: the adapter merged in.
+        threads: of one run.
+        num_ids: size of the vocabulary.
+        excluded: token ids with a meaning to the model.
+    """
+
+    checkpoint: Path
+    bundle: Path
+    work: Path
+    task: str
+    threads: int
+    num_ids: int
+    excluded: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """A case's inputs.
+
+    Attributes:
+        case: what they are of.
+        texts: token ids of each text, int64 [T].
+        pictures: uint8 [h, w, 3] of each picture.
+    """
+
+    case: Case
+    texts: Sequence[NDArray[np.int64]]
+    pictures: Sequence[NDArray[np.uint8]]
+
+
+class Contestant(Protocol):
+    """A loaded way to run the model."""
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the files that it reads."""
+        ...
+
+    def ready(self, inputs: Inputs) -> Call:
+        """Return the call that is timed; what it does not include is done here.
+
+        Of kind "load" it is one request, of the case's first text, safe from several threads.
+
+        Raises:
+            UnsupportedCase: it cannot do this case.
+        """
+        ...

@@ -1,0 +1,97 @@
+"""Trine: an engine of the bundle, from token ids and patches to vectors, and its thin parts."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from cases.inputs import multi_vectors
+from numpy.typing import NDArray
+
+from peers.contract import Call, Inputs, Setup, UnsupportedCase
+from peers.images import picture_sequence
+from peers.reference import item_tasks
+from trine.kernels.maxsim import maxsim_scores
+from trine.runtime.bundle import EMBEDDING_NAME, open_bundle
+from trine.runtime.embedding_table import EmbeddingTable
+from trine.runtime.engine import EngineOptions
+from trine.runtime.engines.opening import open_engine
+from trine.runtime.image_patches import patch_image
+from trine.runtime.model_config import MAX_TOKENS
+from trine.runtime.pipeline import BatchLimits, Pipeline
+from trine.runtime.sequence import TokenSequence, text_sequence
+
+__all__ = ["TrineEngine", "TrineThinParts"]
+
+
+class TrineEngine:
+    """One engine of the bundle.
+
+    Args:
+        setup: the bundle and the task.
+        engine: its name in the bundle.
+        all_tasks: whether all decoders are loaded, for a case that mixes tasks.
+    """
+
+    def __init__(self, setup: Setup, engine: str, all_tasks: bool) -> None:
+        bundle = open_bundle(setup.bundle)
+        entry = bundle.engine(engine)
+        model = bundle.manifest.model
+        self._tasks = model.tasks if all_tasks else (setup.task,)
+        options = EngineOptions(threads=setup.threads, tasks=tuple(self._tasks))
+        self._engine = open_engine(bundle, entry, options)
+        table = EmbeddingTable(bundle.path(EMBEDDING_NAME), model.decoder)
+        self._pipeline = Pipeline(model, self._engine, table, BatchLimits())
+        self._setup = setup
+        graphs = {entry.vision, *(entry.decoders[task] for task in self._tasks)}
+        self.file_bytes = sum(
+            path.stat().st_size
+            for graph in graphs
+            for path in (bundle.path(graph), bundle.path(graph).with_suffix(".data"))
+            if path.exists()
+        )
+
+    def ready(self, inputs: Inputs) -> Call:
+        kind = inputs.case.kind
+        if kind not in ("texts", "cold", "images", "mixed", "load"):
+            raise UnsupportedCase(f"an engine has no part in {kind}")
+        texts = inputs.texts[:1] if kind == "load" else inputs.texts
+        sequences = [text_sequence(text, MAX_TOKENS) for text in texts]
+        sequences += [picture_sequence(pixels, self._setup.bundle) for pixels in inputs.pictures]
+        tasks = [self._setup.task] * len(sequences)
+        if kind == "mixed":
+            tasks = item_tasks(tuple(sorted(self._tasks)), len(sequences))
+        return lambda: self._vectors(sequences, tasks)
+
+    def _vectors(
+        self, sequences: Sequence[TokenSequence], tasks: Sequence[str]
+    ) -> NDArray[np.float32]:
+        with self._engine.adapters.hold(tasks) as handles:
+            adapters = [handles[task] for task in tasks]
+            found = self._pipeline.run(sequences, adapters, single=True, multi=False)
+        return np.array([vectors.single for vectors in found])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrineThinParts:
+    """Image preprocessing and MaxSim, which need no engine."""
+
+    setup: Setup
+    file_bytes: int = 0
+
+    def ready(self, inputs: Inputs) -> Call:
+        if inputs.case.kind == "maxsim":
+            query, *documents = multi_vectors(inputs.case.lengths)
+
+            def score() -> None:
+                maxsim_scores([query], documents)
+
+            return score
+        if inputs.case.kind == "preprocessing":
+            model = open_bundle(self.setup.bundle).manifest.model
+
+            def preprocess() -> None:
+                for pixels in inputs.pictures:
+                    patch_image(pixels, model.image, model.vision, model.image.max_pixels)
+
+            return preprocess
+        raise UnsupportedCase(f"{inputs.case.kind} needs an engine")

@@ -1,0 +1,157 @@
+"""A contestant's process: loads it, runs its case when told to, answers on stdout.
+
+python benchmarks/peers/worker.py     (started by the driver; see peers/messages.py)
+"""
+
+import contextlib
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TextIO
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from cases.case import Case
+from cases.inputs import page_pixels, picture_pixels, token_ids
+from cases.loops import closed_loop, open_loop
+
+from peers.contract import Call, Contestant, Inputs, UnsupportedCase
+from peers.messages import Absent, Loaded, Measured, Order, decode_order, encode
+from peers.registry import PEERS, load_contestant
+
+#: Threads that send requests in the closed loop.
+CLIENTS = 4
+#: Part of the closed loop's rate at which requests arrive in the open loop.
+OPEN_SHARE = 0.7
+#: A page is drawn where the case is of pages, a photograph otherwise.
+PAGE_CASE = "page"
+
+
+def main() -> None:
+    """Serve one order, from stdin to stdout. What libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    order = decode_order(sys.stdin.readline())
+    case = order.resolved_case()
+    found = _load(order, case, answers)
+    if found is None:
+        return
+    call = found
+    if case.kind != "cold":
+        for _ in range(case.warm_ups):
+            call()
+    _reset_peak()
+    for line in sys.stdin:
+        command, _, argument = line.strip().partition(" ")
+        if command == "vectors":
+            vectors = call()
+            if vectors is not None:
+                np.save(argument, vectors)
+            print(argument, file=answers)
+        else:
+            print(encode(measure(call, case)), file=answers)
+
+
+def measure(call: Call, case: Case) -> Measured:
+    """Run one round of a case."""
+    cpu = time.process_time()
+    if case.kind == "load":
+        wall, seconds = _loaded_round(call, case)
+    else:
+        seconds = []
+        for _ in range(case.calls):
+            started = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - started)
+        wall = sum(seconds)
+    return Measured(
+        seconds=seconds, wall_s=wall, cpu_s=time.process_time() - cpu, peak_bytes=_peak_bytes()
+    )
+
+
+def _loaded_round(call: Callable[[], object], case: Case) -> tuple[float, list[float]]:
+    count = len(case.lengths)
+    if case.name == "closed-loop":
+        return closed_loop(call, CLIENTS, count)
+    wall, _ = closed_loop(call, CLIENTS, count // 4)
+    return open_loop(call, OPEN_SHARE * (count // 4) / wall, count)
+
+
+def _load(order: Order, case: Case, answers: TextIO) -> Call | None:
+    """Answer `Loaded` or `Absent`; return the call, or None."""
+    started = time.perf_counter()
+    try:
+        contestant = load_contestant(order.contestant, order.setup, case)
+        elapsed = time.perf_counter() - started
+        call = contestant.ready(_inputs(order, case))
+    except ModuleNotFoundError as cause:
+        print(encode(Absent(reason="missing", message=missing_text(cause))), file=answers)
+    except UnsupportedCase as cause:
+        print(encode(Absent(reason="unsupported", message=str(cause))), file=answers)
+    except Exception as cause:  # whatever a peer raises is its result; the trace is in its log
+        traceback.print_exc()
+        message = f"{type(cause).__name__}: {cause}".splitlines()[0][:300]
+        print(encode(Absent(reason="failed", message=message)), file=answers)
+    else:
+        print(encode(_loaded(order, contestant, elapsed)), file=answers)
+        return call
+    return None
+
+
+def missing_text(cause: ModuleNotFoundError) -> str:
+    """Return which package is not installed, as far as the error says."""
+    return f"{cause.name} is not installed" if cause.name else str(cause).splitlines()[0][:300]
+
+
+def _loaded(order: Order, contestant: Contestant, load_s: float) -> Loaded:
+    peer = PEERS.get(order.contestant)
+    packages = ("numpy", *(peer.packages if peer else ("trine", "onnxruntime")))
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return Loaded(
+        load_s=load_s,
+        load_peak_bytes=_peak_bytes(),
+        file_bytes=contestant.file_bytes,
+        versions=versions,
+    )
+
+
+def _inputs(order: Order, case: Case) -> Inputs:
+    draw = page_pixels if case.name == PAGE_CASE else picture_pixels
+    lengths = () if case.kind in ("preprocessing", "maxsim") else case.lengths
+    return Inputs(
+        case=case,
+        texts=token_ids(lengths, order.setup.num_ids, order.setup.excluded),
+        pictures=[draw(*size, seed) for seed, size in enumerate(case.pictures)],
+    )
+
+
+def _reset_peak() -> None:
+    """Start counting peak memory anew, so that loading is not counted; Linux only."""
+    with contextlib.suppress(OSError):  # then the peak includes loading
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_bytes() -> int:
+    """Return the most resident memory, mapped files included, since it was last reset."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # no Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()

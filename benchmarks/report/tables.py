@@ -1,0 +1,119 @@
+"""Markdown tables of a run: one a case, fastest first, each speed with its quality beside it."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from report.record import Record, Row
+
+__all__ = ["MIN_COSINE", "Standing", "markdown", "standings"]
+
+#: A contestant counts as one to be beaten where its worst cosine to float32 is at least this.
+MIN_COSINE = 0.99
+#: Its requests come at a rate of each contestant's own, so rates say nothing of one another.
+OPEN_LOOP = "open-loop"
+HEADING = (
+    *("contestant", "rate", "median ms", "p95 ms", "p99 ms", "CPU ms", "peak MB", "load s"),
+    *("files MB", "worst cosine", "against the best peer"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One row of a case with its place.
+
+    Attributes:
+        row: the row.
+        counts: whether its vectors are near enough to float32, or it has none to compare.
+        own: whether it is Trine.
+        ratio: its rate over the best counting peer's; None without one.
+    """
+
+    row: Row
+    counts: bool
+    own: bool
+    ratio: float | None
+
+
+def standings(record: Record) -> dict[str, list[Standing]]:
+    """Return each case's rows by name, fastest first, those that took no part last."""
+    found = {}
+    for case, group in itertools.groupby(record.rows, key=lambda row: row.case):
+        rows = list(group)
+        peers = [r.rate for r in rows if not _own(r) and _counts(r) and r.rate is not None]
+        if case == OPEN_LOOP:
+            peers = []
+        best = max(peers, default=None)
+        rows.sort(key=lambda row: -(row.rate or 0))
+        found[case] = [
+            Standing(row, _counts(row), _own(row), row.rate / best if row.rate and best else None)
+            for row in rows
+        ]
+    return found
+
+
+def markdown(record: Record) -> str:
+    """Return the whole run as Markdown."""
+    return "\n".join(_lines(record)) + "\n"
+
+
+def _lines(record: Record) -> Iterator[str]:
+    machine, settings = record.machine, record.settings
+    yield f"CPU: {machine['cpu']}, {machine['threads']} threads. Commit {machine['commit']}."
+    yield ""
+    yield (
+        f"Checkpoint {settings['checkpoint']}, task {settings['task']}, {settings['rounds']} "
+        "interleaved rounds, each contestant in its own process. Rates are medians; CPU ms is "
+        "processor time of all threads; peak MB is resident memory while running, loading left "
+        "out; the cosine is the worst of the case's vectors to float32 PyTorch. A peer counts "
+        f"from a worst cosine of {MIN_COSINE}."
+    )
+    for rows in standings(record).values():
+        yield from ("", f"### {rows[0].row.title}", "", *_table(rows))
+    yield from ("", "Versions: " + "; ".join(_versions(record.rows)) + ".")
+
+
+def _table(rows: Sequence[Standing]) -> Iterator[str]:
+    yield "| " + " | ".join(HEADING) + " |"
+    yield "|" + " --- |" + " ---: |" * (len(HEADING) - 1)
+    for standing in rows:
+        yield "| " + " | ".join(_cells(standing)) + " |"
+
+
+def _cells(standing: Standing) -> tuple[str, ...]:
+    row = standing.row
+    name = f"**{row.contestant}**" if standing.own else row.contestant
+    if row.absent is not None:
+        return (name, row.absent.replace("|", "/"), *[""] * (len(HEADING) - 2))
+    ratio = "" if standing.ratio is None else f"{standing.ratio:.2f} ×"
+    cosine = "" if row.worst_cosine is None else f"{row.worst_cosine:.5f}"
+    return (
+        name,
+        "" if row.rate is None else f"{number(row.rate)} {row.unit}/s",
+        *(number(n) for n in (row.median_ms, row.p95_ms, row.p99_ms, row.cpu_ms, row.peak_mb)),
+        *(number(n) for n in (row.load_s, row.file_mb)),
+        cosine if standing.counts else f"{cosine} (does not count)",
+        ratio,
+    )
+
+
+def number(value: float | None) -> str:
+    """Return a number to three digits, with separators from thousands up."""
+    if value is None:
+        return ""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _own(row: Row) -> bool:
+    return row.contestant.startswith("trine")
+
+
+def _counts(row: Row) -> bool:
+    return row.worst_cosine is None or row.worst_cosine >= MIN_COSINE
+
+
+def _versions(rows: Sequence[Row]) -> list[str]:
+    found = {f"{name} {version}" for row in rows for name, version in row.versions.items()}
+    return sorted(found)

@@ -1,0 +1,1 @@
+"""`trine bench`: how fast a bundle runs here, where its time goes, and how far the machine goes."""

@@ -1,0 +1,83 @@
+"""Reports say what the JSON says: fastest first, quality beside speed, nobody left out."""
+
+from pathlib import Path
+
+import pytest
+from report.page import html_page
+from report.record import Record, Row, read_record, write_record
+from report.tables import markdown, standings
+
+
+def row(
+    contestant: str, rate: float | None, cosine: float | None, absent: str | None = None
+) -> Row:
+    return Row(
+        case="ragged",
+        title="8 texts <of> 64",
+        contestant=contestant,
+        unit="tokens",
+        rate=rate,
+        worst_cosine=cosine,
+        absent=absent,
+        versions={"numpy": "2.4"},
+    )
+
+
+@pytest.fixture
+def record() -> Record:
+    rows = [
+        row("openvino-int8", 900.0, 0.88),
+        row("transformers-bf16", 200.0, 0.9999),
+        row("onnx-int8", 400.0, 0.998),
+        row("trine-ort-int8", 600.0, 0.999),
+        row("compile-fp32", None, None, "missing: torch is not installed"),
+    ]
+    settings = {"checkpoint": "slice", "task": "retrieval", "rounds": 5}
+    return Record(machine={"cpu": "c", "threads": 2, "commit": "abc"}, settings=settings, rows=rows)
+
+
+def test_ratios_are_to_the_best_peer_whose_vectors_are_near_enough(record: Record) -> None:
+    rows = standings(record)["ragged"]
+    assert [s.row.contestant for s in rows] == [
+        *("openvino-int8", "trine-ort-int8", "onnx-int8", "transformers-bf16", "compile-fp32")
+    ]
+    assert [s.counts for s in rows] == [False, True, True, True, True]
+    assert rows[1].ratio == pytest.approx(1.5)
+    assert rows[0].ratio == pytest.approx(2.25)
+    assert rows[-1].ratio is None
+
+
+def test_tables_name_everyone_with_quality_and_absence(record: Record) -> None:
+    text = markdown(record)
+    assert "| **trine-ort-int8** | 600 tokens/s |" in text
+    assert "0.88000 (does not count)" in text
+    assert "missing: torch is not installed" in text
+    assert "1.50 ×" in text
+    assert "numpy 2.4" in text
+
+
+def test_the_page_stands_alone_and_escapes_what_it_shows(record: Record) -> None:
+    page = html_page(record, {"ragged": b"png"})
+    assert "8 texts &lt;of&gt; 64" in page
+    assert "data:image/png;base64,cG5n" in page
+    assert "400 (onnx-int8)" in page
+    assert "torch is not installed" in page
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+def test_a_record_is_read_as_it_was_written(record: Record, tmp_path: Path) -> None:
+    path = tmp_path / "results" / "run.json"
+    write_record(path, record)
+    assert read_record(path) == record
+
+
+def test_plots_are_png_files_of_what_was_measured(record: Record) -> None:
+    pytest.importorskip("matplotlib")
+    from report.plots import case_plot
+
+    rows = standings(record)["ragged"]
+    drawn = case_plot(rows)
+    assert drawn is not None
+    assert drawn.startswith(b"\x89PNG")
+    assert case_plot(rows[-1:]) is None
