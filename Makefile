@@ -1,4 +1,4 @@
-# make demo | test | test-reference | types | format | clean
+# make demo | test | test-reference | test-clients | types | format | clean
 # Everything is installed into .venv; the stamp files in it say what is there already.
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := $(shell find export runtime kernels -type f ! -name '*.pyc')
 
-.PHONY: demo test test-reference types format clean
+.PHONY: demo test test-reference test-clients types format clean
 
 demo: .venv/stamp-demo
 	$(BIN)/trine demo build/demo
@@ -23,10 +23,21 @@ test: .venv/stamp-test types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=build/ns $(BIN)/lint-imports
-	$(TEST_ENV) $(BIN)/pytest -m "not slow and not reference and not gpu" $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/pytest -m "not slow and not reference and not gpu" --ignore tests/clients $(PYTEST_ARGS)
 
 test-reference: .venv/stamp-reference
-	$(TEST_ENV) $(BIN)/pytest -m "(slow or reference) and not gpu" $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/pytest -m "(slow or reference) and not gpu" --ignore tests/clients $(PYTEST_ARGS)
+
+# Other projects' clients against the server, in an environment of their own; npm for those of Node.
+CLIENTS := build/clients
+test-clients: $(CLIENTS)/stamp
+	NODE_PATH=$(CLIENTS)/node_modules $(TEST_ENV) $(CLIENTS)/venv/bin/python -m pytest -m clients -W default tests/clients $(PYTEST_ARGS)
+
+$(CLIENTS)/stamp: tests/clients/requirements.txt pyproject.toml | .venv/stamp-python
+	@$(PIP) uv && $(PYTHON) -m venv $(CLIENTS)/venv
+	@$(BIN)/uv pip install --quiet --python $(CLIENTS)/venv/bin/python -r tests/clients/requirements.txt --editable '.[cpu,export,server]'
+	@if command -v npm >/dev/null; then npm install --silent --prefix $(CLIENTS) openai ai @ai-sdk/openai-compatible jina-ai-provider; fi
+	@touch $@
 
 # Type checkers and import-linter cannot follow an editable install's import hook; these links are the same tree.
 types:
