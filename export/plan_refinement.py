@@ -129,11 +129,13 @@ def refine_plan(
 def imitate(probing: Probing, plan: EnginePlan, step: Callable[[int], None]) -> ImitatedLoss:
     """Return what a plan loses in all layers together."""
     inputs = probing.inputs
+    # One for all inputs, so that each weight is rounded once.
+    rounding = _BothStacks(plan)
     runs = list(inputs)
     for base, item in enumerate(inputs):
         sequence = with_own_pictures(item.sequence)
         start = "visual.patch_embed" if item.sequence.images else "layers.0"
-        fork = Fork(base=base, start=start, rounding=_BothStacks(plan))
+        fork = Fork(base=base, start=start, rounding=rounding)
         runs.append(ReferenceInput(sequence, item.task, fork))
     vectors = probing.reference.run(runs, step)
     losses = []

@@ -1,5 +1,6 @@
 """Decides each layer's precision: what was asked for, less what the range scan forbids."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -132,16 +133,16 @@ def with_wider(plan: GraphPlan, names: Mapping[str, str], precision: LinearPreci
         for name, reason in names.items()
         if linear_role(name) in old.linears or old.of(name) != precision
     )
-    rule = GraphPrecision(
-        linears=old.linears, attention=old.attention, swiglu=old.swiglu, wider=kept + new
-    )
+    rule = dataclasses.replace(old, wider=kept + new)
+    channels = {
+        name: found
+        for name, found in plan.float32_inputs.items()
+        if rule.of(name).activation == "int8"
+    }
+    counts = {name: len(found) for name, found in channels.items()}
     return GraphPlan(
-        precision=rule,
-        float32_inputs={
-            name: channels
-            for name, channels in plan.float32_inputs.items()
-            if rule.of(name).activation == "int8"
-        },
+        precision=dataclasses.replace(rule, float32_inputs=counts),
+        float32_inputs=channels,
         importance=plan.importance,
     )
 

@@ -6,7 +6,7 @@ Linear layers are named as in the graphs: "layers.3.mlp.down", "blocks.0.attn.qk
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
@@ -56,15 +56,12 @@ class LinearPrecision:
         activation: format in which the input enters the product; "int8" has a scale for each token.
         accumulate: format of the product's sums.
         block: inputs that share a scale; None but for "int4".
-        float32_inputs: input channels whose products are computed in float32 beside the rest,
-            because their magnitude would take the others' precision.
     """
 
     weight: Number
     activation: Number
     accumulate: Literal["fp32", "int32"] = "fp32"
     block: int | None = None
-    float32_inputs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +88,15 @@ class GraphPrecision:
         attention: format of the rotated queries, the keys and the values in attention's products.
         swiglu: format of silu(gate) · up.
         wider: exceptions.
+        float32_inputs: by layer the number of input channels that are multiplied in float32 beside
+            the rest, because their magnitude would take the others' precision.
     """
 
     linears: Mapping[str, LinearPrecision]
     attention: Number
     swiglu: Number
     wider: tuple[WiderTensor, ...] = ()
+    float32_inputs: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, name: str) -> LinearPrecision:
         """Return the precision of the linear layer or operation `name`."""

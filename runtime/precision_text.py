@@ -23,6 +23,9 @@ def _graph_lines(name: str, graph: GraphPrecision) -> Iterator[str]:
     for words, roles in kinds.items():
         yield f"    {name} {', '.join(roles)}: {words}"
     yield f"    {name} attention: {graph.attention}, silu(gate) · up: {graph.swiglu}"
+    if graph.float32_inputs:
+        counts = (f"{name} ({count})" for name, count in graph.float32_inputs.items())
+        yield f"    {name}, large input channels in float32: {', '.join(counts)}"
     if graph.wider:
         yield f"    {name}, kept wider: {len(graph.wider)}"
         for tensor in graph.wider:
