@@ -16,7 +16,6 @@ from trine.runtime.bundle import PARITY_NAME, Bundle
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import BundleError
 from trine.runtime.golden import Deviation, worst
-from trine.runtime.inputs import ImageText
 from trine.runtime.manifest import EngineEntry, Tolerance
 from trine.runtime.memory import resident_bytes
 from trine.runtime.model_config import ModelConfig
@@ -65,14 +64,9 @@ def reference_corpus(
         tasks: to embed it for.
         step: called with 1 after each layer.
     """
-    pictures = [ImageText((image,)) for image in corpus.images]
     inputs: list[ReferenceInput] = []
     for task in tasks:
-        for items, prompt in (
-            (corpus.queries, "query"),
-            (corpus.passages, "passage"),
-            (pictures, "query"),
-        ):
+        for items, prompt in corpus.sides:
             request = check_request(
                 model.tasks, model, num_items=len(items), task=task, prompt_name=prompt
             )
@@ -83,9 +77,9 @@ def reference_corpus(
     result, start = {}, 0
     for task in tasks:
         sides = []
-        for count in (len(corpus.queries), len(corpus.passages), len(pictures)):
-            rows = vectors[start : start + count]
-            start += count
+        for items, _ in corpus.sides:
+            rows = vectors[start : start + len(items)]
+            start += len(items)
             sides.append(
                 Vectors(single=np.stack([v.single for v in rows]), multi=[v.multi for v in rows])
             )
@@ -117,15 +111,10 @@ def measure_engine(
         deviations += embedder.deviations("text") + embedder.deviations("image")
         if corpus is None:
             continue
-        pictures = [ImageText((image,)) for image in corpus.images]
         started = time.perf_counter()
         sides = [
             embedder.encode(items, task, prompt_name=prompt, return_multivector=True)
-            for items, prompt in (
-                (corpus.queries, "query"),
-                (corpus.passages, "passage"),
-                (pictures, "query"),
-            )
+            for items, prompt in corpus.sides
         ]
         run_s += time.perf_counter() - started
         num_tokens += sum(int(side.num_tokens.sum()) for side in sides)

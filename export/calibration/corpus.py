@@ -25,7 +25,7 @@ from trine.export.calibration.pictures import (
     text_page,
 )
 from trine.export.calibration.texts import corpus_texts
-from trine.runtime.inputs import ImageText, Item
+from trine.runtime.inputs import ImageText, Item, Prompt
 
 __all__ = ["RankingCorpus", "built_in_corpus"]
 
@@ -51,6 +51,12 @@ class RankingCorpus:
     def documents(self) -> tuple[Item, ...]:
         """Passages, then pictures, as the embedder takes them."""
         return (*self.passages, *(ImageText((image,)) for image in self.images))
+
+    @property
+    def sides(self) -> tuple[tuple[tuple[Item, ...], Prompt], ...]:
+        """Queries, passages and pictures, each with the prompt they are embedded with."""
+        pictures = tuple(ImageText((image,)) for image in self.images)
+        return (self.queries, "query"), (self.passages, "passage"), (pictures, "query")
 
 
 def built_in_corpus(size: CalibrationSize) -> RankingCorpus:
