@@ -11,7 +11,8 @@ TEST_ENV ?= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-SOURCES := $(shell find export runtime kernels -type f ! -name '*.pyc')
+SOURCES := $(shell find export runtime kernels -type f ! -name '*.pyc' ! -name '*.so')
+NATIVE := $(wildcard kernels/cpu/native/*)
 
 .PHONY: demo test test-reference test-clients types format clean
 
@@ -70,7 +71,7 @@ clean:
 	    && rm -f .venv/stamp-test .venv/stamp-reference; fi
 	@touch $@
 
-.venv/stamp-test: pyproject.toml | .venv/stamp-python
+.venv/stamp-test: pyproject.toml $(NATIVE) | .venv/stamp-python
 	@echo "installing trine and the developer tools into .venv"
 	@$(PIP) --editable '.[cpu,export,dev,pdf,parquet]'
 	@touch $@

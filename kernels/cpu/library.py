@@ -1,0 +1,56 @@
+"""Finds and loads the compiled kernels."""
+
+import ctypes
+import importlib.util
+
+__all__ = ["ABI_VERSION", "NativeLibraryError", "load_library", "why_unavailable"]
+
+#: Of the structures and layouts in `structures` and `native/`; raised with every change of them.
+ABI_VERSION = 1
+EXTENSION = "trine.kernels.cpu._native"
+
+
+class NativeLibraryError(RuntimeError):
+    """The kernels cannot be used here; the message says why and what helps."""
+
+
+def why_unavailable() -> str | None:
+    """Return in one sentence why the kernels cannot be used here; None if they can."""
+    try:
+        load_library()
+    except NativeLibraryError as cause:
+        return str(cause)
+    return None
+
+
+def load_library() -> ctypes.CDLL:
+    """Return the library; calls of it release the interpreter's lock.
+
+    Raises:
+        NativeLibraryError: it was not compiled, is of another version, or the processor lacks
+            AVX-512 with VNNI.
+    """
+    spec = importlib.util.find_spec(EXTENSION)
+    if spec is None or spec.origin is None:
+        raise NativeLibraryError(
+            "the native kernels were not compiled when trine was installed; install it again on a "
+            "machine with a C++ compiler with OpenMP (Debian: apt-get install g++)"
+        )
+    try:
+        library = ctypes.CDLL(spec.origin)
+    except OSError as cause:
+        raise NativeLibraryError(
+            f"the native kernels cannot be loaded ({cause}); install trine again on this machine"
+        ) from cause
+    version = library.trine_abi_version()
+    if version != ABI_VERSION:
+        raise NativeLibraryError(
+            f"{spec.origin}: has version {version} of the native kernels, this code needs "
+            f"{ABI_VERSION}; install trine again"
+        )
+    if not library.trine_has_avx512_vnni():
+        raise NativeLibraryError(
+            "this processor has no AVX-512 with VNNI (avx512f, avx512bw, avx512dq, avx512vl, "
+            "avx512vnni); engines run in ONNX Runtime here"
+        )
+    return library

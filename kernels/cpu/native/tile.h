@@ -1,0 +1,56 @@
+// The float32 tile: [rows, depth] times [depth, 16 * vectors], in registers.
+#pragma once
+
+#include "simd.h"
+
+namespace trine {
+
+// c (+)= a * b. Sums run over the depth in order, so a row does not depend on the others.
+template <int rows, int vectors>
+inline void multiply_float(const float *a, int64_t a_stride, const float *b, int64_t b_stride,
+                           int64_t depth, float *c, int64_t c_stride, bool add) {
+  __m512 sums[rows][vectors];
+#pragma GCC unroll 6
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v)
+      sums[i][v] = add ? _mm512_loadu_ps(c + i * c_stride + v * kLanes) : _mm512_setzero_ps();
+  for (int64_t k = 0; k < depth; ++k) {
+    __m512 columns[vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) columns[v] = _mm512_loadu_ps(b + k * b_stride + v * kLanes);
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; ++i) {
+      const __m512 x = _mm512_set1_ps(a[i * a_stride + k]);
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) sums[i][v] = _mm512_fmadd_ps(x, columns[v], sums[i][v]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v)
+      _mm512_storeu_ps(c + i * c_stride + v * kLanes, sums[i][v]);
+}
+
+template <int vectors>
+inline void multiply_float_rows(int64_t rows, const float *a, int64_t a_stride, const float *b,
+                                int64_t b_stride, int64_t depth, float *c, int64_t c_stride,
+                                bool add) {
+  int64_t row = 0;
+  for (; row + kTileRows <= rows; row += kTileRows)
+    multiply_float<kTileRows, vectors>(a + row * a_stride, a_stride, b, b_stride, depth,
+                                       c + row * c_stride, c_stride, add);
+  a += row * a_stride;
+  c += row * c_stride;
+  switch (rows - row) {
+    case 5: multiply_float<5, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add); break;
+    case 4: multiply_float<4, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add); break;
+    case 3: multiply_float<3, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add); break;
+    case 2: multiply_float<2, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add); break;
+    case 1: multiply_float<1, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add); break;
+    default: break;
+  }
+}
+
+}  // namespace trine
