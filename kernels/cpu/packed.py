@@ -1,0 +1,101 @@
+"""8-bit weights in the order the kernels read them."""
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["DEPTH_MULTIPLE", "PANEL", "PackedInt8", "pack_int8", "padded_depth"]
+
+#: Output columns of a panel, and input channels that one instruction adds up.
+PANEL, DEPTH_MULTIPLE = 64, 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedInt8:
+    """Weights of one layer, or of a gate and what it gates, column by column.
+
+    Attributes:
+        values: int8 [panels, padded depth / 4, 64, 4]; panels of a gated pair hold 32 columns of
+            the gate, then the same 32 of the other.
+        offsets: int32 [panels · 64], -128 times the sum of each column's weights, which takes away
+            what the inputs' zero point of 128 adds.
+        scales: float32 [panels · 64], of each column.
+        bias: float32 [panels · 64], or None.
+        depth: input channels.
+        columns: output columns of the layer; of the pair, of each.
+        gated: whether it is a pair.
+    """
+
+    values: NDArray[np.int8]
+    offsets: NDArray[np.int32]
+    scales: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
+    depth: int
+    columns: int
+    gated: bool
+
+
+def padded_depth(depth: int) -> int:
+    """Return the bytes of a quantised row with `depth` channels."""
+    return -(-depth // DEPTH_MULTIPLE) * DEPTH_MULTIPLE
+
+
+def pack_int8(
+    library: ctypes.CDLL,
+    weights: tuple[NDArray[np.int8], ...],
+    scales: tuple[NDArray[np.float32], ...],
+    biases: tuple[NDArray[np.float32] | None, ...],
+    threads: int,
+) -> PackedInt8:
+    """Return one layer's weights packed, or those of a gate and what it gates.
+
+    Args:
+        library: the compiled kernels.
+        weights: one or two int8 [in, out], C-order, of one shape.
+        scales: float32 [out] of each.
+        biases: float32 [out] of each, or None.
+        threads: to pack with.
+    """
+    depth, columns = weights[0].shape
+    gated = len(weights) == 2
+    per_panel = PANEL // len(weights)
+    panels = -(-columns // per_panel)
+    values = np.empty((panels, padded_depth(depth) // DEPTH_MULTIPLE, PANEL, DEPTH_MULTIPLE), np.int8)
+    offsets = np.empty(panels * PANEL, np.int32)
+    whole = [np.ascontiguousarray(weight) for weight in weights]
+    library.trine_pack_int8(
+        ctypes.c_void_p(whole[0].ctypes.data),
+        ctypes.c_void_p(whole[1].ctypes.data if gated else None),
+        ctypes.c_int64(depth),
+        ctypes.c_int64(columns),
+        ctypes.c_void_p(values.ctypes.data),
+        ctypes.c_void_p(offsets.ctypes.data),
+        ctypes.c_int32(threads),
+    )
+    bias = None
+    if any(b is not None for b in biases):
+        bias = _by_panel([np.zeros(columns, np.float32) if b is None else b for b in biases], panels)
+    return PackedInt8(
+        values=values,
+        offsets=offsets,
+        scales=_by_panel(scales, panels),
+        bias=bias,
+        depth=depth,
+        columns=columns,
+        gated=gated,
+    )
+
+
+def _by_panel(
+    vectors: tuple[NDArray[np.float32], ...] | list[NDArray[np.float32]], panels: int
+) -> NDArray[np.float32]:
+    """Return float32 [panels · 64]: one or two vectors of numbers a column, padded with zeros."""
+    per_panel = PANEL // len(vectors)
+    padded = np.zeros((panels, len(vectors), per_panel), np.float32)
+    for part, vector in enumerate(vectors):
+        flat = np.zeros(panels * per_panel, np.float32)
+        flat[: len(vector)] = vector
+        padded[:, part] = flat.reshape(panels, per_panel)
+    return padded.reshape(-1)

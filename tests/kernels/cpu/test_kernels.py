@@ -1,0 +1,268 @@
+"""Each compiled kernel against numpy, over awkward shapes."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
+
+RELAXED = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+Floats = NDArray[np.float32]
+
+
+def random_floats(seed: int, *shape: int) -> Floats:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def silu(x: Floats) -> Floats:
+    return (x / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+
+
+def quantise(x: Floats, inliers: Floats | None = None) -> tuple[NDArray[np.int32], Floats]:
+    """The plain path: signed integers and scales."""
+    seen = x if inliers is None else x * inliers
+    scales = np.maximum(np.abs(seen).max(axis=1), 127e-30) * np.float32(1 / 127)
+    inverse = np.float32(1) / scales
+    return np.clip(np.rint(x * inverse[:, None]), -127, 127).astype(np.int32), scales
+
+
+def random_quantised(kernels: CpuKernels, x: Floats) -> Quantised:
+    rows = Quantised.empty(*x.shape)
+    kernels.prepare_rows(x, rows)
+    return rows
+
+
+@RELAXED
+@given(
+    rows=st.integers(1, 40),
+    width=st.integers(1, 150),
+    seed=st.integers(0, 99),
+    masked=st.booleans(),
+)
+def test_rows_are_normed_and_quantised_as_by_numpy(
+    kernels: CpuKernels, rows: int, width: int, seed: int, masked: bool
+) -> None:
+    x = random_floats(seed, rows, width) * 10
+    weight = random_floats(seed + 1, width)
+    inliers = (np.arange(width) % 3 > 0).astype(np.float32) if masked else None
+    out, normed = Quantised.empty(rows, width), np.empty_like(x)
+    kernels.prepare_rows(x, out, norm_weight=weight, epsilon=1e-6, normed=normed, inliers=inliers)
+    expected = x / np.sqrt(np.mean(x.astype(np.float64) ** 2, axis=1, keepdims=True) + 1e-6) * weight
+    np.testing.assert_allclose(normed, expected, rtol=2e-6, atol=1e-6)
+    values, scales = quantise(normed, inliers)
+    np.testing.assert_allclose(out.scales, scales, rtol=1e-6)
+    # A number may lie on the edge between two integers, as its scale is rounded.
+    assert np.abs(out.values[:, :width].astype(np.int32) - 128 - values).max() <= 1
+    assert np.mean(out.values[:, :width].astype(np.int32) - 128 != values) < 0.01
+
+
+def test_a_row_of_zeros_stays_zero(kernels: CpuKernels) -> None:
+    out = random_quantised(kernels, np.zeros((3, 20), np.float32))
+    assert (out.values == 128).all()
+    assert (out.scales > 0).all()
+
+
+@RELAXED
+@given(
+    rows=st.integers(1, 30),
+    depth=st.integers(1, 130),
+    columns=st.integers(1, 150),
+    seed=st.integers(0, 99),
+    add=st.booleans(),
+)
+def test_int8_products_are_exact(
+    kernels: CpuKernels, rows: int, depth: int, columns: int, seed: int, add: bool
+) -> None:
+    generator = np.random.default_rng(seed)
+    weight = generator.integers(-127, 128, (depth, columns), np.int8)
+    scales = generator.random(columns, np.float32) + np.float32(0.1)
+    bias = random_floats(seed, columns)
+    x = random_quantised(kernels, random_floats(seed + 1, rows, depth))
+    packed = kernels.pack([weight], [scales], [bias])
+    out = random_floats(seed + 2, rows, columns)
+    before = out.copy() if add else np.zeros_like(out)
+    kernels.linear_int8(x, packed, out, add=add)
+    sums = (x.values[:, :depth].astype(np.int64) - 128) @ weight.astype(np.int64)
+    expected = sums * scales.astype(np.float64) * x.scales[:, None] + bias + before
+    np.testing.assert_allclose(out, expected, rtol=3e-6, atol=1e-5)
+
+
+@RELAXED
+@given(
+    rows=st.integers(1, 20),
+    depth=st.integers(1, 70),
+    columns=st.integers(1, 110),
+    seed=st.integers(0, 99),
+)
+def test_gated_pairs_are_silu_of_one_times_the_other(
+    kernels: CpuKernels, rows: int, depth: int, columns: int, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    weights = [generator.integers(-127, 128, (depth, columns), np.int8) for _ in range(2)]
+    scales = [generator.random(columns, np.float32) * np.float32(0.02) for _ in range(2)]
+    biases = [random_floats(seed, columns), None]
+    x = random_quantised(kernels, random_floats(seed + 1, rows, depth))
+    ranks = 3
+    sides = [
+        Side(random_floats(i, rows, ranks), random_floats(i + 9, ranks, columns), None, ranks)
+        for i in range(2)
+    ]
+    out = np.empty((rows, columns), np.float32)
+    kernels.linear_int8(x, kernels.pack(weights, scales, biases), out, (sides[0], None, sides[1]))
+    halves = []
+    for weight, scale, bias, side in zip(weights, scales, biases, sides, strict=True):
+        sums = (x.values[:, :depth].astype(np.int64) - 128) @ weight.astype(np.int64)
+        half = sums * scale.astype(np.float64) * x.scales[:, None] + side.factors @ side.matrix
+        halves.append(half if bias is None else half + bias)
+    expected = silu(halves[0].astype(np.float32)) * halves[1]
+    np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("number", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["one-adapter", "mixed-adapters"])
+def test_low_ranks_are_added_in_float32(kernels: CpuKernels, number: str, mixed: bool) -> None:
+    rows, depth, columns, ranks = 23, 50, 90, 5
+    x = random_floats(1, rows, depth)
+    a, b = random_floats(2, 3 * ranks, depth), random_floats(3, 3 * ranks, columns)
+    stored_a, stored_b = (_stored(matrix, number) for matrix in (a, b))
+    read_a, read_b = (_read(matrix, number) for matrix in (stored_a, stored_b))
+    slots = np.random.default_rng(4).integers(0, 3, rows) if mixed else np.full(rows, 1)
+    first = (slots * ranks).astype(np.int32)
+    factors = np.full((rows, 3 * ranks), np.nan, np.float32)
+    kernels.project(x, stored_a, factors, first, ranks)
+    quantised = random_quantised(kernels, x)
+    weight = np.zeros((depth, columns), np.int8)
+    packed = kernels.pack([weight], [np.ones(columns, np.float32)], [None])
+    out = np.empty((rows, columns), np.float32)
+    kernels.linear_int8(quantised, packed, out, (Side(factors, stored_b, first, ranks),))
+    for row, start in enumerate(first):
+        own = slice(start, start + ranks)
+        expected = (read_a[own] @ x[row]) @ read_b[own]
+        np.testing.assert_allclose(out[row], expected, rtol=1e-4, atol=1e-4)
+
+
+def _stored(matrix: Floats, number: str) -> NDArray[np.generic]:
+    if number == "bfloat16":
+        return (matrix.view(np.uint32) >> 16).astype(np.uint16)
+    return matrix.astype(number)
+
+
+def _read(matrix: NDArray[np.generic], number: str) -> Floats:
+    if number == "bfloat16":
+        return (matrix.astype(np.uint32) << 16).view(np.float32)
+    return matrix.astype(np.float32)
+
+
+@RELAXED
+@given(
+    rows=st.integers(1, 30),
+    depth=st.one_of(st.integers(1, 90), st.just(1100)),
+    columns=st.integers(1, 150),
+    add=st.booleans(),
+)
+def test_float_products_are_those_of_numpy(
+    kernels: CpuKernels, rows: int, depth: int, columns: int, add: bool
+) -> None:
+    x, weight, bias = (
+        random_floats(1, rows, depth),
+        random_floats(2, depth, columns),
+        random_floats(3, columns),
+    )
+    out = random_floats(4, rows, columns)
+    expected = x.astype(np.float64) @ weight + bias + (out if add else 0)
+    kernels.linear_float(x, weight, out, bias, add)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
+
+
+def plain_attention(
+    q: Floats, k: Floats, v: Floats, starts: list[int], heads: tuple[int, int], causal: bool
+) -> Floats:
+    head_dim = q.shape[1] // heads[0]
+    out = np.empty(q.shape, np.float64)
+    for first, last in zip(starts, starts[1:], strict=False):
+        for head in range(heads[0]):
+            own = slice(head * head_dim, (head + 1) * head_dim)
+            kv_head = head // (heads[0] // heads[1])
+            shared = slice(kv_head * head_dim, (kv_head + 1) * head_dim)
+            scores = q[first:last, own].astype(np.float64) @ k[first:last, shared].T
+            scores /= head_dim**0.5
+            if causal:
+                scores[np.triu_indices(last - first, 1)] = -np.inf
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+            weights /= weights.sum(axis=1, keepdims=True)
+            out[first:last, own] = weights @ v[first:last, shared]
+    return out.astype(np.float32)
+
+
+@RELAXED
+@given(
+    lengths=st.lists(st.one_of(st.integers(1, 20), st.integers(45, 300)), min_size=1, max_size=4),
+    head_dim=st.sampled_from([2, 8, 16, 20, 44, 64, 80, 128, 130]),
+    heads=st.sampled_from([(1, 1), (4, 2), (6, 1), (3, 3)]),
+    causal=st.booleans(),
+    spread=st.sampled_from([1.0, 30.0]),
+)
+def test_attention_is_that_of_numpy(
+    kernels: CpuKernels,
+    lengths: list[int],
+    head_dim: int,
+    heads: tuple[int, int],
+    causal: bool,
+    spread: float,
+) -> None:
+    starts = np.cumsum([0, *lengths])
+    sizes = [heads[0] * head_dim, heads[1] * head_dim, heads[1] * head_dim]
+    packed = random_floats(sum(lengths), int(starts[-1]), sum(sizes))
+    q, k, v = np.split(packed, np.cumsum(sizes)[:2], axis=1)
+    q *= np.float32(spread)
+    out = np.empty((len(q), sizes[0]), np.float32)
+    kernels.attention(q, k, v, out, starts, heads, causal)
+    expected = plain_attention(q, k, v, starts.tolist(), heads, causal)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=2e-5 * spread)
+
+
+def test_attention_alone_and_among_others_is_the_same(kernels: CpuKernels) -> None:
+    heads, head_dim, lengths = (4, 2), 32, [70, 5, 131]
+    starts = np.cumsum([0, *lengths])
+    q, k, v = (random_floats(i, int(starts[-1]), n * head_dim) for i, n in enumerate((4, 4, 4)))
+    together = np.empty_like(q)
+    kernels.attention(q, k, v, together, starts, heads, True)
+    for first, last in zip(starts, starts[1:], strict=False):
+        alone = np.empty_like(q[first:last])
+        part = slice(first, last)
+        kernels.attention(
+            q[part], k[part], v[part], alone, np.array([0, last - first]), heads, True
+        )
+        np.testing.assert_array_equal(alone, together[part])
+
+
+def test_rotation_turns_the_halves_of_a_head(kernels: CpuKernels) -> None:
+    rows, heads, half = 9, 3, 20
+    x = random_floats(1, rows, heads * 2 * half + 7)
+    angles = random_floats(2, rows, half)
+    cosines, sines = np.cos(angles), np.sin(angles)
+    expected = x.copy()
+    for head in range(heads):
+        a = x[:, head * 2 * half :][:, :half]
+        b = x[:, head * 2 * half + half :][:, :half]
+        expected[:, head * 2 * half :][:, :half] = a * cosines - b * sines
+        expected[:, head * 2 * half + half :][:, :half] = b * cosines + a * sines
+    kernels.rotate(x, heads, cosines, sines)
+    np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_activations(kernels: CpuKernels) -> None:
+    x = np.concatenate([np.linspace(-100, 100, 999, dtype=np.float32), random_floats(1, 1000)])
+    gelu = x.copy()
+    kernels.gelu(gelu)
+    from math import erf
+
+    phi = np.array([0.5 * (1 + erf(value / 2**0.5)) for value in x.tolist()])
+    np.testing.assert_allclose(gelu, x * phi, rtol=1e-5, atol=4e-7)
+    gate, up = x.copy(), random_floats(2, len(x))
+    kernels.swiglu(gate, up)
+    np.testing.assert_allclose(gate, silu(x) * up, rtol=1e-5, atol=1e-6)
