@@ -22,7 +22,7 @@ from trine.runtime.vision_layout import VisionInputs
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["SessionSettings", "choose_settings", "open_session", "run_session"]
+__all__ = ["SessionSettings", "choose_settings", "num_cores", "open_session", "run_session"]
 
 #: Part of the free memory that repacked weights may take.
 REPACK_SHARE = 0.4
@@ -46,7 +46,7 @@ class SessionSettings:
 def choose_settings(threads: int | None, weight_bytes: int) -> SessionSettings:
     """Return settings for sessions whose weights take `weight_bytes` altogether."""
     return SessionSettings(
-        threads=threads or _num_cores(),
+        threads=threads or num_cores(),
         repack=weight_bytes < REPACK_SHARE * _available_bytes(),
     )
 
@@ -102,7 +102,7 @@ def _read_ahead(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

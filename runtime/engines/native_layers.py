@@ -1,0 +1,240 @@
+"""Makes the native engine's layers from the weights of an int8 graph.
+
+Names are those that `trine.export` gives initializers; a graph with any other is refused, so that
+nothing it holds is left out of the arithmetic unnoticed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.kernels.cpu.kernels import CpuKernels
+from trine.runtime.engines.graph_weights import GraphWeights
+from trine.runtime.engines.native_linear import FloatLinear, Int8Linear, Linear, Outliers
+from trine.runtime.errors import BundleError
+
+__all__ = ["ExactChannels", "GatedMlp", "LayerNames", "LayerReader", "TransformerLayer"]
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNames:
+    """What the parts of one transformer layer are called in a graph."""
+
+    input_norm: str
+    qkv: str
+    o: str
+    post_norm: str
+    gate: str
+    up: str
+    down: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExactChannels:
+    """Channels of silu(gate) · up that are computed in float32, for they would drown the others.
+
+    Attributes:
+        channels: int64 [n].
+        gate, up: the columns that make them.
+    """
+
+    channels: NDArray[np.int64]
+    gate: FloatLinear
+    up: FloatLinear
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GatedMlp:
+    """down(silu(gate(x)) · up(x)).
+
+    Attributes:
+        pair: gate and up as one 8-bit product; None where they are computed one by one.
+        gate, up: where there is no pair.
+        down: the last layer.
+        exact: channels between that are computed apart, or None.
+        width: channels between.
+    """
+
+    pair: Int8Linear | None
+    gate: Linear | None
+    up: Linear | None
+    down: Linear
+    exact: ExactChannels | None
+    width: int
+
+    @property
+    def outliers(self) -> Outliers | None:
+        """Of the input, as the first product reads it."""
+        first = self.pair or self.gate
+        return None if first is None else first.outliers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TransformerLayer:
+    """One layer of a stack, with the names adapters know its products by."""
+
+    names: LayerNames
+    input_norm: Floats
+    qkv: Linear
+    o: Linear
+    post_norm: Floats
+    mlp: GatedMlp
+
+
+class LayerReader:
+    """Reads layers from a graph, each initializer once.
+
+    Args:
+        kernels: to pack with.
+        weights: of the graph.
+        path: of the graph, for messages.
+    """
+
+    def __init__(self, kernels: CpuKernels, weights: GraphWeights, path: str) -> None:
+        self._kernels = kernels
+        self._weights = weights
+        self._path = path
+        self._read: set[str] = set()
+
+    def layer(self, names: LayerNames) -> TransformerLayer:
+        """Return one transformer layer."""
+        return TransformerLayer(
+            names,
+            self.vector(names.input_norm),
+            self.linear(names.qkv),
+            self.linear(names.o),
+            self.vector(names.post_norm),
+            self._mlp(names),
+        )
+
+    def vector(self, name: str) -> Floats:
+        """Return a float32 vector.
+
+        Raises:
+            BundleError: it is not there.
+        """
+        found = self._floats(name)
+        if found is None:
+            raise self._missing(name)
+        return np.array(found)
+
+    def linear(self, name: str) -> Linear:
+        """Return one linear layer in the precision the graph has it in."""
+        values = self._get(f"{name}.int8")
+        if values is None:
+            return self._float(name)
+        packed = self._kernels.pack(
+            [values.astype(np.int8, copy=False)], [self._scales(name)], [self._floats(f"{name}.bias")]
+        )
+        return Int8Linear(packed, self._outliers(name, values.shape[0], None))
+
+    def refuse_rest(self, known: set[str]) -> None:
+        """Refuse a graph with weights that were not read.
+
+        Args:
+            known: constants that carry no weights.
+
+        Raises:
+            BundleError: some are left; their names are in the message.
+        """
+        left = sorted(
+            name
+            for name in self._weights.names - self._read - known
+            if "." in name and not name.endswith((".mask", ".lora_a", ".lora_b"))
+        )
+        if left:
+            raise BundleError(
+                f"{self._path}: the native engine does not know {left[:3]} and {len(left)} weights in "
+                "all; export the bundle again with this version"
+            )
+
+    def _mlp(self, names: LayerNames) -> GatedMlp:
+        exact = self._exact(names)
+        down = self.linear(names.down) if exact is None else self._exact_down(names.down, exact)
+        pair = self._pair(names)
+        if pair is not None:
+            return GatedMlp(pair, None, None, down, exact, pair.packed.columns)
+        gate, up = self.linear(names.gate), self.linear(names.up)
+        width = up.packed.columns if isinstance(up, Int8Linear) else up.weight.shape[1]
+        return GatedMlp(None, gate, up, down, exact, width)
+
+    def _pair(self, names: LayerNames) -> Int8Linear | None:
+        """Return gate and up as one, if both are in 8 bits and read their input alike."""
+        values = [self._weights.get(f"{name}.int8") for name in (names.gate, names.up)]
+        if values[0] is None or values[1] is None:
+            return None
+        depth = values[0].shape[0]
+        outliers = [self._outliers(name, depth, None) for name in (names.gate, names.up)]
+        first, second = outliers
+        if (None if first is None else first.key) != (None if second is None else second.key):
+            return None
+        packed = self._kernels.pack(
+            [self._int8(name) for name in (names.gate, names.up)],
+            [self._scales(name) for name in (names.gate, names.up)],
+            [self._floats(f"{name}.bias") for name in (names.gate, names.up)],
+        )
+        return Int8Linear(packed, first, None if second is None else second.weight)
+
+    def _exact(self, names: LayerNames) -> ExactChannels | None:
+        channels = self._get(f"{names.gate}.exact_channels")
+        if channels is None:
+            return None
+        self._get(f"{names.up}.exact_channels")
+        halves = []
+        for name in (names.gate, names.up):
+            weight = self._floats(f"{name}.exact_weight")
+            if weight is None:
+                raise self._missing(f"{name}.exact_weight")
+            halves.append(FloatLinear(np.ascontiguousarray(weight), self._floats(f"{name}.exact_bias")))
+        return ExactChannels(channels.astype(np.int64), *halves)
+
+    def _exact_down(self, name: str, exact: ExactChannels) -> Linear:
+        values = self._get(f"{name}.int8")
+        if values is None:
+            raise self._missing(f"{name}.int8")
+        packed = self._kernels.pack(
+            [values.astype(np.int8, copy=False)], [self._scales(name)], [self._floats(f"{name}.bias")]
+        )
+        return Int8Linear(packed, self._outliers(name, values.shape[0], exact.channels))
+
+    def _outliers(
+        self, name: str, depth: int, channels: NDArray[np.int64] | None
+    ) -> Outliers | None:
+        found = self._get(f"{name}.outlier_channels") if channels is None else channels
+        if found is None:
+            return None
+        weight = self._floats(f"{name}.outlier_weight")
+        if weight is None:
+            raise self._missing(f"{name}.outlier_weight")
+        inliers = np.ones(depth, np.float32)
+        inliers[found.astype(np.int64)] = 0
+        return Outliers(found.astype(np.int64), inliers, np.array(weight))
+
+    def _float(self, name: str) -> FloatLinear:
+        weight = self._get(f"{name}.weight")
+        if weight is None:
+            raise self._missing(f"{name}.weight")
+        return FloatLinear(weight, self._floats(f"{name}.bias"))
+
+    def _int8(self, name: str) -> NDArray[np.int8]:
+        found = self._get(f"{name}.int8")
+        if found is None or found.dtype != np.int8:
+            raise self._missing(f"{name}.int8")
+        return found.view(np.int8)
+
+    def _scales(self, name: str) -> Floats:
+        return self.vector(f"{name}.scales")
+
+    def _floats(self, name: str) -> Floats | None:
+        self._read.add(name)
+        return self._weights.floats(name)
+
+    def _get(self, name: str) -> NDArray[np.generic] | None:
+        self._read.add(name)
+        return self._weights.get(name)
+
+    def _missing(self, name: str) -> BundleError:
+        return BundleError(f"{self._path}: has no tensor {name!r}; export the bundle again")
