@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from trine.runtime.errors import BundleError
 from trine.runtime.manifest import EngineEntry, Manifest, manifest_from_json
+from trine.runtime.native_entries import native_entry, prefers_native
 
 __all__ = [
     "EMBEDDING_NAME",
@@ -52,20 +53,31 @@ class Bundle:
         """Return the path of the file `name`, with forward slashes, in the bundle."""
         return self.folder / name
 
+    @property
+    def engines(self) -> tuple[EngineEntry, ...]:
+        """All engines by the names `engine` knows: those listed, then those of native kernels."""
+        listed = self.manifest.engines
+        native = (native_entry(entry) for entry in listed)
+        return (*listed, *(entry for entry in native if entry is not None))
+
     def engine(self, name: str) -> EngineEntry:
-        """Return the entry of the engine `name`; "auto" is the first that a CPU can run.
+        """Return the entry of the engine `name`.
+
+        "auto" is the first that a CPU can run, by the native kernels where they are the faster.
 
         Raises:
             BundleError: the bundle has no engine of that name.
         """
-        engines = self.manifest.engines
+        listed = self.manifest.engines
         if name == "auto":
-            return next((entry for entry in engines if "cpu" in entry.devices), engines[0])
-        for entry in engines:
+            entry = next((entry for entry in listed if "cpu" in entry.devices), listed[0])
+            native = native_entry(entry)
+            return native if native is not None and prefers_native(entry) else entry
+        for entry in self.engines:
             if entry.name == name:
                 return entry
         raise BundleError(
-            f"{self.folder}: has no engine {name!r}; it has {[entry.name for entry in engines]}"
+            f"{self.folder}: has no engine {name!r}; it has {[e.name for e in self.engines]}"
         )
 
     def check_hashes(self, done: Callable[[int], None] = lambda size: None) -> list[str]:

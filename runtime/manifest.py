@@ -67,7 +67,8 @@ class EngineEntry:
 
     Attributes:
         name: unique in the bundle, e.g. "ort-fp32".
-        runner: the kind of engine that can run the graphs.
+        runner: the kind of engine that can run the graphs. Manifests say "onnxruntime"; "native" is
+            how the runtime names it when Trine's own kernels do (`trine.runtime.native_entries`).
         devices: on which that runner has kernels for them.
         precision: asked for; of weights and matrix products.
         precision_map: what every tensor and operation has.
@@ -82,7 +83,7 @@ class EngineEntry:
     """
 
     name: str
-    runner: Literal["onnxruntime"]
+    runner: Literal["onnxruntime", "native"]
     devices: tuple[Device, ...]
     precision: Precision
     precision_map: PrecisionMap

@@ -43,7 +43,9 @@ class Quantised:
     @staticmethod
     def empty(rows: int, depth: int) -> "Quantised":
         """Return room for `rows` rows of `depth` channels."""
-        return Quantised(np.empty((rows, padded_depth(depth)), np.uint8), np.empty(rows, np.float32))
+        return Quantised(
+            np.empty((rows, padded_depth(depth)), np.uint8), np.empty(rows, np.float32)
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,9 +101,7 @@ class CpuKernels:
         biases: Sequence[NDArray[np.float32] | None],
     ) -> PackedInt8:
         """Return weights packed (`trine.kernels.cpu.packed.pack_int8`)."""
-        return pack_int8(
-            self._library, tuple(weights), tuple(scales), tuple(biases), self.threads
-        )
+        return pack_int8(self._library, tuple(weights), tuple(scales), tuple(biases), self.threads)
 
     def prepare_rows(
         self,

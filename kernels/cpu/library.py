@@ -3,7 +3,7 @@
 import ctypes
 import importlib.util
 
-__all__ = ["ABI_VERSION", "NativeLibraryError", "load_library", "why_unavailable"]
+__all__ = ["ABI_VERSION", "NativeLibraryError", "has_amx", "load_library", "why_unavailable"]
 
 #: Of the structures and layouts in `structures` and `native/`; raised with every change of them.
 ABI_VERSION = 1
@@ -21,6 +21,15 @@ def why_unavailable() -> str | None:
     except NativeLibraryError as cause:
         return str(cause)
     return None
+
+
+def has_amx() -> bool:
+    """Return whether the processor has tiles for 8-bit products, which these kernels do not use.
+
+    Raises:
+        NativeLibraryError: the kernels cannot be used here.
+    """
+    return bool(load_library().trine_has_amx_int8())
 
 
 def load_library() -> ctypes.CDLL:

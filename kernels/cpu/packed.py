@@ -62,7 +62,9 @@ def pack_int8(
     gated = len(weights) == 2
     per_panel = PANEL // len(weights)
     panels = -(-columns // per_panel)
-    values = np.empty((panels, padded_depth(depth) // DEPTH_MULTIPLE, PANEL, DEPTH_MULTIPLE), np.int8)
+    values = np.empty(
+        (panels, padded_depth(depth) // DEPTH_MULTIPLE, PANEL, DEPTH_MULTIPLE), np.int8
+    )
     offsets = np.empty(panels * PANEL, np.int32)
     whole = [np.ascontiguousarray(weight) for weight in weights]
     library.trine_pack_int8(
@@ -76,7 +78,9 @@ def pack_int8(
     )
     bias = None
     if any(b is not None for b in biases):
-        bias = _by_panel([np.zeros(columns, np.float32) if b is None else b for b in biases], panels)
+        bias = _by_panel(
+            [np.zeros(columns, np.float32) if b is None else b for b in biases], panels
+        )
     return PackedInt8(
         values=values,
         offsets=offsets,

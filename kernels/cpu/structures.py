@@ -3,7 +3,14 @@
 import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
 
-__all__ = ["AttentionCall", "LinearFloatCall", "LinearInt8Call", "ProjectCall", "RowsCall", "SideCall"]
+__all__ = [
+    "AttentionCall",
+    "LinearFloatCall",
+    "LinearInt8Call",
+    "ProjectCall",
+    "RowsCall",
+    "SideCall",
+]
 
 
 class SideCall(ctypes.Structure):

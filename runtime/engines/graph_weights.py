@@ -1,7 +1,7 @@
 """Reads the weights of a bundle's ONNX graph without the onnx package: names, shapes, places.
 
-Protocol buffers: a field is a varint of (number << 3 | type), then a varint (type 0), 8 bytes (1), a
-length and that many bytes (2), or 4 bytes (5). Field numbers are those of onnx.proto.
+Protocol buffers: a field is a varint of (number << 3 | type), then a varint (type 0), 8 bytes (1),
+a length and that many bytes (2), or 4 bytes (5). Field numbers are those of onnx.proto.
 """
 
 from collections.abc import Iterator
@@ -75,7 +75,9 @@ class GraphWeights:
         start = int(place.get("offset", "0"))
         part = self._data[start : start + count * np.dtype(dtype).itemsize]
         if part.nbytes != count * np.dtype(dtype).itemsize:
-            raise BundleError(f"{self._path}: {name} lies outside its file; export the bundle again")
+            raise BundleError(
+                f"{self._path}: {name} lies outside its file; export the bundle again"
+            )
         return part.view(dtype).reshape(shape)
 
     def floats(self, name: str) -> NDArray[np.float32] | None:

@@ -23,34 +23,12 @@ from trine.runtime.engines.workspace import Workspace
 from trine.runtime.heads import load_projectors
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.model_config import VISION_NORM_EPS, DecoderConfig, VisionConfig
-from trine.runtime.precision import GraphPrecision
 from trine.runtime.vision_layout import VisionInputs
 
-__all__ = ["NativeCpuEngine", "why_not_native"]
+__all__ = ["NativeCpuEngine"]
 
 #: Scalars and index vectors of the graphs, which carry no weights.
 GRAPH_CONSTANTS = frozenset({"zero", "slots", "qkv_sizes"})
-
-
-def why_not_native(entry: EngineEntry) -> str | None:
-    """Return in one sentence why the native kernels cannot run an engine's graphs; None if they can."""
-    if entry.precision != "int8":
-        return f"engine {entry.name} is {entry.precision}, and the native kernels run int8 only"
-    for name, graph in entry.precision_map.graphs():
-        problem = _unsupported(graph)
-        if problem is not None:
-            return f"engine {entry.name} has {problem} in the {name} graph, which has no native kernel"
-    return None
-
-
-def _unsupported(graph: GraphPrecision) -> str | None:
-    if graph.attention != "fp32" or graph.swiglu != "fp32":
-        return f"attention in {graph.attention} and silu(gate) · up in {graph.swiglu}"
-    precisions = [*graph.linears.values(), *(wider.precision for wider in graph.wider)]
-    for precision in precisions:
-        if precision.weight not in ("int8", "fp32") or precision.activation != precision.weight:
-            return f"layers with {precision.weight} weights and {precision.activation} inputs"
-    return None
 
 
 class NativeCpuEngine:
@@ -58,7 +36,7 @@ class NativeCpuEngine:
 
     Args:
         bundle: the bundle.
-        entry: of the engine; `why_not_native` says None of it.
+        entry: of the engine, whose runner is "native".
         options: threads and tasks.
 
     Raises:
@@ -105,9 +83,7 @@ class NativeCpuEngine:
     def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
         with self._lock:
             if self._vision is None:
-                self._vision = _VisionTower.open(
-                    self._kernels, self._bundle, self._entry.vision
-                )
+                self._vision = _VisionTower.open(self._kernels, self._bundle, self._entry.vision)
             try:
                 return self._vision.run(inputs, self._workspace)
             finally:

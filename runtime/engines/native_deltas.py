@@ -43,7 +43,7 @@ class RunDeltas:
             return None
         rank_count = len(a) // self.num_slots
         first_rank = self.slots[part] * np.int32(rank_count)
-        factors = self.workspace.take(f"factors {group.rpartition('.')[2]}", (len(x), len(a)))
+        factors = self.workspace.floats(f"factors {group.rpartition('.')[2]}", (len(x), len(a)))
         if self.num_slots > 1:
             # Ranks of other tokens' adapters are not computed; who reads all finds zeros there.
             factors[...] = 0

@@ -4,12 +4,14 @@ Names are those that `trine.export` gives initializers; a graph with any other i
 nothing it holds is left out of the arithmetic unnoticed.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels
+from trine.kernels.cpu.packed import PackedInt8
 from trine.runtime.engines.graph_weights import GraphWeights
 from trine.runtime.engines.native_linear import FloatLinear, Int8Linear, Linear, Outliers
 from trine.runtime.errors import BundleError
@@ -126,12 +128,10 @@ class LayerReader:
         values = self._get(f"{name}.int8")
         if values is None:
             return self._float(name)
-        packed = self._kernels.pack(
-            [values.astype(np.int8, copy=False)], [self._scales(name)], [self._floats(f"{name}.bias")]
-        )
+        packed = self._packed(name)
         return Int8Linear(packed, self._outliers(name, values.shape[0], None))
 
-    def refuse_rest(self, known: set[str]) -> None:
+    def refuse_rest(self, known: Set[str]) -> None:
         """Refuse a graph with weights that were not read.
 
         Args:
@@ -147,8 +147,8 @@ class LayerReader:
         )
         if left:
             raise BundleError(
-                f"{self._path}: the native engine does not know {left[:3]} and {len(left)} weights in "
-                "all; export the bundle again with this version"
+                f"{self._path}: the native engine knows no use for {len(left)} weights, the first "
+                f"{left[:3]}; export the bundle again with this version"
             )
 
     def _mlp(self, names: LayerNames) -> GatedMlp:
@@ -171,11 +171,7 @@ class LayerReader:
         first, second = outliers
         if (None if first is None else first.key) != (None if second is None else second.key):
             return None
-        packed = self._kernels.pack(
-            [self._int8(name) for name in (names.gate, names.up)],
-            [self._scales(name) for name in (names.gate, names.up)],
-            [self._floats(f"{name}.bias") for name in (names.gate, names.up)],
-        )
+        packed = self._packed(names.gate, names.up)
         return Int8Linear(packed, first, None if second is None else second.weight)
 
     def _exact(self, names: LayerNames) -> ExactChannels | None:
@@ -188,16 +184,16 @@ class LayerReader:
             weight = self._floats(f"{name}.exact_weight")
             if weight is None:
                 raise self._missing(f"{name}.exact_weight")
-            halves.append(FloatLinear(np.ascontiguousarray(weight), self._floats(f"{name}.exact_bias")))
+            halves.append(
+                FloatLinear(np.ascontiguousarray(weight), self._floats(f"{name}.exact_bias"))
+            )
         return ExactChannels(channels.astype(np.int64), *halves)
 
     def _exact_down(self, name: str, exact: ExactChannels) -> Linear:
         values = self._get(f"{name}.int8")
         if values is None:
             raise self._missing(f"{name}.int8")
-        packed = self._kernels.pack(
-            [values.astype(np.int8, copy=False)], [self._scales(name)], [self._floats(f"{name}.bias")]
-        )
+        packed = self._packed(name)
         return Int8Linear(packed, self._outliers(name, values.shape[0], exact.channels))
 
     def _outliers(
@@ -218,6 +214,14 @@ class LayerReader:
         if weight is None:
             raise self._missing(f"{name}.weight")
         return FloatLinear(weight, self._floats(f"{name}.bias"))
+
+    def _packed(self, *names: str) -> PackedInt8:
+        """Return one layer's weights, or those of a gate and what it gates."""
+        return self._kernels.pack(
+            [self._int8(name) for name in names],
+            [self._scales(name) for name in names],
+            [self._floats(f"{name}.bias") for name in names],
+        )
 
     def _int8(self, name: str) -> NDArray[np.int8]:
         found = self._get(f"{name}.int8")

@@ -1,4 +1,4 @@
-"""Linear layers of the native engine: 8-bit ones with what is added in float32, and float32 ones."""
+"""Linear layers of the native engine: in 8 bits with what is added in float32, or in float32."""
 
 from dataclasses import dataclass
 
@@ -67,7 +67,7 @@ class Rows:
             norm: weight float32 [width] and epsilon.
             outliers: of the first layer that will read the rows.
         """
-        normed = workspace.take("normed", x.shape)
+        normed = workspace.floats("normed", x.shape)
         rows = cls(kernels, workspace, normed)
         rows._prepare(x, outliers, norm)
         return rows
@@ -92,8 +92,8 @@ class Rows:
         key = b"" if outliers is None else outliers.key
         place = f"{'rows' if norm else 'more rows'} {len(self._quantised)} {width}"
         quantised = Quantised(
-            self._workspace.take(place, (rows, padded_depth(width)), np.uint8),
-            self._workspace.take(f"{place} scales", (rows,)),
+            self._workspace.bytes(place, (rows, padded_depth(width))),
+            self._workspace.floats(f"{place} scales", (rows,)),
         )
         self._kernels.prepare_rows(
             x,

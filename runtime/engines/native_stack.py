@@ -1,11 +1,13 @@
-"""A stack of transformer layers on the native kernels: both the decoder and the vision tower are one.
+"""A stack of transformer layers on the native kernels: the decoder, and the vision tower.
 
 Tokens are packed; nothing is padded. Everything but attention goes through the layers in chunks of
-rows, so that what lies between two products stays in the cache and a long input takes little memory.
+rows, so that what lies between two products stays in the cache, and a long input needs little
+memory.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from trine.kernels.cpu.kernels import CpuKernels, Side
 from trine.runtime.engines.native_deltas import RunDeltas
 from trine.runtime.engines.native_layers import ExactChannels, GatedMlp, TransformerLayer
-from trine.runtime.engines.native_linear import Floats, Int8Linear, Rows
+from trine.runtime.engines.native_linear import Floats, Outliers, Rows
 from trine.runtime.engines.workspace import Workspace
 
 __all__ = ["AttentionLayout", "StackInputs", "TransformerStack"]
@@ -108,13 +110,15 @@ class TransformerStack:
         kernels, layout, deltas = self._kernels, self._attention, inputs.deltas
         tokens = len(residual)
         q_size, kv_size = (heads * layout.head_dim for heads in layout.heads)
-        qkv = workspace.take("qkv", (tokens, q_size + 2 * kv_size))
+        qkv = workspace.floats("qkv", (tokens, q_size + 2 * kv_size))
         for part in _chunks(tokens):
             rows = self._normed(residual[part], layer.input_norm, layer.qkv.outliers, workspace)
-            layer.qkv.add_to(kernels, rows, qkv[part], _delta(deltas, layer.names.qkv, rows.x, part))
+            layer.qkv.add_to(
+                kernels, rows, qkv[part], _delta(deltas, layer.names.qkv, rows.x, part)
+            )
         # Queries and keys lie side by side and turn alike.
         kernels.rotate(qkv, sum(layout.heads), inputs.rope_cos, inputs.rope_sin)
-        attended = workspace.take("attended", (tokens, q_size))
+        attended = workspace.floats("attended", (tokens, q_size))
         kernels.attention(
             qkv[:, :q_size],
             qkv[:, q_size : q_size + kv_size],
@@ -143,7 +147,7 @@ class TransformerStack:
             _delta(deltas, names.gate, rows.x, part),
             _delta(deltas, names.up, rows.x, part),
         )
-        product = workspace.take("product", (len(residual), mlp.width))
+        product = workspace.floats("product", (len(residual), mlp.width))
         self._gate(mlp, rows, product, halves, workspace)
         values = None
         if mlp.exact is not None:
@@ -166,7 +170,7 @@ class TransformerStack:
             return
         if mlp.gate is None or mlp.up is None:
             raise TypeError("a gated MLP has a pair, or a gate and an up")
-        up = workspace.take("up", product.shape)
+        up = workspace.floats("up", product.shape)
         mlp.gate.add_to(self._kernels, rows, product, deltas[0])
         mlp.up.add_to(self._kernels, rows, up, deltas[1])
         self._kernels.swiglu(product, up)
@@ -187,12 +191,9 @@ class TransformerStack:
         return halves[0]
 
     def _normed(
-        self, x: Floats, weight: Floats, outliers: object, workspace: Workspace
+        self, x: Floats, weight: Floats, outliers: Outliers | None, workspace: Workspace
     ) -> Rows:
-        from trine.runtime.engines.native_linear import Outliers
-
-        known = outliers if isinstance(outliers, Outliers) else None
-        return Rows.normed(self._kernels, workspace, x, (weight, self._epsilon), known)
+        return Rows.normed(self._kernels, workspace, x, (weight, self._epsilon), outliers)
 
 
 def _delta(deltas: RunDeltas | None, group: str, x: Floats, part: slice) -> Side | None:
@@ -203,4 +204,4 @@ def _chunks(rows: int) -> list[slice]:
     """Return slices of at most `CHUNK_ROWS` rows, as equal as can be."""
     count = -(-rows // CHUNK_ROWS)
     ends = [rows * i // count for i in range(count + 1)]
-    return [slice(first, last) for first, last in zip(ends, ends[1:], strict=False)]
+    return [slice(first, last) for first, last in pairwise(ends)]

@@ -1,7 +1,9 @@
 """Opens the engine that a bundle's entry asks for."""
 
+from trine.kernels.cpu.library import NativeLibraryError
 from trine.runtime.bundle import Bundle
 from trine.runtime.engine import Engine, EngineOptions
+from trine.runtime.engines.native_cpu import NativeCpuEngine
 from trine.runtime.engines.ort_cpu import OrtCpuEngine
 from trine.runtime.errors import EngineError
 from trine.runtime.manifest import EngineEntry
@@ -22,5 +24,11 @@ def open_engine(bundle: Bundle, entry: EngineEntry, options: EngineOptions) -> E
             f"products of {entry.precision}; take another engine of the bundle, or export one with "
             "--precision fp32 or int8"
         )
-    # The only runner so far; the manifest's reader refuses any other.
+    if entry.runner == "native":
+        try:
+            return NativeCpuEngine(bundle, entry, options)
+        except NativeLibraryError as cause:
+            raise EngineError(
+                f"engine {entry.name} cannot run here: {cause}; or take another of the bundle"
+            ) from cause
     return OrtCpuEngine(bundle, entry, options)

@@ -3,7 +3,7 @@
 from math import prod
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 __all__ = ["Workspace"]
 
@@ -12,22 +12,32 @@ KEPT_BYTES = 128 << 20
 
 
 class Workspace:
-    """Named buffers that grow to what was asked for. One run uses it at a time."""
+    """Named buffers that grow to what was asked for. One run uses it at a time.
+
+    Arrays hold whatever was there before, and are theirs who took them until their name is taken
+    again.
+    """
 
     def __init__(self) -> None:
         self._buffers: dict[str, NDArray[np.uint8]] = {}
 
-    def take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[np.generic]:
-        """Return an array whose values are whatever was there; until `name` is taken again."""
-        size = prod(shape) * np.dtype(dtype).itemsize
-        buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < size:
-            # A quarter more, so that slowly growing runs do not move it each time.
-            buffer = np.empty(size + size // 4, np.uint8)
-            self._buffers[name] = buffer
-        return buffer[:size].view(dtype).reshape(shape)
+    def floats(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return float32 of a shape."""
+        return self._take(name, 4 * prod(shape)).view(np.float32).reshape(shape)
+
+    def bytes(self, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Return uint8 of a shape."""
+        return self._take(name, prod(shape)).reshape(shape)
 
     def trim(self) -> None:
         """Give back what only a very long input needs."""
         for name in [n for n, buffer in self._buffers.items() if len(buffer) > KEPT_BYTES]:
             del self._buffers[name]
+
+    def _take(self, name: str, size: int) -> NDArray[np.uint8]:
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < size:
+            # A quarter more, so that slowly growing runs do not move it each time.
+            buffer = np.empty(size + size // 16 * 4, np.uint8)
+            self._buffers[name] = buffer
+        return buffer[:size]

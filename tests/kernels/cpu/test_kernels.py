@@ -1,5 +1,8 @@
 """Each compiled kernel against numpy, over awkward shapes."""
 
+from itertools import pairwise
+from math import erf
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -51,7 +54,9 @@ def test_rows_are_normed_and_quantised_as_by_numpy(
     inliers = (np.arange(width) % 3 > 0).astype(np.float32) if masked else None
     out, normed = Quantised.empty(rows, width), np.empty_like(x)
     kernels.prepare_rows(x, out, norm_weight=weight, epsilon=1e-6, normed=normed, inliers=inliers)
-    expected = x / np.sqrt(np.mean(x.astype(np.float64) ** 2, axis=1, keepdims=True) + 1e-6) * weight
+    expected = (
+        x / np.sqrt(np.mean(x.astype(np.float64) ** 2, axis=1, keepdims=True) + 1e-6) * weight
+    )
     np.testing.assert_allclose(normed, expected, rtol=2e-6, atol=1e-6)
     values, scales = quantise(normed, inliers)
     np.testing.assert_allclose(out.scales, scales, rtol=1e-6)
@@ -183,7 +188,7 @@ def plain_attention(
 ) -> Floats:
     head_dim = q.shape[1] // heads[0]
     out = np.empty(q.shape, np.float64)
-    for first, last in zip(starts, starts[1:], strict=False):
+    for first, last in pairwise(starts):
         for head in range(heads[0]):
             own = slice(head * head_dim, (head + 1) * head_dim)
             kv_head = head // (heads[0] // heads[1])
@@ -231,7 +236,7 @@ def test_attention_alone_and_among_others_is_the_same(kernels: CpuKernels) -> No
     q, k, v = (random_floats(i, int(starts[-1]), n * head_dim) for i, n in enumerate((4, 4, 4)))
     together = np.empty_like(q)
     kernels.attention(q, k, v, together, starts, heads, True)
-    for first, last in zip(starts, starts[1:], strict=False):
+    for first, last in pairwise(starts):
         alone = np.empty_like(q[first:last])
         part = slice(first, last)
         kernels.attention(
@@ -259,8 +264,6 @@ def test_activations(kernels: CpuKernels) -> None:
     x = np.concatenate([np.linspace(-100, 100, 999, dtype=np.float32), random_floats(1, 1000)])
     gelu = x.copy()
     kernels.gelu(gelu)
-    from math import erf
-
     phi = np.array([0.5 * (1 + erf(value / 2**0.5)) for value in x.tolist()])
     np.testing.assert_allclose(gelu, x * phi, rtol=1e-5, atol=4e-7)
     gate, up = x.copy(), random_floats(2, len(x))
