@@ -126,6 +126,11 @@ class Embedder(PublishedMethods):
         return embedder
 
     @property
+    def engine_description(self) -> str:
+        """One line: which engine runs, where, in which precision."""
+        return self._encoder.engine.description
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks that calls may name now."""
         return self._encoder.engine.adapters.names

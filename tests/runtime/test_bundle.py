@@ -127,7 +127,7 @@ def test_unknown_and_missing_fields(bundle: Path, change: Callable[..., None], p
         ("model.tasks", "code", "model.tasks: is 'code', not a list"),
         ("model.tasks", ["code", 1], "model.tasks[1]: is 1"),
         ("engines", {}, "engines: is {}, not a list"),
-        ("engines.0.runner", "abacus", "runner: is 'abacus'; this code knows ['onnxruntime']"),
+        ("engines.0.runner", "abacus", "runner: is 'abacus'; this code knows ['onnxruntime', "),
         ("engines.0.precision", "int3", "precision: is 'int3'; this code knows"),
         ("engines.0.decoders", [], "decoders: is [], not an object"),
         ("engines.0.tolerance", None, "tolerance: is None, not an object"),

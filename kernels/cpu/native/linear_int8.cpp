@@ -10,6 +10,8 @@
 namespace trine {
 namespace {
 
+constexpr int64_t kItemsPerThread = 8;
+
 // Float32 terms beside the 8-bit product: factors [rows, ranks] times matrix [ranks, columns].
 // With `first_rank` a row uses only `rank_count` ranks, from its own first one on.
 struct Side {
@@ -177,14 +179,21 @@ __attribute__((noinline)) void multiply_tile(const LinearInt8 &a, int64_t row, i
     }
 }
 
-void multiply_rows(const LinearInt8 &a, int64_t panel) {
-  // Equal tiles instead of full ones and a rest: 32 rows are 6 + 6 + 5 + 5 + 5 + 5.
-  const int64_t tiles = (a.rows + kTileRows - 1) / kTileRows;
-  const int64_t least = a.rows / tiles, larger = a.rows % tiles;
-  int64_t row = 0;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t count = least + (t < larger);
-    switch (count) {
+// Tiles of equal size instead of full ones and a rest: 32 rows are 6 + 6 + 5 + 5 + 5 + 5.
+struct Tiling {
+  int64_t tiles, least, larger;
+
+  explicit Tiling(int64_t rows)
+      : tiles((rows + kTileRows - 1) / kTileRows), least(rows / tiles), larger(rows % tiles) {}
+
+  int64_t first_row(int64_t tile) const { return tile * least + (tile < larger ? tile : larger); }
+};
+
+void multiply_tiles(const LinearInt8 &a, const Tiling &tiling, int64_t first, int64_t last,
+                    int64_t panel) {
+  for (int64_t tile = first; tile < last; ++tile) {
+    const int64_t row = tiling.first_row(tile);
+    switch (tiling.first_row(tile + 1) - row) {
       case 6: multiply_tile<6>(a, row, panel); break;
       case 5: multiply_tile<5>(a, row, panel); break;
       case 4: multiply_tile<4>(a, row, panel); break;
@@ -192,7 +201,6 @@ void multiply_rows(const LinearInt8 &a, int64_t panel) {
       case 2: multiply_tile<2>(a, row, panel); break;
       default: multiply_tile<1>(a, row, panel);
     }
-    row += count;
   }
 }
 
@@ -200,10 +208,19 @@ void multiply_rows(const LinearInt8 &a, int64_t panel) {
 
 TRINE_API void trine_linear_int8(const LinearInt8 *arguments) {
   const LinearInt8 &a = *arguments;
+  if (a.rows == 0) return;
   const int64_t columns = a.gated ? kPanel / 2 : kPanel;
   const int64_t panels = (a.columns + columns - 1) / columns;
+  const Tiling tiling(a.rows);
+  // A panel is work for one thread, unless there are too few of them for all to end together.
+  const int64_t wanted = (kItemsPerThread * a.threads + panels - 1) / panels;
+  const int64_t splits = wanted < tiling.tiles ? wanted : tiling.tiles;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(a.threads)
-  for (int64_t panel = 0; panel < panels; ++panel) multiply_rows(a, panel);
+  for (int64_t item = 0; item < panels * splits; ++item) {
+    const int64_t split = item % splits;
+    multiply_tiles(a, tiling, tiling.tiles * split / splits, tiling.tiles * (split + 1) / splits,
+                   item / splits);
+  }
 }
 
 }  // namespace trine

@@ -1,0 +1,123 @@
+"""The native engine gives what ONNX Runtime gives on the same graph, for every form of a layer."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from trine.kernels.cpu import library
+from trine.kernels.cpu.library import NativeLibraryError, why_unavailable
+from trine.runtime import native_entries
+from trine.runtime.bundle import open_bundle
+from trine.runtime.embedder import Embedder
+from trine.runtime.engines import native_cpu
+from trine.runtime.errors import BundleError, EngineError
+from trine.runtime.inputs import ImageText, Item
+
+needs_kernels = pytest.mark.skipif(
+    why_unavailable() is not None, reason=why_unavailable() or "they are here"
+)
+MakeBundle = Callable[[str], Path]
+TASKS = ("retrieval", "text-matching", "code")
+
+
+def picture(height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def items() -> list[Item]:
+    source = np.random.default_rng(0)
+    words = ["the", "Straße", "東京", "def", "🚀", "12", "fox,"]
+    texts = [" ".join(source.choice(words, count)) for count in (1, 2, 9, 40, 300, 777)]
+    pictures = [picture(56, 56), picture(150, 90), picture(250, 310)]
+    return [
+        *texts,
+        *(ImageText((image,)) for image in pictures),
+        ImageText((pictures[0], pictures[1]), "both"),
+    ]
+
+
+def vectors(embedder: Embedder, mixed: bool) -> list[NDArray[np.float32]]:
+    """Return the single and the multi-vectors of every item, one below the other."""
+    chosen = items()
+    tasks = [TASKS[index % 3] if mixed else "retrieval" for index in range(len(chosen))]
+    found = embedder.encode(chosen, tasks, return_multivector=True)
+    return [*found.single, *(row for multi in found.multi for row in multi)]
+
+
+@needs_kernels
+@pytest.mark.parametrize("adapters", ["merged", "runtime"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_native_kernels_give_what_onnx_runtime_gives(
+    int8_bundle: MakeBundle, adapters: str, threads: int
+) -> None:
+    folder = int8_bundle(adapters)
+    suffix = "" if adapters == "merged" else "-runtime"
+    plain = Embedder.load(folder, engine=f"ort-int8{suffix}", threads=threads)
+    native = Embedder.load(folder, engine=f"native-int8{suffix}", threads=threads)
+    cosines = [
+        float(a @ b) for a, b in zip(vectors(plain, True), vectors(native, True), strict=True)
+    ]
+    print(f"worst cosine of {len(cosines)} vectors: {min(cosines):.7f}")
+    # Sums differ in the last bit, which turns a rounding here and there.
+    assert np.mean(cosines) > 0.99999
+    assert min(cosines) > 0.999
+
+
+@needs_kernels
+@pytest.mark.parametrize("adapters", ["merged", "runtime"])
+def test_an_item_alone_is_the_item_in_a_batch_to_the_bit(
+    int8_bundle: MakeBundle, adapters: str
+) -> None:
+    embedder = Embedder.load(int8_bundle(adapters), engine="auto")
+    tasks = [TASKS[index % 3] for index in range(len(items()))]
+    together = embedder.encode(items(), tasks, return_multivector=True)
+    for index, (item, task) in enumerate(zip(items(), tasks, strict=True)):
+        alone = embedder.encode([item], task, return_multivector=True)
+        np.testing.assert_array_equal(alone.single[0], together.single[index])
+        np.testing.assert_array_equal(alone.multi[0], together.multi[index])
+
+
+@needs_kernels
+def test_auto_takes_the_native_kernels_where_they_are_faster(
+    int8_bundle: MakeBundle, golden_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_bundle(int8_bundle("merged"))
+    assert [entry.name for entry in bundle.engines] == ["ort-int8", "native-int8"]
+    monkeypatch.setattr(native_entries, "has_amx", lambda: False)
+    assert bundle.engine("auto").name == "native-int8"
+    monkeypatch.setattr(native_entries, "has_amx", lambda: True)
+    assert bundle.engine("auto").name == "ort-int8"
+    assert [entry.name for entry in open_bundle(golden_bundle).engines] == ["ort-fp32"]
+    description = Embedder.load(bundle.folder, engine="native-int8").engine_description
+    assert description.startswith("native-int8: native kernels (AVX-512 VNNI), int8")
+
+
+def test_without_the_kernels_auto_takes_onnx_runtime_and_native_says_why(
+    int8_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    bundle = open_bundle(int8_bundle("merged"))
+    assert bundle.engine("auto").name == "ort-int8"
+    with pytest.raises(EngineError, match=r"native-int8 cannot run here.*apt-get install g\+\+"):
+        Embedder.load(bundle.folder, engine="native-int8")
+
+
+@needs_kernels
+def test_a_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "ABI_VERSION", -1)
+    with pytest.raises(NativeLibraryError, match="this code needs -1; install trine again"):
+        library.load_library()
+
+
+@needs_kernels
+def test_weights_without_a_use_are_refused(
+    int8_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph of a later exporter may hold more than these layers know of."""
+    names = native_cpu._decoder_names
+    monkeypatch.setattr(native_cpu, "_decoder_names", lambda layer: names(0))
+    with pytest.raises(BundleError, match=r"no use for \d+ weights, the first \['layers\.1"):
+        Embedder.load(int8_bundle("merged"), engine="native-int8")
