@@ -1,13 +1,10 @@
 """Where the time of a workload goes: by stage, and inside the graphs by class of operator.
 
-Graphs are run once more in sessions of their own with ONNX Runtime's profiler on, so that the
-profiler costs the timed stages nothing.
+Operators are timed by the engine itself in runs of their own, so that it costs the stages nothing.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -15,15 +12,15 @@ from trine.runtime.bench.measure import OpenedEngine, call_seconds
 from trine.runtime.bench.op_classes import ClassTime, class_times
 from trine.runtime.bench.workloads import Workload, random_picture, random_texts, sequences_of
 from trine.runtime.engine import DecoderInputs
-from trine.runtime.engines.ort_session import choose_settings, run_session
-from trine.runtime.errors import EngineError, InputError
+from trine.runtime.engine_profile import ProfilingEngine
+from trine.runtime.errors import EngineError
 from trine.runtime.heads import single_vector
 from trine.runtime.image_patches import patch_image
 from trine.runtime.pipeline import lay_out_sequences
 from trine.runtime.sequence import TokenSequence
 from trine.runtime.vision_layout import VisionInputs, lay_out_images
 
-__all__ = ["GraphProfile", "WorkloadProfile", "check_profilable", "profile_workload"]
+__all__ = ["GraphProfile", "WorkloadProfile", "profile_workload", "profiling_engine"]
 
 #: Calls of each stage, and runs of a profiled graph, at least.
 CALLS = 3
@@ -72,26 +69,31 @@ class WorkloadProfile:
     graphs: Sequence[GraphProfile]
 
 
-def check_profilable(opened: OpenedEngine) -> None:
-    """Check that an engine's graphs can be run by themselves.
+def profiling_engine(opened: OpenedEngine) -> ProfilingEngine:
+    """Return the engine if it can time its operators.
 
     Raises:
-        InputError: the decoder takes its adapters as inputs.
+        EngineError: it cannot.
     """
-    if opened.entry.adapters != "merged":
-        raise InputError(
-            f"--profile runs graphs by themselves, but {opened.entry.name} takes its adapters as "
-            "inputs; export with --adapters merged to profile"
+    if not isinstance(opened.engine, ProfilingEngine):
+        raise EngineError(
+            f"{opened.entry.name} ({opened.engine.description}) does not time its operators; leave "
+            "out --profile, or take another engine of the bundle"
         )
+    return opened.engine
 
 
 def profile_workload(opened: OpenedEngine, workload: Workload) -> WorkloadProfile:
     """Return the stages' times and the operators' of a workload's graphs, run in one batch.
 
     Args:
-        opened: the engine, which `check_profilable` let pass.
+        opened: the engine.
         workload: texts, or one picture.
+
+    Raises:
+        EngineError: the engine does not time its operators.
     """
+    engine = profiling_engine(opened)
     model = opened.bundle.manifest.model
     sequences = sequences_of(workload, model, opened.tokenizer)
     embeddings = np.random.default_rng(0).standard_normal(
@@ -100,10 +102,14 @@ def profile_workload(opened: OpenedEngine, workload: Workload) -> WorkloadProfil
     decoder = lay_out_sequences(sequences, embeddings, model)
     images = [image for sequence in sequences for image in sequence.images]
     vision = lay_out_images(images, model.vision) if images else None
-    entry = opened.entry
-    graphs = [_profiled("decoder", opened, entry.decoders[opened.task], decoder)]
+    graphs = []
     if vision is not None:
-        graphs.insert(0, _profiled("vision", opened, entry.vision, vision))
+        operators = engine.profile_vision(vision, CALLS)
+        graphs.append(GraphProfile(graph="vision", classes=class_times(operators)))
+    with opened.engine.adapters.hold([opened.task]) as handles:
+        adapters = [handles[opened.task]] * len(sequences)
+        operators = engine.profile_decoder(decoder, adapters, CALLS)
+    graphs.append(GraphProfile(graph="decoder", classes=class_times(operators)))
     return WorkloadProfile(
         workload=workload.name,
         title=workload.title,
@@ -141,34 +147,6 @@ def _stage_seconds(
         lambda: [single_vector(p, s) for p, s in zip(parts, sequences, strict=True)]
     )
     return stages
-
-
-def _profiled(
-    name: str, opened: OpenedEngine, graph: str, inputs: VisionInputs | DecoderInputs
-) -> GraphProfile:
-    """Run a graph in a profiled session."""
-    import onnxruntime
-
-    path = opened.bundle.path(graph)
-    settings = choose_settings(opened.threads, opened.entry.weight_bytes)
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = settings.threads
-        if not settings.repack:
-            options.add_session_config_entry("session.disable_prepacking", "1")
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / name)
-        try:
-            session = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as cause:  # onnxruntime has no common base for its own exceptions
-            raise EngineError(f"{path}: ONNX Runtime cannot load it: {cause}") from cause
-        for _ in range(CALLS):
-            run_session(session, inputs)
-        return GraphProfile(
-            graph=name, classes=class_times(Path(session.end_profiling()), runs=CALLS)
-        )
 
 
 def _median(call: Callable[[], object]) -> float:

@@ -94,12 +94,12 @@ def _run_engine(
 
     from trine.runtime.bench.measure import measure_workload
     from trine.runtime.bench.peak import measure_peak, peak_kind
-    from trine.runtime.bench.profile import check_profilable, profile_workload
+    from trine.runtime.bench.profile import profile_workload, profiling_engine
     from trine.runtime.bench.report import engine_lines, profile_lines
     from trine.runtime.engines.ort_session import choose_settings
 
     if arguments.profile:
-        check_profilable(opened)
+        profiling_engine(opened)
     results = []
     for workload in workloads:
         print(f"{opened.entry.name}: {workload.title}", file=sys.stderr)

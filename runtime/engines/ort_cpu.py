@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from trine.runtime.adapters import AdapterHandle, AdapterSource
 from trine.runtime.bundle import Bundle
 from trine.runtime.engine import DecoderInputs, EngineOptions
+from trine.runtime.engine_profile import OperatorTime
 from trine.runtime.engines.ort_decoders import Decoders, MergedDecoders, SharedDecoder
+from trine.runtime.engines.ort_profile import profile_graph
 from trine.runtime.engines.ort_session import choose_settings, open_session, run_session
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.vision_layout import VisionInputs
@@ -39,6 +41,7 @@ class OrtCpuEngine:
         self._settings = choose_settings(options.threads, entry.weight_bytes * num_decoders)
         kind = MergedDecoders if entry.adapters == "merged" else SharedDecoder
         self._decoders: Decoders = kind(bundle, entry, options.tasks, self._settings)
+        self._bundle, self._entry = bundle, entry
         self._name = entry.name
         self._precision = entry.precision
         self._vision_path = bundle.path(entry.vision)
@@ -74,3 +77,15 @@ class OrtCpuEngine:
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]:
         return self._decoders.run(inputs, adapters)
+
+    def profile_vision(self, inputs: VisionInputs, runs: int) -> Sequence[OperatorTime]:
+        return profile_graph(self._vision_path, self._settings, inputs, {}, runs)
+
+    def profile_decoder(
+        self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle], runs: int
+    ) -> Sequence[OperatorTime]:
+        decoders = self._entry.decoders
+        # A decoder that takes its adapters as inputs is the same for every task.
+        path = decoders.get(adapters[0].name) or next(iter(decoders.values()))
+        more = self._decoders.adapter_inputs(inputs, adapters)
+        return profile_graph(self._bundle.path(path), self._settings, inputs, more, runs)

@@ -36,6 +36,10 @@ class Decoders(Protocol):
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]: ...
 
+    def adapter_inputs(
+        self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
+    ) -> dict[str, object]: ...
+
 
 class MergedDecoders:
     """One session a task; a run is of one task."""
@@ -59,6 +63,11 @@ class MergedDecoders:
 
     def run(self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]) -> NDArray[np.float32]:
         return run_session(self._sessions[adapters[0].name], inputs)
+
+    def adapter_inputs(
+        self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
+    ) -> dict[str, object]:
+        return {}
 
 
 class SharedDecoder:
@@ -84,6 +93,12 @@ class SharedDecoder:
         return adapter.slot // SLOTS_PER_RUN
 
     def run(self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]) -> NDArray[np.float32]:
+        return run_session(self._session, inputs, self.adapter_inputs(inputs, adapters))
+
+    def adapter_inputs(
+        self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
+    ) -> dict[str, object]:
+        """Return the graph's inputs beside `inputs`: the adapters' matrices, and whose is whose."""
         from onnxruntime import OrtValue
 
         view = self._bank.view([adapter.slot for adapter in adapters])
@@ -97,7 +112,7 @@ class SharedDecoder:
         slots = np.repeat([adapter.slot for adapter in adapters], lengths)
         feeds["lora_mask"] = rank_mask(slots, view, layout.max_rank)
         feeds["lora_mask_qkv"] = rank_mask(slots, view, 3 * layout.max_rank)
-        return run_session(self._session, inputs, feeds)
+        return feeds
 
 
 def open_bank(bundle: Bundle, entry: EngineEntry, tasks: tuple[str, ...]) -> AdapterBank:

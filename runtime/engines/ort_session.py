@@ -51,8 +51,15 @@ def choose_settings(threads: int | None, weight_bytes: int) -> SessionSettings:
     )
 
 
-def open_session(path: Path, settings: SessionSettings) -> "onnxruntime.InferenceSession":
+def open_session(
+    path: Path, settings: SessionSettings, profile: Path | None = None
+) -> "onnxruntime.InferenceSession":
     """Return a session for the graph at `path`.
+
+    Args:
+        path: of the graph.
+        settings: how it runs.
+        profile: start of the name of a file for ONNX Runtime's profile; None for none.
 
     Raises:
         EngineError: ONNX Runtime refuses the graph.
@@ -69,6 +76,9 @@ def open_session(path: Path, settings: SessionSettings) -> "onnxruntime.Inferenc
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not settings.repack:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     _read_ahead(path.with_suffix(".data"))
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -8,6 +8,8 @@ import pytest
 
 from trine.export.cli import main
 from trine.runtime.bench import measure, peak, workloads
+from trine.runtime.engine import Engine
+from trine.runtime.engines.opening import open_engine
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +57,33 @@ def test_unknown_cases_engines_tasks_and_thread_counts_are_refused(
         assert value in capsys.readouterr().err
 
 
-def test_a_decoder_that_takes_adapters_is_measured_but_not_profiled(
+def test_a_decoder_that_takes_adapters_is_profiled_with_them(
     nano_runtime_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["bench", str(nano_runtime_bundle), "--case", "query"]
+    words = ["bench", str(nano_runtime_bundle), "--case", "query", "--profile", "--json"]
     assert main(words) == 0
-    assert "tokens/s" in capsys.readouterr().out
-    assert main([*words, "--profile"]) == 2
-    assert "--adapters merged" in capsys.readouterr().err
+    (engine,) = json.loads(capsys.readouterr().out)["engines"]
+    (graph,) = engine["profiles"][0]["graphs"]
+    classes = {entry["name"]: entry for entry in graph["classes"]}
+    config = json.loads((nano_runtime_bundle / "manifest.json").read_text())["model"]["decoder"]
+    hidden, layers = config["hidden_size"], config["num_layers"]
+    # More than the MLP's products alone.
+    assert (
+        classes["GEMM"]["operations"] > 2 * 32 * layers * 3 * hidden * (config["intermediate_size"])
+    )
+
+
+class Untimed:
+    """An engine with the parts that running needs, and none for profiles."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.adapters, self.description = engine.adapters, "untimed"
+        self.run_decoder, self.run_vision = engine.run_decoder, engine.run_vision
+
+
+def test_an_engine_that_does_not_time_its_operators_says_so(
+    nano_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "open_engine", lambda *given: Untimed(open_engine(*given)))
+    assert main(["bench", str(nano_bundle), "--case", "query", "--profile"]) == 2
+    assert "does not time its operators" in capsys.readouterr().err
