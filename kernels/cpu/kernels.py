@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.library import load_library
-from trine.kernels.cpu.packed import PackedInt8, pack_int8, padded_depth
+from trine.kernels.cpu.packed import PackedInt8, PackedValues, pack_int8, padded_depth
 from trine.kernels.cpu.structures import (
     AttentionCall,
     LinearFloatCall,
@@ -94,14 +94,9 @@ class CpuKernels:
         self._library = load_library()
         self._library.trine_attention_workspace.restype = ctypes.c_int64
 
-    def pack(
-        self,
-        weights: Sequence[NDArray[np.int8]],
-        scales: Sequence[NDArray[np.float32]],
-        biases: Sequence[NDArray[np.float32] | None],
-    ) -> PackedInt8:
+    def pack(self, *weights: NDArray[np.int8]) -> PackedValues:
         """Return weights packed (`trine.kernels.cpu.packed.pack_int8`)."""
-        return pack_int8(self._library, tuple(weights), tuple(scales), tuple(biases), self.threads)
+        return pack_int8(self._library, weights, self.threads)
 
     def prepare_rows(
         self,
@@ -164,8 +159,8 @@ class CpuKernels:
             x.scales.ctypes.data,
             len(x.values),
             x.values.shape[1],
-            weights.values.ctypes.data,
-            weights.offsets.ctypes.data,
+            weights.packed.values.ctypes.data,
+            weights.packed.offsets.ctypes.data,
             weights.scales.ctypes.data,
             _address(weights.bias),
             weights.columns,

@@ -1,26 +1,48 @@
 """8-bit weights in the order the kernels read them."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DEPTH_MULTIPLE", "PANEL", "PackedInt8", "pack_int8", "padded_depth"]
+__all__ = [
+    "DEPTH_MULTIPLE",
+    "PANEL",
+    "PackedInt8",
+    "PackedValues",
+    "pack_int8",
+    "packed_layer",
+    "packed_shape",
+    "padded_depth",
+]
 
 #: Output columns of a panel, and input channels that one instruction adds up.
 PANEL, DEPTH_MULTIPLE = 64, 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PackedInt8:
-    """Weights of one layer, or of a gate and what it gates, column by column.
+class PackedValues:
+    """What a file of packed weights holds of one layer, or of a gate and what it gates.
 
     Attributes:
         values: int8 [panels, padded depth / 4, 64, 4]; panels of a gated pair hold 32 columns of
             the gate, then the same 32 of the other.
         offsets: int32 [panels · 64], -128 times the sum of each column's weights, which takes away
             what the inputs' zero point of 128 adds.
+    """
+
+    values: NDArray[np.int8]
+    offsets: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedInt8:
+    """Weights of one layer, or of a gate and what it gates, to compute with.
+
+    Attributes:
+        packed: the integers.
         scales: float32 [panels · 64], of each column.
         bias: float32 [panels · 64], or None.
         depth: input channels.
@@ -28,8 +50,7 @@ class PackedInt8:
         gated: whether it is a pair.
     """
 
-    values: NDArray[np.int8]
-    offsets: NDArray[np.int32]
+    packed: PackedValues
     scales: NDArray[np.float32]
     bias: NDArray[np.float32] | None
     depth: int
@@ -43,28 +64,20 @@ def padded_depth(depth: int) -> int:
 
 
 def pack_int8(
-    library: ctypes.CDLL,
-    weights: tuple[NDArray[np.int8], ...],
-    scales: tuple[NDArray[np.float32], ...],
-    biases: tuple[NDArray[np.float32] | None, ...],
-    threads: int,
-) -> PackedInt8:
+    library: ctypes.CDLL, weights: tuple[NDArray[np.int8], ...], threads: int
+) -> PackedValues:
     """Return one layer's weights packed, or those of a gate and what it gates.
 
     Args:
         library: the compiled kernels.
         weights: one or two int8 [in, out], C-order, of one shape.
-        scales: float32 [out] of each.
-        biases: float32 [out] of each, or None.
         threads: to pack with.
     """
     depth, columns = weights[0].shape
     gated = len(weights) == 2
-    per_panel = PANEL // len(weights)
-    panels = -(-columns // per_panel)
-    values = np.empty(
-        (panels, padded_depth(depth) // DEPTH_MULTIPLE, PANEL, DEPTH_MULTIPLE), np.int8
-    )
+    panels = _num_panels(columns, len(weights))
+    steps = padded_depth(depth) // DEPTH_MULTIPLE
+    values = np.empty((panels, steps, PANEL, DEPTH_MULTIPLE), np.int8)
     offsets = np.empty(panels * PANEL, np.int32)
     whole = [np.ascontiguousarray(weight) for weight in weights]
     library.trine_pack_int8(
@@ -76,25 +89,51 @@ def pack_int8(
         ctypes.c_void_p(offsets.ctypes.data),
         ctypes.c_int32(threads),
     )
+    return PackedValues(values, offsets)
+
+
+def packed_layer(
+    packed: PackedValues,
+    shape: tuple[int, int],
+    scales: Sequence[NDArray[np.float32]],
+    biases: Sequence[NDArray[np.float32] | None],
+) -> PackedInt8:
+    """Return packed weights with what is needed to compute with them.
+
+    Args:
+        packed: of one layer, or of a gate and what it gates.
+        shape: (in, out) of each.
+        scales: float32 [out] of each.
+        biases: float32 [out] of each, or None.
+    """
+    depth, columns = shape
+    panels = _num_panels(columns, len(scales))
     bias = None
     if any(b is not None for b in biases):
-        bias = _by_panel(
-            [np.zeros(columns, np.float32) if b is None else b for b in biases], panels
-        )
+        none = np.zeros(columns, np.float32)
+        bias = _by_panel([none if b is None else b for b in biases], panels)
     return PackedInt8(
-        values=values,
-        offsets=offsets,
+        packed=packed,
         scales=_by_panel(scales, panels),
         bias=bias,
         depth=depth,
         columns=columns,
-        gated=gated,
+        gated=len(scales) == 2,
     )
 
 
-def _by_panel(
-    vectors: tuple[NDArray[np.float32], ...] | list[NDArray[np.float32]], panels: int
-) -> NDArray[np.float32]:
+def packed_shape(shape: tuple[int, int], parts: int) -> tuple[int, int, int, int]:
+    """Return the shape of the packed values of `parts` layers of shape (in, out)."""
+    depth, columns = shape
+    steps = padded_depth(depth) // DEPTH_MULTIPLE
+    return (_num_panels(columns, parts), steps, PANEL, DEPTH_MULTIPLE)
+
+
+def _num_panels(columns: int, parts: int) -> int:
+    return -(-columns // (PANEL // parts))
+
+
+def _by_panel(vectors: Sequence[NDArray[np.float32]], panels: int) -> NDArray[np.float32]:
     """Return float32 [panels · 64]: one or two vectors of numbers a column, padded with zeros."""
     per_panel = PANEL // len(vectors)
     padded = np.zeros((panels, len(vectors), per_panel), np.float32)

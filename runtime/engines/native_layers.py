@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels
-from trine.kernels.cpu.packed import PackedInt8
+from trine.kernels.cpu.packed import PackedInt8, PackedValues, packed_layer, packed_shape
 from trine.runtime.engines.graph_weights import GraphWeights
 from trine.runtime.engines.native_linear import FloatLinear, Int8Linear, Linear, Outliers
+from trine.runtime.engines.packed_file import PackedStore
 from trine.runtime.errors import BundleError
 
 __all__ = ["ExactChannels", "GatedMlp", "LayerNames", "LayerReader", "TransformerLayer"]
@@ -93,10 +94,16 @@ class LayerReader:
         kernels: to pack with.
         weights: of the graph.
         path: of the graph, for messages.
+        store: of weights packed before.
     """
 
-    def __init__(self, kernels: CpuKernels, weights: GraphWeights, path: str) -> None:
+    def __init__(
+        self, kernels: CpuKernels, weights: GraphWeights, path: str, store: PackedStore
+    ) -> None:
+        #: What was packed, or found packed, by the names of its layers.
+        self.packed: dict[str, PackedValues] = {}
         self._kernels = kernels
+        self._store = store
         self._weights = weights
         self._path = path
         self._read: set[str] = set()
@@ -217,11 +224,15 @@ class LayerReader:
 
     def _packed(self, *names: str) -> PackedInt8:
         """Return one layer's weights, or those of a gate and what it gates."""
-        return self._kernels.pack(
-            [self._int8(name) for name in names],
-            [self._scales(name) for name in names],
-            [self._floats(f"{name}.bias") for name in names],
-        )
+        weights = [self._int8(name) for name in names]
+        shape = weights[0].shape[0], weights[0].shape[1]
+        key = "+".join(names)
+        packed = self._store.get(key, packed_shape(shape, len(names)))
+        if packed is None:
+            packed = self._kernels.pack(*weights)
+        self.packed[key] = packed
+        scales = [self._scales(name) for name in names]
+        return packed_layer(packed, shape, scales, [self._floats(f"{n}.bias") for n in names])
 
     def _int8(self, name: str) -> NDArray[np.int8]:
         found = self._get(f"{name}.int8")

@@ -18,7 +18,7 @@ from trine.runtime.engines.native_layers import ExactChannels, GatedMlp, Transfo
 from trine.runtime.engines.native_linear import Floats, Outliers, Rows
 from trine.runtime.engines.workspace import Workspace
 
-__all__ = ["AttentionLayout", "StackInputs", "TransformerStack"]
+__all__ = ["AttentionLayout", "StackRun", "TransformerStack"]
 
 #: Rows of a chunk: few enough for the cache, enough that weights are read seldom.
 CHUNK_ROWS = 256
@@ -40,16 +40,20 @@ class AttentionLayout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StackInputs:
+class StackRun:
     """What one run of a stack reads beside the residual stream.
 
     Attributes:
+        kernels: to compute with.
+        workspace: that no other run uses meanwhile.
         rope_cos, rope_sin: float32 [T, head_dim / 2].
         starts: of a layer by its number, int64 [S + 1]: where sequences (windows, pictures) begin
             in that layer's attention, then T.
         deltas: of the tokens' adapters, or None.
     """
 
+    kernels: CpuKernels
+    workspace: Workspace
     rope_cos: Floats
     rope_sin: Floats
     starts: Callable[[int], NDArray[np.int64]]
@@ -57,10 +61,9 @@ class StackInputs:
 
 
 class TransformerStack:
-    """Layers with weights.
+    """Layers with weights. Stateless, so safe from several threads.
 
     Args:
-        kernels: to compute with.
         layers: in order.
         final_norm: float32 [hidden].
         epsilon: of all norms.
@@ -69,135 +72,115 @@ class TransformerStack:
 
     def __init__(
         self,
-        kernels: CpuKernels,
         layers: Sequence[TransformerLayer],
         final_norm: Floats,
         epsilon: float,
         attention: AttentionLayout,
     ) -> None:
-        self._kernels = kernels
         self._layers = layers
         self._final_norm = final_norm
         self._epsilon = epsilon
         self._attention = attention
 
-    def run(self, residual: Floats, inputs: StackInputs, workspace: Workspace) -> Floats:
+    def run(self, residual: Floats, run: StackRun) -> Floats:
         """Return the final norm of the stack's output, float32 [T, hidden], owned by the caller.
 
         Args:
             residual: float32 [T, hidden], what enters; overwritten.
-            inputs: of the run.
-            workspace: that no other run uses meanwhile.
+            run: what else it reads.
         """
         for number, layer in enumerate(self._layers):
-            self._attend(number, layer, residual, inputs, workspace)
+            self._attend(number, layer, residual, run)
             for part in _chunks(len(residual)):
-                self._mlp(layer, residual[part], inputs.deltas, part, workspace)
+                self._mlp(layer, residual[part], part, run)
         out = np.empty_like(residual)
-        self._kernels.prepare_rows(
+        run.kernels.prepare_rows(
             residual, None, norm_weight=self._final_norm, epsilon=self._epsilon, normed=out
         )
         return out
 
     def _attend(
-        self,
-        number: int,
-        layer: TransformerLayer,
-        residual: Floats,
-        inputs: StackInputs,
-        workspace: Workspace,
+        self, number: int, layer: TransformerLayer, residual: Floats, run: StackRun
     ) -> None:
-        kernels, layout, deltas = self._kernels, self._attention, inputs.deltas
+        kernels, layout = run.kernels, self._attention
         tokens = len(residual)
         q_size, kv_size = (heads * layout.head_dim for heads in layout.heads)
-        qkv = workspace.floats("qkv", (tokens, q_size + 2 * kv_size))
+        qkv = run.workspace.floats("qkv", (tokens, q_size + 2 * kv_size))
         for part in _chunks(tokens):
-            rows = self._normed(residual[part], layer.input_norm, layer.qkv.outliers, workspace)
-            layer.qkv.add_to(
-                kernels, rows, qkv[part], _delta(deltas, layer.names.qkv, rows.x, part)
-            )
+            rows = self._normed(residual[part], layer.input_norm, layer.qkv.outliers, run)
+            layer.qkv.add_to(kernels, rows, qkv[part], _delta(layer.names.qkv, rows.x, part, run))
         # Queries and keys lie side by side and turn alike.
-        kernels.rotate(qkv, sum(layout.heads), inputs.rope_cos, inputs.rope_sin)
-        attended = workspace.floats("attended", (tokens, q_size))
+        kernels.rotate(qkv, sum(layout.heads), run.rope_cos, run.rope_sin)
+        attended = run.workspace.floats("attended", (tokens, q_size))
         kernels.attention(
             qkv[:, :q_size],
             qkv[:, q_size : q_size + kv_size],
             qkv[:, q_size + kv_size :],
             attended,
-            inputs.starts(number),
+            run.starts(number),
             layout.heads,
             layout.causal,
         )
         for part in _chunks(tokens):
-            rows = Rows(kernels, workspace, attended[part])
-            delta = _delta(deltas, layer.names.o, rows.x, part)
+            rows = Rows(kernels, run.workspace, attended[part])
+            delta = _delta(layer.names.o, rows.x, part, run)
             layer.o.add_to(kernels, rows, residual[part], delta, add=True)
 
-    def _mlp(
-        self,
-        layer: TransformerLayer,
-        residual: Floats,
-        deltas: RunDeltas | None,
-        part: slice,
-        workspace: Workspace,
-    ) -> None:
-        kernels, mlp, names = self._kernels, layer.mlp, layer.names
-        rows = self._normed(residual, layer.post_norm, mlp.outliers, workspace)
-        halves = (
-            _delta(deltas, names.gate, rows.x, part),
-            _delta(deltas, names.up, rows.x, part),
-        )
-        product = workspace.floats("product", (len(residual), mlp.width))
-        self._gate(mlp, rows, product, halves, workspace)
-        values = None
-        if mlp.exact is not None:
-            values = self._exact(mlp.exact, rows, halves)
-        between = Rows(kernels, workspace, product)
-        delta = _delta(deltas, names.down, product, part)
+    def _mlp(self, layer: TransformerLayer, residual: Floats, part: slice, run: StackRun) -> None:
+        kernels, mlp, names = run.kernels, layer.mlp, layer.names
+        rows = self._normed(residual, layer.post_norm, mlp.outliers, run)
+        halves = (_delta(names.gate, rows.x, part, run), _delta(names.up, rows.x, part, run))
+        product = run.workspace.floats("product", (len(residual), mlp.width))
+        _gate(mlp, rows, product, halves, run)
+        values = None if mlp.exact is None else _exact(mlp.exact, rows, halves, kernels)
+        between = Rows(kernels, run.workspace, product)
+        delta = _delta(names.down, product, part, run)
         mlp.down.add_to(kernels, between, residual, delta, values=values, add=True)
 
-    def _gate(
-        self,
-        mlp: GatedMlp,
-        rows: Rows,
-        product: Floats,
-        deltas: tuple[Side | None, Side | None],
-        workspace: Workspace,
-    ) -> None:
-        """Write silu(gate) · up into `product`."""
-        if mlp.pair is not None:
-            mlp.pair.gate(self._kernels, rows, product, deltas)
-            return
-        if mlp.gate is None or mlp.up is None:
-            raise TypeError("a gated MLP has a pair, or a gate and an up")
-        up = workspace.floats("up", product.shape)
-        mlp.gate.add_to(self._kernels, rows, product, deltas[0])
-        mlp.up.add_to(self._kernels, rows, up, deltas[1])
-        self._kernels.swiglu(product, up)
-
-    def _exact(
-        self, exact: ExactChannels, rows: Rows, deltas: tuple[Side | None, Side | None]
-    ) -> Floats:
-        """Return float32 [T, n], the channels of silu(gate) · up that are computed apart."""
-        halves = []
-        for layer, delta in ((exact.gate, deltas[0]), (exact.up, deltas[1])):
-            out = np.empty((len(rows.x), len(exact.channels)), np.float32)
-            if delta is not None:
-                matrix = np.ascontiguousarray(delta.matrix[:, exact.channels])
-                delta = Side(delta.factors, matrix, delta.first_rank, delta.rank_count)
-            layer.add_to(self._kernels, rows, out, delta)
-            halves.append(out)
-        self._kernels.swiglu(*halves)
-        return halves[0]
-
-    def _normed(
-        self, x: Floats, weight: Floats, outliers: Outliers | None, workspace: Workspace
-    ) -> Rows:
-        return Rows.normed(self._kernels, workspace, x, (weight, self._epsilon), outliers)
+    def _normed(self, x: Floats, weight: Floats, outliers: Outliers | None, run: StackRun) -> Rows:
+        return Rows.normed(run.kernels, run.workspace, x, (weight, self._epsilon), outliers)
 
 
-def _delta(deltas: RunDeltas | None, group: str, x: Floats, part: slice) -> Side | None:
-    return None if deltas is None else deltas.of(group, x, part)
+def _gate(
+    mlp: GatedMlp,
+    rows: Rows,
+    product: Floats,
+    deltas: tuple[Side | None, Side | None],
+    run: StackRun,
+) -> None:
+    """Write silu(gate) · up into `product`."""
+    if mlp.pair is not None:
+        mlp.pair.gate(run.kernels, rows, product, deltas)
+        return
+    if mlp.gate is None or mlp.up is None:
+        raise TypeError("a gated MLP has a pair, or a gate and an up")
+    up = run.workspace.floats("up", product.shape)
+    mlp.gate.add_to(run.kernels, rows, product, deltas[0])
+    mlp.up.add_to(run.kernels, rows, up, deltas[1])
+    run.kernels.swiglu(product, up)
+
+
+def _exact(
+    exact: ExactChannels,
+    rows: Rows,
+    deltas: tuple[Side | None, Side | None],
+    kernels: CpuKernels,
+) -> Floats:
+    """Return float32 [T, n], the channels of silu(gate) · up that are computed apart."""
+    halves = []
+    for layer, delta in ((exact.gate, deltas[0]), (exact.up, deltas[1])):
+        out = np.empty((len(rows.x), len(exact.channels)), np.float32)
+        if delta is not None:
+            matrix = np.ascontiguousarray(delta.matrix[:, exact.channels])
+            delta = Side(delta.factors, matrix, delta.first_rank, delta.rank_count)
+        layer.add_to(kernels, rows, out, delta)
+        halves.append(out)
+    kernels.swiglu(*halves)
+    return halves[0]
+
+
+def _delta(group: str, x: Floats, part: slice, run: StackRun) -> Side | None:
+    return None if run.deltas is None else run.deltas.of(group, x, part)
 
 
 def _chunks(rows: int) -> list[slice]:

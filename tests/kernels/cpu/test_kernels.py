@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
+from trine.kernels.cpu.packed import packed_layer
 
 RELAXED = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -87,7 +88,7 @@ def test_int8_products_are_exact(
     scales = generator.random(columns, np.float32) + np.float32(0.1)
     bias = random_floats(seed, columns)
     x = random_quantised(kernels, random_floats(seed + 1, rows, depth))
-    packed = kernels.pack([weight], [scales], [bias])
+    packed = packed_layer(kernels.pack(weight), weight.shape, [scales], [bias])
     out = random_floats(seed + 2, rows, columns)
     before = out.copy() if add else np.zeros_like(out)
     kernels.linear_int8(x, packed, out, add=add)
@@ -117,7 +118,8 @@ def test_gated_pairs_are_silu_of_one_times_the_other(
         for i in range(2)
     ]
     out = np.empty((rows, columns), np.float32)
-    kernels.linear_int8(x, kernels.pack(weights, scales, biases), out, (sides[0], None, sides[1]))
+    packed = packed_layer(kernels.pack(*weights), (depth, columns), scales, biases)
+    kernels.linear_int8(x, packed, out, (sides[0], None, sides[1]))
     halves = []
     for weight, scale, bias, side in zip(weights, scales, biases, sides, strict=True):
         sums = (x.values[:, :depth].astype(np.int64) - 128) @ weight.astype(np.int64)
@@ -141,7 +143,8 @@ def test_low_ranks_are_added_in_float32(kernels: CpuKernels, number: str, mixed:
     kernels.project(x, stored_a, factors, first, ranks)
     quantised = random_quantised(kernels, x)
     weight = np.zeros((depth, columns), np.int8)
-    packed = kernels.pack([weight], [np.ones(columns, np.float32)], [None])
+    ones = np.ones(columns, np.float32)
+    packed = packed_layer(kernels.pack(weight), weight.shape, [ones], [None])
     out = np.empty((rows, columns), np.float32)
     kernels.linear_int8(quantised, packed, out, (Side(factors, stored_b, first, ranks),))
     for row, start in enumerate(first):

@@ -12,7 +12,7 @@ from trine.kernels.cpu.library import NativeLibraryError, why_unavailable
 from trine.runtime import native_entries
 from trine.runtime.bundle import open_bundle
 from trine.runtime.embedder import Embedder
-from trine.runtime.engines import native_cpu
+from trine.runtime.engines import native_decoder
 from trine.runtime.errors import BundleError, EngineError
 from trine.runtime.inputs import ImageText, Item
 
@@ -117,7 +117,7 @@ def test_weights_without_a_use_are_refused(
     int8_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A graph of a later exporter may hold more than these layers know of."""
-    names = native_cpu._decoder_names
-    monkeypatch.setattr(native_cpu, "_decoder_names", lambda layer: names(0))
+    names = native_decoder._names
+    monkeypatch.setattr(native_decoder, "_names", lambda layer: names(0))
     with pytest.raises(BundleError, match=r"no use for \d+ weights, the first \['layers\.1"):
         Embedder.load(int8_bundle("merged"), engine="native-int8")

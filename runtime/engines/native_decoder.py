@@ -1,0 +1,74 @@
+"""The decoder on the native kernels: packed token embeddings in, hidden states out."""
+
+import numpy as np
+
+from trine.kernels.cpu.kernels import CpuKernels
+from trine.runtime.engine import DecoderInputs
+from trine.runtime.engines.native_deltas import RunDeltas
+from trine.runtime.engines.native_layers import LayerNames, LayerReader
+from trine.runtime.engines.native_linear import Floats
+from trine.runtime.engines.native_stack import AttentionLayout, StackRun, TransformerStack
+from trine.runtime.engines.workspace import Workspace
+from trine.runtime.model_config import DecoderConfig
+
+__all__ = ["read_decoder", "run_decoder"]
+
+
+def read_decoder(reader: LayerReader, config: DecoderConfig) -> TransformerStack:
+    """Return the stack with the weights of a graph.
+
+    Raises:
+        BundleError: one is not there.
+    """
+    return TransformerStack(
+        [reader.layer(_names(layer)) for layer in range(config.num_layers)],
+        reader.vector("norm.weight"),
+        config.rms_norm_eps,
+        AttentionLayout(
+            heads=(config.num_heads, config.num_kv_heads), head_dim=config.head_dim, causal=True
+        ),
+    )
+
+
+def run_decoder(
+    stack: TransformerStack,
+    inputs: DecoderInputs,
+    kernels: CpuKernels,
+    workspace: Workspace,
+    deltas: RunDeltas | None,
+) -> Floats:
+    """Return hidden states after the final norm, float32 [T, hidden], owned by the caller.
+
+    Args:
+        stack: of `read_decoder`.
+        inputs: packed sequences.
+        kernels: to compute with.
+        workspace: that no other run uses meanwhile.
+        deltas: of the tokens' adapters, or None.
+    """
+    lengths = inputs.last_index.astype(np.int64) + 1
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    return stack.run(
+        np.array(inputs.embeddings, np.float32, order="C"),
+        StackRun(
+            kernels=kernels,
+            workspace=workspace,
+            rope_cos=np.ascontiguousarray(inputs.rope_cos),
+            rope_sin=np.ascontiguousarray(inputs.rope_sin),
+            starts=lambda layer: starts,
+            deltas=deltas,
+        ),
+    )
+
+
+def _names(layer: int) -> LayerNames:
+    prefix = f"layers.{layer}"
+    return LayerNames(
+        input_norm=f"{prefix}.input_layernorm.weight",
+        qkv=f"{prefix}.self_attn.qkv",
+        o=f"{prefix}.self_attn.o",
+        post_norm=f"{prefix}.post_attention_layernorm.weight",
+        gate=f"{prefix}.mlp.gate",
+        up=f"{prefix}.mlp.up",
+        down=f"{prefix}.mlp.down",
+    )
