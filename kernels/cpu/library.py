@@ -43,7 +43,7 @@ def load_library() -> ctypes.CDLL:
     if spec is None or spec.origin is None:
         raise NativeLibraryError(
             "the native kernels were not compiled when trine was installed; install it again on a "
-            "machine with a C++ compiler with OpenMP (Debian: apt-get install g++)"
+            "machine with a C++ compiler (Debian: apt-get install g++)"
         )
     try:
         library = ctypes.CDLL(spec.origin)

@@ -2,6 +2,8 @@
 // the keys pass by in blocks, and the softmax is kept up to date (online softmax, arXiv 1805.02867).
 // Products, softmax statistics and sums are float32. Keys are laid out for the product first, once for
 // all query heads that share them.
+#include "pool.h"
+#include "scratch.h"
 #include "simd.h"
 #include "tile.h"
 
@@ -181,33 +183,25 @@ TRINE_API void trine_attention(const Attention *arguments) {
   const auto keys_of = [&](int64_t s, int64_t kv_head) {
     return a.workspace + places[s] + packed_size(padded_keys(a, s), d) * kv_head;
   };
-#pragma omp parallel num_threads(a.threads)
-  {
+  parallel_for(a.threads, a.sequences * a.kv_heads, [&](int64_t i, int) {
+    const int64_t s = i / a.kv_heads;
+    float *keys = keys_of(s, i % a.kv_heads);
+    pack_keys(a, s, i % a.kv_heads, keys, keys + padded_keys(a, s) * d);
+  });
+  Scratch scratch(a.threads, kQueries * (d + kKeys + value_width));
+  parallel_for(a.threads, items[a.sequences], [&](int64_t i, int thread) {
+    const int64_t s = std::upper_bound(items.begin(), items.end(), i) - items.begin() - 1;
+    const int64_t blocks = (items[s + 1] - items[s]) / a.heads;
+    const int64_t head = (i - items[s]) / blocks;
+    // The last blocks see the most keys: first, so that the threads end together.
+    const int64_t block = blocks - 1 - (i - items[s]) % blocks;
     Block b;
-    float *memory = static_cast<float *>(
-        _mm_malloc(kQueries * (d + kKeys + value_width) * sizeof(float), 64));
-    b.scores = memory;
+    b.scores = scratch.of(thread);
     b.sums = b.scores + kQueries * kKeys;
     b.queries = b.sums + kQueries * value_width;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < a.sequences * a.kv_heads; ++i) {
-      const int64_t s = i / a.kv_heads;
-      float *keys = keys_of(s, i % a.kv_heads);
-      pack_keys(a, s, i % a.kv_heads, keys, keys + padded_keys(a, s) * d);
-    }
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < items[a.sequences]; ++i) {
-      const int64_t s =
-          std::upper_bound(items.begin(), items.end(), i) - items.begin() - 1;
-      const int64_t blocks = (items[s + 1] - items[s]) / a.heads;
-      const int64_t head = (i - items[s]) / blocks;
-      // The last blocks see the most keys: first, so that the threads end together.
-      const int64_t block = blocks - 1 - (i - items[s]) % blocks;
-      const float *keys = keys_of(s, head / group);
-      attend(a, s, head, block, keys, keys + padded_keys(a, s) * d, b);
-    }
-    _mm_free(memory);
-  }
+    const float *keys = keys_of(s, head / group);
+    attend(a, s, head, block, keys, keys + padded_keys(a, s) * d, b);
+  });
 }
 
 }  // namespace trine

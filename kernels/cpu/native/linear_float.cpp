@@ -1,4 +1,6 @@
 // Products in float32: layers that are kept wide, and the small factors of adapters.
+#include "pool.h"
+#include "scratch.h"
 #include "simd.h"
 #include "tile.h"
 
@@ -104,19 +106,20 @@ inline void project_tile(const Project &a, int64_t row, int64_t first) {
 
 template <int number>
 void project(const Project &a) {
-#pragma omp parallel for schedule(dynamic, 4) num_threads(a.threads)
-  for (int64_t row = 0; row < a.rows; row += kProjectRows) {
+  const int64_t tiles = (a.rows + kProjectRows - 1) / kProjectRows;
+  parallel_rows(a.threads, tiles, [&](int64_t tile, int) {
+    const int64_t row = tile * kProjectRows;
     const int64_t count = std::min<int64_t>(kProjectRows, a.rows - row);
     bool shared = count == kProjectRows;
     if (a.first_rank != nullptr)
       for (int64_t i = 1; i < count; ++i) shared &= a.first_rank[row + i] == a.first_rank[row];
     if (shared) {
       project_tile<kProjectRows, number>(a, row, a.first_rank ? a.first_rank[row] : 0);
-      continue;
+      return;
     }
     for (int64_t i = 0; i < count; ++i)
       project_tile<1, number>(a, row + i, a.first_rank ? a.first_rank[row + i] : 0);
-  }
+  });
 }
 
 }  // namespace
@@ -124,15 +127,12 @@ void project(const Project &a) {
 TRINE_API void trine_linear_float(const LinearFloat *arguments) {
   const LinearFloat &a = *arguments;
   const int64_t panels = (a.columns + kPanel - 1) / kPanel;
-#pragma omp parallel num_threads(a.threads)
-  {
-    float *block = static_cast<float *>(_mm_malloc(kBlockDepth * kPanel * sizeof(float), 64));
-    float *sums = static_cast<float *>(_mm_malloc(a.rows * kPanel * sizeof(float), 64));
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t panel = 0; panel < panels; ++panel) multiply_panel(a, panel, block, sums);
-    _mm_free(block);
-    _mm_free(sums);
-  }
+  const int64_t block = kBlockDepth * kPanel;
+  Scratch scratch(a.threads, block + a.rows * kPanel);
+  parallel_for(a.threads, panels, [&](int64_t panel, int thread) {
+    float *own = scratch.of(thread);
+    multiply_panel(a, panel, own, own + block);
+  });
 }
 
 TRINE_API void trine_project(const Project *arguments) {

@@ -4,6 +4,7 @@
 // The sums are exact integers, so a row's result depends neither on its neighbours nor on the tiling.
 // A panel may hold 32 columns of a gate and the same 32 of what it gates; then the tile ends in
 // silu(gate) * up and half as many columns are written.
+#include "pool.h"
 #include "simd.h"
 
 
@@ -215,12 +216,11 @@ TRINE_API void trine_linear_int8(const LinearInt8 *arguments) {
   // A panel is work for one thread, unless there are too few of them for all to end together.
   const int64_t wanted = (kItemsPerThread * a.threads + panels - 1) / panels;
   const int64_t splits = wanted < tiling.tiles ? wanted : tiling.tiles;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(a.threads)
-  for (int64_t item = 0; item < panels * splits; ++item) {
+  parallel_for(a.threads, panels * splits, [&](int64_t item, int) {
     const int64_t split = item % splits;
     multiply_tiles(a, tiling, tiling.tiles * split / splits, tiling.tiles * (split + 1) / splits,
                    item / splits);
-  }
+  });
 }
 
 }  // namespace trine

@@ -1,4 +1,5 @@
 // Weights as the kernels read them.
+#include "pool.h"
 #include "simd.h"
 
 #include <algorithm>
@@ -31,8 +32,7 @@ TRINE_API void trine_pack_int8(const int8_t *first, const int8_t *second, int64_
   const int64_t per_panel = second ? kPanel / 2 : kPanel;
   const int64_t panels = (columns + per_panel - 1) / per_panel;
   const int64_t steps = (depth + kDepth - 1) / kDepth;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t panel = 0; panel < panels; ++panel) {
+  parallel_for(threads, panels, [=](int64_t panel, int) {
     const __m512i ones = _mm512_set1_epi8(1);
     __m512i sums[kPanelVectors] = {};
     int8_t *out = packed + panel * kPanel * steps * kDepth;
@@ -55,7 +55,7 @@ TRINE_API void trine_pack_int8(const int8_t *first, const int8_t *second, int64_
     for (int v = 0; v < kPanelVectors; ++v)
       _mm512_storeu_si512(offsets + panel * kPanel + v * kLanes,
                           _mm512_mullo_epi32(sums[v], _mm512_set1_epi32(-128)));
-  }
+  });
 }
 
 }  // namespace trine

@@ -1,8 +1,10 @@
 // Row by row: norms, quantisation, rotation and activations, between the products.
+#include "pool.h"
 #include "simd.h"
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 namespace trine {
 namespace {
@@ -103,43 +105,39 @@ inline __m512 gelu(__m512 x) {
 
 TRINE_API void trine_prepare_rows(const Rows *arguments) {
   const Rows &a = *arguments;
-#pragma omp parallel num_threads(a.threads)
-  {
-    float *buffer = nullptr;
-    if (a.norm_weight != nullptr && a.normed == nullptr)
-      buffer = static_cast<float *>(_mm_malloc(a.width * sizeof(float), 64));
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < a.rows; ++row) prepare_row(a, row, buffer);
-    if (buffer != nullptr) _mm_free(buffer);
-  }
+  std::vector<float> buffers;
+  if (a.norm_weight != nullptr && a.normed == nullptr) buffers.resize(a.threads * a.width);
+  parallel_rows(a.threads, a.rows, [&](int64_t row, int thread) {
+    prepare_row(a, row, buffers.empty() ? nullptr : buffers.data() + thread * a.width);
+  });
 }
 
 // In place on float32 [rows, heads * 2 * half] (row stride `stride`); tables float32 [rows, half].
 TRINE_API void trine_rotate(float *x, int64_t rows, int64_t stride, int64_t heads, int64_t half,
                             const float *cosines, const float *sines, int32_t threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t row = 0; row < rows; ++row)
+  parallel_rows(threads, rows, [=](int64_t row, int) {
     rotate_row(x + row * stride, heads, half, cosines + row * half, sines + row * half);
+  });
 }
 
 // gate = silu(gate) * up, element by element.
 TRINE_API void trine_swiglu(float *gate, const float *up, int64_t count, int32_t threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < count; i += kLanes) {
+  parallel_rows(threads, (count + kLanes - 1) / kLanes, [=](int64_t vector, int) {
+    const int64_t i = vector * kLanes;
     const __mmask16 m = lane_mask(count - i);
     _mm512_mask_storeu_ps(
         gate + i, m,
         swiglu(_mm512_maskz_loadu_ps(m, gate + i), _mm512_maskz_loadu_ps(m, up + i)));
-  }
+  });
 }
 
 // x = gelu(x), element by element, the exact GELU.
 TRINE_API void trine_gelu(float *x, int64_t count, int32_t threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < count; i += kLanes) {
+  parallel_rows(threads, (count + kLanes - 1) / kLanes, [=](int64_t vector, int) {
+    const int64_t i = vector * kLanes;
     const __mmask16 m = lane_mask(count - i);
     _mm512_mask_storeu_ps(x + i, m, gelu(_mm512_maskz_loadu_ps(m, x + i)));
-  }
+  });
 }
 
 }  // namespace trine

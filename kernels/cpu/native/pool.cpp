@@ -1,0 +1,124 @@
+#include "pool.h"
+
+#include <immintrin.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+namespace trine {
+namespace {
+
+// How long a thread stays on its core for the next kernel: longer than Python takes between two.
+constexpr auto kPatience = std::chrono::microseconds(80);
+
+// Waits until `ready`, first on the core, then asleep until `awake` is notified under `mutex`.
+template <class Ready>
+void wait_until(const Ready &ready, std::mutex &mutex, std::condition_variable &awake,
+                std::atomic<int> &sleepers) {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (ready()) return;
+      _mm_pause();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  std::unique_lock<std::mutex> lock(mutex);
+  ++sleepers;
+  awake.wait(lock, ready);
+  --sleepers;
+}
+
+// `threads` - 1 workers beside the caller; each takes part in every round.
+class Pool {
+ public:
+  explicit Pool(int threads) : threads_(threads) {
+    for (int i = 1; i < threads; ++i) std::thread([this, i] { work(i); }).detach();
+  }
+
+  bool take() { return busy_.try_lock(); }
+  void give_back() { busy_.unlock(); }
+
+  void run(int64_t items, Item body, const void *context) {
+    body_ = body;
+    context_ = context;
+    items_ = items;
+    next_.store(0, std::memory_order_relaxed);
+    working_.store(threads_ - 1, std::memory_order_relaxed);
+    round_.fetch_add(1);
+    wake(sleeping_workers_, round_begins_);
+    take_items(0);
+    wait_until([this] { return working_.load() == 0; }, mutex_, round_ended_, sleeping_callers_);
+  }
+
+ private:
+  void work(int thread) {
+    uint32_t seen = 0;
+    for (;;) {
+      wait_until([&] { return round_.load() != seen; }, mutex_, round_begins_, sleeping_workers_);
+      ++seen;
+      take_items(thread);
+      if (working_.fetch_sub(1) == 1) wake(sleeping_callers_, round_ended_);
+    }
+  }
+
+  void take_items(int thread) {
+    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < items_;)
+      body_(context_, i, thread);
+  }
+
+  void wake(std::atomic<int> &sleepers, std::condition_variable &awake) {
+    // Who is about to sleep holds the mutex while it looks at the condition for the last time, so
+    // passing through the mutex leaves none behind.
+    { std::lock_guard<std::mutex> lock(mutex_); }
+    if (sleepers.load() > 0) awake.notify_all();
+  }
+
+  const int threads_;
+  Item body_ = nullptr;
+  const void *context_ = nullptr;
+  int64_t items_ = 0;
+  std::atomic<int64_t> next_{0};
+  std::atomic<int> working_{0};
+  std::atomic<uint32_t> round_{0};
+  std::atomic<int> sleeping_workers_{0}, sleeping_callers_{0};
+  std::mutex busy_, mutex_;
+  std::condition_variable round_begins_, round_ended_;
+};
+
+constexpr int kMostThreads = 256;
+
+// The pool of a number of threads, made at its first use and again after a fork, which leaves the
+// threads behind. Pools are never taken down: their threads may outlive all else in the process.
+Pool &pool_of(int threads) {
+  static std::mutex mutex;
+  static Pool *pools[kMostThreads + 1] = {};
+  static pid_t owner = 0;
+  std::lock_guard<std::mutex> lock(mutex);
+  if (owner != getpid()) {
+    for (Pool *&pool : pools) pool = nullptr;
+    owner = getpid();
+  }
+  if (pools[threads] == nullptr) pools[threads] = new Pool(threads);
+  return *pools[threads];
+}
+
+}  // namespace
+
+void run_items(int threads, int64_t items, Item body, const void *context) {
+  if (threads > kMostThreads) threads = kMostThreads;
+  if (threads > 1 && items > 1) {
+    Pool &pool = pool_of(threads);
+    if (pool.take()) {
+      pool.run(items, body, context);
+      pool.give_back();
+      return;
+    }
+  }
+  for (int64_t i = 0; i < items; ++i) body(context, i, 0);
+}
+
+}  // namespace trine
