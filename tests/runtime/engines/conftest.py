@@ -66,7 +66,7 @@ def int8_bundle(
         if adapters not in made:
             folder = tmp_path_factory.mktemp("int8") / adapters
             options = ExportOptions(
-                source="nano", bundle=folder, adapters=adapters, precisions=("int8",), check=True
+                source="nano", bundle=folder, adapters=adapters, precisions=("int8",), check=False
             )
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(EngineMaker, "plan", lambda *_: varied_plan())
