@@ -19,7 +19,7 @@ from trine.export.commands import (
     sample_checkpoint,
     verify,
 )
-from trine.runtime.commands import bench, doctor, embed, info, roofline, serve
+from trine.runtime.commands import bench, doctor, embed, info, roofline, serve, tune
 from trine.runtime.commands import eval as evaluate
 from trine.runtime.errors import TrineError
 
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"trine {version}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for command in (
-        *(export, embed, info, verify, evaluate, bench, adapters, doctor),
+        *(export, embed, info, verify, evaluate, bench, tune, adapters, doctor),
         *(serve, roofline, build, export_triton, demo, sample_checkpoint),
     ):
         command.register(subparsers)

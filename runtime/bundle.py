@@ -10,6 +10,7 @@ engines/<name>/*.onnx     graphs, with their weights in *.data beside them
 output_ranges.npz         ranges of int8 vectors (trine.runtime.output_quantisation)
 golden.npz                inputs with reference vectors (trine.runtime.golden)
 parity.json               measured distance of each engine from the reference
+tuned/                    what `trine tune` found on a machine; not in the manifest
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from trine.runtime.errors import BundleError
 from trine.runtime.manifest import EngineEntry, Manifest, manifest_from_json
 from trine.runtime.native_entries import native_entry, prefers_native
+from trine.runtime.tuning.settings import read_tuned
 
 __all__ = [
     "EMBEDDING_NAME",
@@ -63,22 +65,30 @@ class Bundle:
     def engine(self, name: str) -> EngineEntry:
         """Return the entry of the engine `name`.
 
-        "auto" is the first that a CPU can run, by the native kernels where they are the faster.
+        "auto" is what `trine tune` found to be the fastest on this machine, else
+        `untuned_engine`.
 
         Raises:
             BundleError: the bundle has no engine of that name.
         """
-        listed = self.manifest.engines
         if name == "auto":
-            entry = next((entry for entry in listed if "cpu" in entry.devices), listed[0])
-            native = native_entry(entry)
-            return native if native is not None and prefers_native(entry) else entry
+            tuned = read_tuned(self.folder)
+            if tuned is None:
+                return self.untuned_engine()
+            name = tuned.engine
         for entry in self.engines:
             if entry.name == name:
                 return entry
         raise BundleError(
             f"{self.folder}: has no engine {name!r}; it has {[e.name for e in self.engines]}"
         )
+
+    def untuned_engine(self) -> EngineEntry:
+        """Return the first engine that a CPU can run, by the native kernels where they suit it."""
+        listed = self.manifest.engines
+        entry = next((entry for entry in listed if "cpu" in entry.devices), listed[0])
+        native = native_entry(entry)
+        return native if native is not None and prefers_native(entry) else entry
 
     def check_hashes(self, done: Callable[[int], None] = lambda size: None) -> list[str]:
         """Return a sentence for every file whose content is not what was written.

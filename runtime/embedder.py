@@ -24,6 +24,7 @@ from trine.runtime.pipeline import BatchLimits
 from trine.runtime.published_methods import PublishedMethods
 from trine.runtime.request import Request, check_request
 from trine.runtime.self_test import SelfTest, measure_deviations
+from trine.runtime.tuning.settings import read_tuned
 
 __all__ = ["Embedder"]
 
@@ -69,10 +70,12 @@ class Embedder(PublishedMethods):
 
         Args:
             bundle: the folder that `trine export` wrote.
-            engine: name of one of its engines; "auto" takes the first.
+            engine: name of one of its engines; "auto" takes what `trine tune` found, else the first
+                that runs here, by the native kernels where they are the faster.
             tasks: whose decoders to load; None for all. Loading fewer takes less memory.
-            threads: for one run; None for one a processor.
-            limits: how much one run may hold; the default suits CPUs.
+            threads: for one run; None for what `trine tune` found, else one a processor.
+            limits: how much one run may hold; None for what `trine tune` found, else a default that
+                suits CPUs.
             self_test: embed the bundle's golden inputs and refuse an engine that is off. Texts are
                 embedded here, unless the weights stay in their memory-mapped files, which would
                 all have to be read: then before the first call's vectors are returned. The picture
@@ -85,6 +88,10 @@ class Embedder(PublishedMethods):
             DependencyError: the engine's package is not installed.
         """
         opened = open_bundle(Path(bundle))
+        tuned = read_tuned(opened.folder) if engine == "auto" else None
+        if tuned is not None:
+            threads = threads or tuned.threads
+            limits = limits or BatchLimits(tokens=tuned.batch_tokens)
         embedder = cls.open(
             opened,
             opened.engine(engine),

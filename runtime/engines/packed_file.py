@@ -18,11 +18,10 @@ from trine.kernels.cpu.packed import PackedValues
 from trine.runtime.bundle import Bundle
 from trine.runtime.errors import BundleError
 from trine.runtime.tensor_file import TensorFile
+from trine.runtime.tuning.settings import TUNED_FOLDER
 
 __all__ = ["PackedStore", "open_store", "packed_path", "write_packed"]
 
-#: Folder in the bundle of what belongs to a machine; no part of what was exported.
-TUNED_FOLDER = "tuned"
 #: A cache line: vectors that cross none load faster.
 ALIGNMENT = 64
 HASH_DIGITS = 16

@@ -1,0 +1,1 @@
+"""What runs a bundle fastest on one machine: settings in the bundle, and the search for them."""
