@@ -4,6 +4,7 @@ Protocol buffers: a field is a varint of (number << 3 | type), then a varint (ty
 a length and that many bytes (2), or 4 bytes (5). Field numbers are those of onnx.proto.
 """
 
+import mmap
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -44,7 +45,9 @@ class GraphWeights:
         self._path = path
         try:
             self._tensors = dict(_tensors(path.read_bytes()))
-            self._data = np.memmap(path.with_suffix(".data"), np.uint8, "r")
+            with path.with_suffix(".data").open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._data = np.frombuffer(self._map, np.uint8)
         except (OSError, ValueError, IndexError) as cause:
             raise BundleError(
                 f"{path}: its weights cannot be read ({cause}); export the bundle again"
@@ -54,6 +57,11 @@ class GraphWeights:
     def names(self) -> set[str]:
         """All initializers with values."""
         return set(self._tensors)
+
+    def release(self) -> None:
+        """Give back the memory of what was read so far; it is read again where it is used again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def get(self, name: str) -> NDArray[np.generic] | None:
         """Return the tensor `name`, read-only, bfloat16 as uint16; None if there is none.

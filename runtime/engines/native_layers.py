@@ -110,7 +110,7 @@ class LayerReader:
 
     def layer(self, names: LayerNames) -> TransformerLayer:
         """Return one transformer layer."""
-        return TransformerLayer(
+        layer = TransformerLayer(
             names,
             self.vector(names.input_norm),
             self.linear(names.qkv),
@@ -118,6 +118,9 @@ class LayerReader:
             self.vector(names.post_norm),
             self._mlp(names),
         )
+        # Packed weights are copies: the graph's own need stay in memory no longer.
+        self._weights.release()
+        return layer
 
     def vector(self, name: str) -> Floats:
         """Return a float32 vector.
