@@ -10,13 +10,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from peers.contract import Setup
 from peers.messages import Absent, Loaded, Measured, Order, encode
 
-__all__ = ["ContestantProcess"]
+__all__ = ["ContestantProcess", "worker_environment"]
 
 WORKER = Path(__file__).parent / "worker.py"
+#: This checkout as the package `trine`, for interpreters in which it is not installed.
+NAMESPACE = Path(__file__).resolve().parents[2] / "build/ns"
 #: How long a process may take to end by itself once its input is closed.
 END_S = 20
+
+
+def worker_environment(setup: Setup) -> dict[str, str]:
+    """Return the environment variables of a process that belongs to a run."""
+    return os.environ | {
+        "OMP_NUM_THREADS": str(setup.threads),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(NAMESPACE), os.getenv("PYTHONPATH")])),
+        # What torch.compile has compiled once it need not compile again.
+        "TORCHINDUCTOR_CACHE_DIR": str(setup.work / "inductor"),
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 class ContestantProcess:
@@ -42,7 +56,7 @@ class ContestantProcess:
                 stderr=errors,
                 text=True,
                 bufsize=1,
-                env=os.environ | {"OMP_NUM_THREADS": str(order.setup.threads)},
+                env=worker_environment(order.setup),
             )
         self._log = log
         self._send(encode(order))
