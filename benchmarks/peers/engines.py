@@ -6,6 +6,7 @@ from pathlib import Path
 
 from peers.contract import EngineChoice
 from trine.runtime.bundle import open_bundle
+from trine.runtime.native_entries import runs_here
 
 __all__ = ["choose_engines"]
 
@@ -13,7 +14,7 @@ WORDS = re.compile(r"(?:(?P<label>[\w.-]+)=)?(?P<name>[\w.-]+)(?:@(?P<bundle>.+)
 
 
 def choose_engines(words: Sequence[str], bundle: Path) -> tuple[EngineChoice, ...]:
-    """Return the engines named as [LABEL=]NAME[@BUNDLE]; all of `bundle` for none.
+    """Return the engines named as [LABEL=]NAME[@BUNDLE]; all of `bundle` that run here for none.
 
     Args:
         words: one an engine.
@@ -23,12 +24,15 @@ def choose_engines(words: Sequence[str], bundle: Path) -> tuple[EngineChoice, ..
         ValueError: a word is of another form, or two have the same label.
         BundleError: a bundle is unusable or has no such engine.
     """
-    names = words or [entry.name for entry in open_bundle(bundle).manifest.engines]
-    choices = [_choice(word, bundle) for word in names]
+    choices = [_choice(word, bundle) for word in words or _engine_names(bundle)]
     labels = [choice.label for choice in choices]
     if len(set(labels)) < len(labels):
         raise ValueError(f"engines {labels} share a label; give them others as LABEL=NAME")
     return tuple(choices)
+
+
+def _engine_names(bundle: Path) -> list[str]:
+    return [entry.name for entry in open_bundle(bundle).engines if runs_here(entry)]
 
 
 def _choice(word: str, bundle: Path) -> EngineChoice:

@@ -88,6 +88,7 @@ def _card(verdict: Verdict) -> str:
         against = f"{against}, {verdict.other.contestant}"
     top = 1.15 * max(value, goal.must, goal.aim or 0)
     kind = "met" if verdict.met else "missed"
+    against = {"peak": "the 8-bit peak", "memory": "its memory"}.get(against, against)
     notes = [f"{verdict.own.contestant} against {against}" if verdict.own else against]
     notes += [f"wanted {verdict.wanted}", verdict.note]
     lines = "".join(f"<small>{html.escape(note)}</small>" for note in notes if note)
