@@ -130,7 +130,7 @@ def load_contestant(name: str, setup: Setup, case: Case) -> Contestant:
             return PublishedProcessor(setup, "pillow")
         return NumpyMaxSim(setup) if name == "numpy" else TorchMaxSim(setup)
     if name == "llama.cpp-q8":
-        from peers.llama_cpp import LlamaCpp
+        from peers.gguf_text import LlamaCpp
 
         return LlamaCpp(setup)
     batch = BATCH if name.endswith("-sorted") else None
