@@ -1,4 +1,9 @@
-"""The contestants by name: what each can do, which environment it needs, how it is loaded."""
+"""The contestants by name: what each can do, which environment it needs, how it is loaded.
+
+Not among them: optimum-onnx, which has no export of Qwen2.5-VL (0.1.0; the plain export stands for
+what it would make of the decoder); pictures in anything but PyTorch, for torch.onnx.export fails on
+the vision tower's data-dependent windows.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
