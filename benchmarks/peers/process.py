@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,8 @@ __all__ = ["ContestantProcess", "worker_environment"]
 WORKER = Path(__file__).parent / "worker.py"
 #: This checkout as the package `trine`, for interpreters in which it is not installed.
 NAMESPACE = Path(__file__).resolve().parents[2] / "build/ns"
+#: How long a process may take for one answer, loading or a round of a long case.
+ANSWER_S = 900
 #: How long a process may take to end by itself once its input is closed.
 END_S = 20
 
@@ -125,7 +128,12 @@ class ContestantProcess:
 
     def _receive_line(self) -> str:
         assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        timer = threading.Timer(ANSWER_S, self._process.kill)
+        timer.start()
+        try:
+            return self._process.stdout.readline()
+        finally:
+            timer.cancel()
 
     def _receive(self) -> dict[str, Any] | None:
         line = self._receive_line()
@@ -134,6 +142,8 @@ class ContestantProcess:
     def _died(self) -> Absent:
         code = self._process.wait()
         cause = (
-            "killed, most likely for want of memory" if code == -signal.SIGKILL else f"exit {code}"
+            f"killed, for want of memory or after {ANSWER_S} s"
+            if code == -signal.SIGKILL
+            else f"exit {code}"
         )
         return Absent(reason="failed", message=f"its process ended ({cause}); see {self._log}")
