@@ -150,7 +150,6 @@ def reference_vectors(arena: Arena, work: Path, case: Case) -> NDArray[np.float3
     if not path.exists():
         say(f"  float32 reference of {case.name}, once")
         with arena.start("reference") as process:
-            process.measure()
             if not process.save_vectors(path):
                 say(f"  no float32 reference, so no cosines: {process.opened}")
                 return None

@@ -52,7 +52,7 @@ def main() -> None:
     for line in sys.stdin:
         command, _, argument = line.strip().partition(" ")
         if command == "vectors":
-            vectors = call.last
+            vectors = call() if call.last is None else call.last
             if vectors is not None:
                 np.save(argument, vectors)
             print(argument, file=answers)
