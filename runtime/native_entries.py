@@ -10,7 +10,7 @@ from trine.kernels.cpu.library import has_amx, why_unavailable
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.precision import GraphPrecision
 
-__all__ = ["native_entry", "prefers_native", "why_not_native"]
+__all__ = ["native_entry", "prefers_native", "runs_here", "why_not_native"]
 
 ORT_PREFIX, NATIVE_PREFIX = "ort-", "native-"
 
@@ -29,6 +29,11 @@ def prefers_native(entry: EngineEntry) -> bool:
     Where the processor has AMX tiles, ONNX Runtime's products use them and are faster.
     """
     return native_entry(entry) is not None and why_unavailable() is None and not has_amx()
+
+
+def runs_here(entry: EngineEntry) -> bool:
+    """Return whether this machine's processor can run an engine."""
+    return "cpu" in entry.devices and (entry.runner != "native" or why_unavailable() is None)
 
 
 def why_not_native(entry: EngineEntry) -> str | None:

@@ -4,7 +4,7 @@ Only numbers and seeds; `cases.inputs` makes arrays of them. Importing this need
 that contestants in other environments can read it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,12 @@ __all__ = ["CASES", "Case", "Kind", "lognormal_lengths", "shrunk"]
 
 #: What a contestant must be able to do to take part.
 Kind = Literal["texts", "images", "mixed", "preprocessing", "maxsim", "cold", "load"]
+
+
+#: Room for one more contestant beside the paused ones, and for what else the machine does.
+ROOM = 4 << 30
+#: A peer at 4,096 tokens holds score tensors of gigabytes.
+LONG_ROOM = 12 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +32,15 @@ class Case:
         lengths: tokens of each text.
         pictures: (width, height) of each picture in pixels.
         unit: what a rate counts.
-        calls: timed calls a round; more than one where latency percentiles are wanted.
+        calls: timed calls a round, at most; more than one where latency percentiles are wanted.
+        round_s: seconds after which a round ends before it has made all its calls.
+        rounds: interleaved, unless the driver is told otherwise.
         warm_ups: untimed calls before the first round.
-        alone: one contestant's process at a time, because several would not fit into memory; each
-            round then starts it anew.
+        room: bytes that must stay free for a contestant's process to be kept, paused, between its
+            rounds; where they are not, it is started anew for each.
+        peers: those measured unless the driver is told otherwise; None for all that can. Where one
+            call takes seconds, only those that are near the front or that people commonly use.
+        float32: whether float32 engines take part unless the driver is told otherwise.
     """
 
     name: str
@@ -39,8 +50,12 @@ class Case:
     pictures: tuple[tuple[int, int], ...] = ()
     unit: Literal["tokens", "images", "items", "documents", "starts"] = "tokens"
     calls: int = 1
+    round_s: float = 1.5
+    rounds: int = 5
     warm_ups: int = 1
-    alone: bool = False
+    room: int = ROOM
+    peers: tuple[str, ...] | None = None
+    float32: bool = False
 
 
 def lognormal_lengths(count: int, seed: int) -> tuple[int, ...]:
@@ -66,28 +81,59 @@ _ALL = (
         title="one query of 32 tokens",
         kind="texts",
         lengths=(32,),
-        calls=20,
+        calls=40,
         warm_ups=3,
+        float32=True,
     ),
-    Case(name="ragged", title="8 texts of up to 64 tokens", kind="texts", lengths=RAGGED, calls=3),
+    Case(
+        name="ragged",
+        title="8 texts of up to 64 tokens",
+        kind="texts",
+        lengths=RAGGED,
+        calls=3,
+        float32=True,
+    ),
     Case(
         name="lognormal",
         title="32 texts, log-normal lengths 8–512",
         kind="texts",
         lengths=lognormal_lengths(32, seed=6),
-        alone=True,
+        peers=(
+            *("transformers-bf16", "transformers-bf16-sorted", "onnx-int8", "onnx-int8-sorted"),
+            *("openvino-int8-sorted", "openvino-bf16-sorted"),
+        ),
     ),
     Case(
-        name="passages", title="4 texts of 512 tokens", kind="texts", lengths=(512,) * 4, alone=True
+        name="passages",
+        title="4 texts of 512 tokens",
+        kind="texts",
+        lengths=(512,) * 4,
+        peers=(
+            *("transformers-fp32", "transformers-bf16", "compile-bf16", "onnx-int8"),
+            *("openvino-bf16", "openvino-int8", "llama.cpp-q8"),
+        ),
     ),
-    Case(name="long", title="one text of 4,096 tokens", kind="texts", lengths=(4096,), alone=True),
+    Case(
+        name="long",
+        title="one text of 4,096 tokens",
+        kind="texts",
+        lengths=(4096,),
+        rounds=3,
+        room=LONG_ROOM,
+        peers=(
+            *("transformers-bf16", "compile-bf16", "onnx-int8", "openvino-bf16"),
+            "openvino-int8",
+        ),
+    ),
     Case(
         name="longest",
         title="one text of 32,768 tokens",
         kind="texts",
         lengths=(32768,),
+        rounds=1,
         warm_ups=0,
-        alone=True,
+        room=LONG_ROOM,
+        peers=(),
     ),
     Case(
         name="page",
@@ -95,7 +141,6 @@ _ALL = (
         kind="images",
         pictures=(PAGE,),
         unit="images",
-        alone=True,
     ),
     Case(
         name="pictures",
@@ -103,7 +148,7 @@ _ALL = (
         kind="images",
         pictures=MIXED,
         unit="images",
-        alone=True,
+        peers=("transformers-bf16",),
     ),
     Case(
         name="mixed",
@@ -112,6 +157,7 @@ _ALL = (
         lengths=RAGGED,
         pictures=MIXED[:4],
         unit="items",
+        peers=("transformers-bf16",),
     ),
     Case(
         name="preprocess",
@@ -119,7 +165,8 @@ _ALL = (
         kind="preprocessing",
         pictures=((1600, 1200),),
         unit="images",
-        calls=5,
+        calls=20,
+        warm_ups=3,
     ),
     Case(
         name="maxsim",
@@ -127,7 +174,7 @@ _ALL = (
         kind="maxsim",
         lengths=(32, *(1030,) * 1000),
         unit="documents",
-        calls=3,
+        calls=10,
     ),
     Case(
         name="cold",
@@ -135,14 +182,16 @@ _ALL = (
         kind="cold",
         lengths=(32,),
         unit="starts",
-        alone=True,
+        warm_ups=0,
+        peers=("transformers-bf16", "onnx-int8", "openvino-int8"),
     ),
     Case(
         name="closed-loop",
-        title="closed loop: 4 clients, 8 requests each, of one query",
+        title="closed loop: 4 clients, 32 requests of one query",
         kind="load",
         lengths=(32,) * 32,
         unit="items",
+        peers=("transformers-bf16", "onnx-int8", "openvino-int8"),
     ),
     Case(
         name="open-loop",
@@ -150,6 +199,7 @@ _ALL = (
         kind="load",
         lengths=(32,) * 32,
         unit="items",
+        peers=("transformers-bf16", "onnx-int8", "openvino-int8"),
     ),
 )
 CASES = {case.name: case for case in _ALL}
@@ -157,14 +207,10 @@ CASES = {case.name: case for case in _ALL}
 
 def shrunk(case: Case) -> Case:
     """Return a case with the same parts, a sixteenth of the size, to try contestants on."""
-    return Case(
-        name=case.name,
+    return replace(
+        case,
         title=f"{case.title} (a sixteenth)",
-        kind=case.kind,
         lengths=tuple(max(4, length // 16) for length in case.lengths[:33]),
         pictures=tuple((max(56, w // 8), max(56, h // 8)) for w, h in case.pictures[:4]),
-        unit=case.unit,
         calls=min(case.calls, 3),
-        warm_ups=case.warm_ups,
-        alone=case.alone,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from cases.case import Case
 from numpy.typing import NDArray
 
-__all__ = ["Call", "Contestant", "Inputs", "Setup", "UnsupportedCase"]
+__all__ = ["Call", "Contestant", "EngineChoice", "Inputs", "Setup", "UnsupportedCase"]
 
 #: Runs the case once; returns float32 [items, hidden], normalised, or None where there are none.
 Call = Callable[[], NDArray[np.float32] | None]
@@ -20,12 +20,35 @@ class UnsupportedCase(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChoice:
+    """An engine of a bundle that takes part, and how.
+
+    Attributes:
+        label: in results, `trine-<label>`.
+        name: of the engine in its bundle.
+        bundle: its bundle's folder.
+        precision: as the bundle's manifest has it.
+    """
+
+    label: str
+    name: str
+    bundle: Path
+    precision: str
+
+    @property
+    def contestant(self) -> str:
+        """Its name in results."""
+        return f"trine-{self.label}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """Where a contestant finds the model, and with what it runs.
 
     Attributes:
         checkpoint: folder of the published layout, the weights that all contestants share.
-        bundle: folder that `trine export` made of it.
+        bundle: folder that `trine export` made of it, for tokenizer and picture settings.
+        engines: Trine's that take part.
         work: folder for files that a peer makes of the checkpoint once.
         task: the adapter merged in.
         threads: of one run.
@@ -40,6 +63,11 @@ class Setup:
     threads: int
     num_ids: int
     excluded: tuple[int, ...]
+    engines: tuple[EngineChoice, ...] = ()
+
+    def engine(self, contestant: str) -> EngineChoice:
+        """Return the engine that takes part as `contestant`."""
+        return next(choice for choice in self.engines if choice.contestant == contestant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from cases.case import CASES, Case, shrunk
 
-from peers.contract import Setup
+from peers.contract import EngineChoice, Setup
 
 __all__ = ["Absent", "Loaded", "Measured", "Order", "decode_order", "encode"]
 
@@ -69,12 +69,14 @@ class Measured:
         wall_s: of all calls together.
         cpu_s: processor time of all calls together, all threads: what they cost in energy, nearly.
         peak_bytes: of resident memory in this process since it was loaded.
+        joules: by the processors' own counters, the whole machine's; None where there are none.
     """
 
     seconds: list[float]
     wall_s: float
     cpu_s: float
     peak_bytes: int
+    joules: float | None = None
 
 
 def encode(message: Order | Loaded | Absent | Measured) -> str:
@@ -89,4 +91,7 @@ def decode_order(line: str) -> Order:
     for name in ("checkpoint", "bundle", "work"):
         setup[name] = Path(setup[name])
     setup["excluded"] = tuple(setup["excluded"])
+    setup["engines"] = tuple(
+        EngineChoice(**engine | {"bundle": Path(engine["bundle"])}) for engine in setup["engines"]
+    )
     return Order(setup=Setup(**setup), **content)

@@ -1,7 +1,6 @@
 """The plain export in OpenVINO: float32, bfloat16, or INT8 by NNCF's static quantisation.
 
-Calibrated on texts of 32 to 512 tokens from another seed than any case's. Needs no Trine, so that
-it may run in an environment of its own.
+Needs no Trine, so that it may run in an environment of its own.
 """
 
 from collections.abc import Iterator
@@ -9,11 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from cases.inputs import token_ids
 from numpy.typing import NDArray
 
 from peers.contract import Call, Inputs, Setup
-from peers.padding import padded
+from peers.openvino_export import INT8_NAME
 from peers.plain_onnx import text_call
 
 __all__ = ["OpenVino"]
@@ -21,7 +19,6 @@ __all__ = ["OpenVino"]
 Precision = Literal["fp32", "bf16", "int8"]
 #: OpenVINO's names; beside INT8 layers the rest runs in bfloat16, which was the faster choice.
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
-CALIBRATION_LENGTHS = (32, 64, 128, 256, 384, 512, 512, 512)
 
 
 class OpenVino:
@@ -39,9 +36,7 @@ class OpenVino:
         core = openvino.Core()
         path = setup.work / "plain.onnx"
         if precision == "int8":
-            path = setup.work / "openvino-int8.xml"
-            if not path.exists():
-                _quantise(setup, path)
+            path = setup.work / INT8_NAME
         settings = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "INFERENCE_NUM_THREADS": str(setup.threads),
@@ -57,27 +52,6 @@ class OpenVino:
     def _embed(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         found = self._model.create_infer_request().infer([ids, mask])
         return np.array(found[0], np.float32)
-
-
-def _quantise(setup: Setup, path: Path) -> None:
-    """Write the static INT8 model."""
-    import nncf
-    import openvino
-
-    model = openvino.Core().read_model(str(setup.work / "plain.onnx"))
-    texts = token_ids(CALIBRATION_LENGTHS, setup.num_ids, setup.excluded, seed=1)
-
-    def samples() -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        for text in texts:
-            yield padded([text])
-
-    quantised = nncf.quantize(
-        model,
-        nncf.Dataset(list(samples())),
-        model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=len(texts),
-    )
-    openvino.save_model(quantised, str(path), compress_to_fp16=False)
 
 
 def _weight_files(path: Path) -> Iterator[Path]:

@@ -33,7 +33,7 @@ def export_plain(setup: Setup, path: Path) -> None:
             )
             return pooled(output.last_hidden_state, attention_mask)
 
-    model = Decoder(merged_model(setup, "float32").language_model).eval()
+    model = Decoder(merged_model(setup, "float32", setup.task).language_model).eval()
     ids = torch.ones((2, 7), dtype=torch.int64)
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     with torch.inference_mode():
@@ -64,11 +64,11 @@ def quantise_plain(source: Path, path: Path) -> None:
 
 
 def main() -> None:
-    """Make both files that are missing: CHECKPOINT BUNDLE WORK TASK."""
-    checkpoint, bundle, work, task = sys.argv[1:]
+    """Make both files that are missing: CHECKPOINT WORK TASK."""
+    checkpoint, work, task = sys.argv[1:]
     setup = Setup(
         checkpoint=Path(checkpoint),
-        bundle=Path(bundle),
+        bundle=Path(work),
         work=Path(work),
         task=task,
         threads=1,

@@ -5,18 +5,35 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from peers.contract import Setup
 from peers.messages import Absent, Loaded, Measured, Order, encode
 
-__all__ = ["ContestantProcess"]
+__all__ = ["ContestantProcess", "worker_environment"]
 
 WORKER = Path(__file__).parent / "worker.py"
+#: This checkout as the package `trine`, for interpreters in which it is not installed.
+NAMESPACE = Path(__file__).resolve().parents[2] / "build/ns"
+#: How long a process may take for one answer, loading or a round of a long case.
+ANSWER_S = 900
 #: How long a process may take to end by itself once its input is closed.
 END_S = 20
+
+
+def worker_environment(setup: Setup) -> dict[str, str]:
+    """Return the environment variables of a process that belongs to a run."""
+    return os.environ | {
+        "OMP_NUM_THREADS": str(setup.threads),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(NAMESPACE), os.getenv("PYTHONPATH")])),
+        # What torch.compile has compiled once it need not compile again.
+        "TORCHINDUCTOR_CACHE_DIR": str(setup.work / "inductor"),
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 class ContestantProcess:
@@ -42,7 +59,7 @@ class ContestantProcess:
                 stderr=errors,
                 text=True,
                 bufsize=1,
-                env=os.environ | {"OMP_NUM_THREADS": str(order.setup.threads)},
+                env=worker_environment(order.setup),
             )
         self._log = log
         self._send(encode(order))
@@ -111,7 +128,12 @@ class ContestantProcess:
 
     def _receive_line(self) -> str:
         assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        timer = threading.Timer(ANSWER_S, self._process.kill)
+        timer.start()
+        try:
+            return self._process.stdout.readline()
+        finally:
+            timer.cancel()
 
     def _receive(self) -> dict[str, Any] | None:
         line = self._receive_line()
@@ -120,6 +142,8 @@ class ContestantProcess:
     def _died(self) -> Absent:
         code = self._process.wait()
         cause = (
-            "killed, most likely for want of memory" if code == -signal.SIGKILL else f"exit {code}"
+            f"killed, for want of memory or after {ANSWER_S} s"
+            if code == -signal.SIGKILL
+            else f"exit {code}"
         )
         return Absent(reason="failed", message=f"its process ended ({cause}); see {self._log}")

@@ -1,4 +1,9 @@
-"""The contestants by name: what each can do, which environment it needs, how it is loaded."""
+"""The contestants by name: what each can do, which environment it needs, how it is loaded.
+
+Not among them: optimum-onnx, which has no export of Qwen2.5-VL (0.1.0; the plain export stands for
+what it would make of the decoder); pictures in anything but PyTorch, for torch.onnx.export fails on
+the vision tower's data-dependent windows.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,19 +11,21 @@ from typing import Literal
 
 from cases.case import Case, Kind
 
-from peers.contract import Contestant, Setup
+from peers.contract import Contestant, EngineChoice, Setup
 from peers.padding import BATCH
+from peers.preparation import Step
 
 __all__ = ["PEERS", "Peer", "contestants_of", "load_contestant"]
 
-#: Which Python runs it: the driver's, one with PyTorch, torchvision or OpenVINO.
-Environment = Literal["trine", "torch", "torchvision", "openvino"]
+#: Which Python runs it: the driver's, one with PyTorch, torchvision, OpenVINO or llama.cpp.
+Environment = Literal["trine", "torch", "torchvision", "openvino", "llama"]
 OPENVINO_PRECISIONS: Mapping[str, Literal["fp32", "bf16", "int8"]] = {
     "fp32": "fp32",
     "bf16": "bf16",
     "int8": "int8",
 }
 TEXTS: tuple[Kind, ...] = ("texts", "cold", "load")
+PUBLISHED: tuple[Kind, ...] = (*TEXTS, "images", "mixed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,29 +36,36 @@ class Peer:
         environment: whose Python runs it.
         kinds: of cases it takes part in.
         packages: whose versions are recorded.
-        exported: whether it needs the plain export in the work folder.
+        makes: steps of `peers.preparation` whose files it loads.
         sorts: whether it also runs sorted by length, as `<name>-sorted`.
     """
 
     environment: Environment
     kinds: tuple[Kind, ...] = TEXTS
     packages: tuple[str, ...] = ()
-    exported: bool = False
+    makes: tuple[Step, ...] = ()
     sorts: bool = True
 
 
 _TORCH = ("torch", "transformers")
 _VINO = ("openvino", "nncf", "onnx")
 _SINGLE = {
-    "transformers-fp32": Peer(environment="torch", kinds=(*TEXTS, "images"), packages=_TORCH),
-    "transformers-bf16": Peer(environment="torch", kinds=(*TEXTS, "images"), packages=_TORCH),
+    "transformers-fp32": Peer(environment="torch", kinds=PUBLISHED, packages=_TORCH),
+    "transformers-bf16": Peer(environment="torch", kinds=PUBLISHED, packages=_TORCH),
     "compile-fp32": Peer(environment="torch", packages=_TORCH, sorts=False),
     "compile-bf16": Peer(environment="torch", packages=_TORCH, sorts=False),
-    "onnx-fp32": Peer(environment="trine", packages=("onnxruntime",), exported=True),
-    "onnx-int8": Peer(environment="trine", packages=("onnxruntime",), exported=True),
-    "openvino-fp32": Peer(environment="openvino", packages=_VINO, exported=True),
-    "openvino-bf16": Peer(environment="openvino", packages=_VINO, exported=True),
-    "openvino-int8": Peer(environment="openvino", packages=_VINO, exported=True),
+    "onnx-fp32": Peer(environment="trine", packages=("onnxruntime",), makes=("export",)),
+    "onnx-int8": Peer(environment="trine", packages=("onnxruntime",), makes=("export",)),
+    "openvino-fp32": Peer(environment="openvino", packages=_VINO, makes=("export",)),
+    "openvino-bf16": Peer(environment="openvino", packages=_VINO, makes=("export",)),
+    "openvino-int8": Peer(environment="openvino", packages=_VINO, makes=("export", "openvino")),
+    "llama.cpp-q8": Peer(
+        environment="llama",
+        kinds=("texts", "cold"),
+        packages=("llama_cpp_python",),
+        makes=("gguf",),
+        sorts=False,
+    ),
     "processor-torchvision": Peer(
         environment="torchvision",
         kinds=("preprocessing",),
@@ -72,16 +86,29 @@ PEERS = {
 }
 
 
-def contestants_of(case: Case, engines: Sequence[str], peers: Sequence[str]) -> list[str]:
-    """Return who takes part: engines as `trine-<engine>`, then the peers that the case is for.
+def contestants_of(
+    case: Case, engines: Sequence[EngineChoice], peers: Sequence[str] | None
+) -> list[str]:
+    """Return who takes part: engines as `trine-<label>`, then the peers that the case is for.
 
     Sorting by length changes nothing where there is one rectangle anyway; such peers are left out.
+
+    Args:
+        case: the case.
+        engines: of the bundles; float32 ones where the case has them.
+        peers: who may; None for those that the case names.
     """
     if case.kind in ("preprocessing", "maxsim"):
         own = ["trine"]
     else:
-        own = [f"trine-{engine}" for engine in engines]
+        own = [
+            engine.contestant
+            for engine in engines
+            if case.float32 or engine.precision != "fp32" or len(engines) == 1
+        ]
     few = len(case.lengths) <= BATCH or case.kind == "load"
+    if peers is None:
+        peers = list(PEERS) if case.peers is None else case.peers
     return own + [
         name
         for name in peers
@@ -93,7 +120,7 @@ def load_contestant(name: str, setup: Setup, case: Case) -> Contestant:
     """Return a contestant, loaded. Its packages are imported here.
 
     Args:
-        name: "reference", "trine", "trine-<engine>" or one of `PEERS`.
+        name: "reference", "trine", "trine-<label>" of an engine, or one of `PEERS`.
         setup: the model.
         case: that it is loaded for.
     """
@@ -107,6 +134,10 @@ def load_contestant(name: str, setup: Setup, case: Case) -> Contestant:
         if name == "processor-pillow":
             return PublishedProcessor(setup, "pillow")
         return NumpyMaxSim(setup) if name == "numpy" else TorchMaxSim(setup)
+    if name == "llama.cpp-q8":
+        from peers.gguf_text import LlamaCpp
+
+        return LlamaCpp(setup)
     batch = BATCH if name.endswith("-sorted") else None
     family, precision = name.removesuffix("-sorted").split("-")
     if family == "onnx":
@@ -120,7 +151,13 @@ def load_contestant(name: str, setup: Setup, case: Case) -> Contestant:
     from peers.published_model import PublishedModel
 
     dtype: Literal["float32", "bfloat16"] = "float32" if precision == "fp32" else "bfloat16"
-    return PublishedModel(setup, dtype, batch, compiled=family == "compile")
+    return PublishedModel(
+        setup,
+        dtype,
+        batch=batch,
+        compiled=family == "compile",
+        all_tasks=case.kind == "mixed",
+    )
 
 
 def _load_own(name: str, setup: Setup, case: Case) -> Contestant:
@@ -132,4 +169,4 @@ def _load_own(name: str, setup: Setup, case: Case) -> Contestant:
 
     if name == "trine":
         return TrineThinParts(setup)
-    return TrineEngine(setup, name.removeprefix("trine-"), all_tasks=case.kind == "mixed")
+    return TrineEngine(setup, setup.engine(name), all_tasks=case.kind == "mixed")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from peers.messages import Absent, Loaded, Measured, Order
 from peers.process import ContestantProcess
 
-__all__ = ["Arena", "Outcome", "percentile", "run_case", "worst_cosine"]
+__all__ = ["Arena", "Outcome", "cosines", "percentile", "run_case", "same_nearest"]
 
 #: Fewest rows for which nearest neighbours are compared.
 FEWEST_FOR_RANKS = 4
@@ -31,7 +31,8 @@ class Outcome:
         loaded: how it loaded; None if it did not.
         rounds: what was measured.
         absent: why it took no part; None if it did.
-        worst_cosine: of its vectors to the float32 reference's; None where there are none.
+        worst_cosine, mean_cosine: of its vectors to the float32 reference's; None where there are
+            none.
         same_nearest: part of the items whose nearest other item is the reference's.
     """
 
@@ -40,6 +41,7 @@ class Outcome:
     rounds: tuple[Measured, ...]
     absent: Absent | None
     worst_cosine: float | None = None
+    mean_cosine: float | None = None
     same_nearest: float | None = None
 
     @property
@@ -63,18 +65,28 @@ class Arena:
     """What is the same for all contestants.
 
     Attributes:
-        rounds: how often each is measured.
+        rounds: how often each is measured; None for as often as the case says.
+        alone: whether no process is kept between its rounds.
         order: makes a contestant's order.
         python: its interpreter.
         logs: folder for what they print.
         said: told what happens.
     """
 
-    rounds: int
+    rounds: int | None
     order: Callable[[str], Order]
     python: Callable[[str], Path]
     logs: Path
     said: Callable[[str], None]
+    alone: bool = False
+
+    def rounds_of(self, case: Case) -> int:
+        """Return how many rounds a case has."""
+        return self.rounds or case.rounds
+
+    def room_of(self, case: Case) -> int:
+        """Return the bytes that must stay free for a process to be kept."""
+        return 1 << 62 if self.alone else case.room
 
     def start(self, contestant: str) -> ContestantProcess:
         """Start a contestant's process and wait until it is loaded."""
@@ -105,14 +117,14 @@ def run_case(
         contestants: who.
         reference: float32 [items, hidden], normalised; None compares nothing.
     """
-    play = _alone if case.alone else _together
     outcomes = []
-    for name, (loaded, rounds, absent) in play(arena, case, contestants).items():
+    for name, (loaded, rounds, absent) in _play(arena, case, contestants).items():
         path = arena.logs / f"{name}.npy"
-        cosine = nearest = None
+        cosine = mean = nearest = None
         if reference is not None and path.exists() and absent is None:
             vectors = np.load(path)
-            cosine = worst_cosine(vectors, reference)
+            found = cosines(vectors, reference)
+            cosine, mean = float(found.min()), float(found.mean())
             nearest = same_nearest(vectors, reference)
         outcomes.append(
             Outcome(
@@ -121,6 +133,7 @@ def run_case(
                 rounds=tuple(rounds),
                 absent=absent,
                 worst_cosine=cosine,
+                mean_cosine=mean,
                 same_nearest=nearest,
             )
         )
@@ -131,50 +144,62 @@ def run_case(
 Played = tuple[Loaded | None, list[Measured], Absent | None]
 
 
-def _together(arena: Arena, case: Case, contestants: Sequence[str]) -> dict[str, Played]:
-    """All processes at once, all but one of them stopped."""
+def _play(arena: Arena, case: Case, contestants: Sequence[str]) -> dict[str, Played]:
+    """Load all, then measure each in turn, round after round.
+
+    Between its rounds a process is kept, stopped; where memory does not suffice it is ended, and
+    started anew for each round. From a cold start everybody is.
+    """
     found: dict[str, Played] = {}
+    running: dict[str, ContestantProcess] = {}
     with ExitStack() as stack:
-        running: dict[str, ContestantProcess] = {}
-        for name in contestants:
-            process = stack.enter_context(arena.start(name))
-            found[name] = _opened(process.opened)
-            arena.said(f"  {name}: {_said(process.opened)}")
-            if isinstance(process.opened, Loaded):
-                _note(found, name, process.measure(), keep=False)
-                process.save_vectors(arena.logs / f"{name}.npy")
-                process.pause()
-                running[name] = process
-        for _ in range(arena.rounds):
-            for name, process in running.items():
-                if found[name][2] is None:
-                    process.resume()
-                    _note(found, name, process.measure(), keep=True)
-                    process.pause()
+        for number in range(arena.rounds_of(case)):
+            for name in contestants:
+                if name in running:
+                    running[name].resume()
+                    _note(found, name, running[name].measure())
+                    running[name].pause()
+                elif name not in found or found[name][2] is None:
+                    process = _first_measured(arena, case, found, name, number)
+                    keeps = number == 0 and found[name][2] is None and case.kind != "cold"
+                    if keeps and available_bytes() > arena.room_of(case):
+                        process.pause()
+                        running[name] = stack.enter_context(process)
+                    else:
+                        process.end()
     return found
 
 
-def _alone(arena: Arena, case: Case, contestants: Sequence[str]) -> dict[str, Played]:
-    """One process at a time, a new one in each round."""
-    found: dict[str, Played] = {}
-    for number in range(arena.rounds):
-        for name in contestants:
-            if name in found and found[name][2] is not None:
-                continue
-            with arena.start(name) as process:
-                if number == 0:
-                    found[name] = _opened(process.opened)
-                    arena.said(f"  {name}: {_said(process.opened)}")
-                if isinstance(process.opened, Absent):
-                    found[name] = (*found[name][:2], process.opened)
-                    continue
-                measured = process.measure()
-                if case.kind == "cold" and isinstance(measured, Measured):
-                    measured = _since_start(process, measured)
-                _note(found, name, measured, keep=True)
-                if number == 0 and isinstance(measured, Measured):
-                    process.save_vectors(arena.logs / f"{name}.npy")
-    return found
+def _first_measured(
+    arena: Arena, case: Case, found: dict[str, Played], name: str, number: int
+) -> ContestantProcess:
+    """Start a contestant, measure its first round, and in the first round of all its vectors."""
+    process = arena.start(name)
+    if name not in found:
+        found[name] = _opened(process.opened)
+        arena.said(f"  {name}: {_said(process.opened)}")
+    if isinstance(process.opened, Absent):
+        found[name] = (*found[name][:2], process.opened)
+        return process
+    measured = process.measure()
+    if case.kind == "cold" and isinstance(measured, Measured):
+        measured = _since_start(process, measured)
+    _note(found, name, measured)
+    if number == 0 and isinstance(measured, Measured):
+        process.save_vectors(arena.logs / f"{name}.npy")
+        arena.said(f"  {name}: {statistics.median(measured.seconds):.3f} s")
+    return process
+
+
+def available_bytes() -> int:
+    """Return the memory that can be taken without swapping; a great deal where nobody knows."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # no Linux
+    return 1 << 60
 
 
 def _since_start(process: ContestantProcess, measured: Measured) -> Measured:
@@ -188,11 +213,11 @@ def _opened(opened: Loaded | Absent) -> Played:
     return (None, [], opened) if isinstance(opened, Absent) else (opened, [], None)
 
 
-def _note(found: dict[str, Played], name: str, measured: Measured | Absent, keep: bool) -> None:
+def _note(found: dict[str, Played], name: str, measured: Measured | Absent) -> None:
     loaded, rounds, _ = found[name]
     if isinstance(measured, Absent):
         found[name] = (loaded, rounds, measured)
-    elif keep:
+    else:
         rounds.append(measured)
 
 
@@ -202,13 +227,14 @@ def _said(opened: Loaded | Absent) -> str:
     return f"loaded in {opened.load_s:.2f} s"
 
 
-def worst_cosine(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    """Return the least cosine of the rows of two float32 [N, D]."""
+def cosines(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosines of the rows of two float32 [N, D], float64 [N]; NaN if shapes differ."""
     if vectors.shape != reference.shape:
-        return math.nan
+        return np.array([math.nan])
     products = (vectors.astype(np.float64) * reference).sum(axis=1)
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference, axis=1)
-    return float((products / lengths).min())
+    quotients: NDArray[np.float64] = products / lengths
+    return quotients
 
 
 def same_nearest(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> float | None:

@@ -7,7 +7,7 @@ import numpy as np
 from cases.inputs import multi_vectors
 from numpy.typing import NDArray
 
-from peers.contract import Call, Inputs, Setup, UnsupportedCase
+from peers.contract import Call, EngineChoice, Inputs, Setup, UnsupportedCase
 from peers.images import picture_sequence
 from peers.reference import item_tasks
 from trine.kernels.maxsim import maxsim_scores
@@ -27,14 +27,14 @@ class TrineEngine:
     """One engine of the bundle.
 
     Args:
-        setup: the bundle and the task.
-        engine: its name in the bundle.
+        setup: the task.
+        choice: the engine and its bundle.
         all_tasks: whether all decoders are loaded, for a case that mixes tasks.
     """
 
-    def __init__(self, setup: Setup, engine: str, all_tasks: bool) -> None:
-        bundle = open_bundle(setup.bundle)
-        entry = bundle.engine(engine)
+    def __init__(self, setup: Setup, choice: EngineChoice, all_tasks: bool) -> None:
+        bundle = open_bundle(choice.bundle)
+        entry = bundle.engine(choice.name)
         model = bundle.manifest.model
         self._tasks = model.tasks if all_tasks else (setup.task,)
         options = EngineOptions(threads=setup.threads, tasks=tuple(self._tasks))

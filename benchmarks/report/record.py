@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ class Row:
         rate: units a second, by the median of the rounds' medians.
         median_ms, p50_ms, p95_ms, p99_ms: of a call, or of a request under load.
         cpu_ms: processor time of a call, all threads: what it costs in energy, nearly.
+        joules: of a call, by the processors' own counters where they can be read.
         peak_mb: most resident memory while it ran, mapped files included.
         load_s, load_peak_mb: to load, and the most memory until then.
         file_mb: size of the files read.
-        worst_cosine: to the float32 reference at this shape.
+        worst_cosine, mean_cosine: to the float32 reference at this shape.
         same_nearest: part of the items whose nearest other item is the reference's.
+        precision: of one of Trine's engines.
         rounds: seconds of each call of each round.
         versions: of its packages.
     """
@@ -47,14 +49,22 @@ class Row:
     p95_ms: float | None = None
     p99_ms: float | None = None
     cpu_ms: float | None = None
+    joules: float | None = None
     peak_mb: float | None = None
     load_s: float | None = None
     load_peak_mb: float | None = None
     file_mb: float | None = None
     worst_cosine: float | None = None
+    mean_cosine: float | None = None
     same_nearest: float | None = None
+    precision: str | None = None
     rounds: list[list[float]] = dataclasses.field(default_factory=list)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def calls(self) -> int:
+        """How many calls were timed."""
+        return sum(len(seconds) for seconds in self.rounds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,25 +75,36 @@ class Record:
         machine: as `machine.machine_record` has it.
         settings: of the run: checkpoint, bundle, task, threads, rounds, small.
         rows: results.
+        peaks: what the machine reaches at best, as `peaks.meters.measure_peaks` returns it.
+        operations: of the linear layers by case, two a weight and token.
     """
 
     machine: dict[str, Any]
     settings: dict[str, Any]
     rows: Sequence[Row]
+    peaks: dict[str, Any] = dataclasses.field(default_factory=dict)
+    operations: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def rows_of(case: Case, outcomes: Sequence[Outcome]) -> list[Row]:
-    """Return a row for each contestant of a case."""
-    return [_row(case, outcome) for outcome in outcomes]
+def rows_of(case: Case, outcomes: Sequence[Outcome], precisions: Mapping[str, str]) -> list[Row]:
+    """Return a row for each contestant of a case.
+
+    Args:
+        case: the case.
+        outcomes: what came of it.
+        precisions: of Trine's engines by contestant.
+    """
+    return [_row(case, outcome, precisions.get(outcome.contestant)) for outcome in outcomes]
 
 
-def _row(case: Case, outcome: Outcome) -> Row:
+def _row(case: Case, outcome: Outcome, precision: str | None) -> Row:
     loaded, absent = outcome.loaded, outcome.absent
     row = Row(
         case=case.name,
         title=case.title,
         contestant=outcome.contestant,
         unit=case.unit,
+        precision=precision,
         absent=None if absent is None else f"{absent.reason}: {absent.message}",
     )
     if loaded is not None:
@@ -97,6 +118,7 @@ def _row(case: Case, outcome: Outcome) -> Row:
     if absent is not None or not outcome.rounds:
         return row
     latencies = outcome.latencies
+    joules = [r.joules for r in outcome.rounds if r.joules is not None]
     return dataclasses.replace(
         row,
         rate=outcome.rate(case),
@@ -105,8 +127,10 @@ def _row(case: Case, outcome: Outcome) -> Row:
         p95_ms=percentile(latencies, 0.95) * 1000,
         p99_ms=percentile(latencies, 0.99) * 1000,
         cpu_ms=sum(r.cpu_s for r in outcome.rounds) / len(latencies) * 1000,
+        joules=sum(joules) / len(latencies) if joules else None,
         peak_mb=max(r.peak_bytes for r in outcome.rounds) / MB,
         worst_cosine=outcome.worst_cosine,
+        mean_cosine=outcome.mean_cosine,
         same_nearest=outcome.same_nearest,
         rounds=[measured.seconds for measured in outcome.rounds],
     )

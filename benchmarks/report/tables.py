@@ -1,20 +1,20 @@
 """Markdown tables of a run: one a case, fastest first, each speed with its quality beside it."""
 
-import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from report.record import Record, Row
 
-__all__ = ["MIN_COSINE", "Standing", "markdown", "standings"]
+__all__ = ["MIN_COSINE", "Standing", "case_lines", "cosine", "number", "standings"]
 
 #: A contestant counts as one to be beaten where its worst cosine to float32 is at least this.
 MIN_COSINE = 0.99
 #: Its requests come at a rate of each contestant's own, so rates say nothing of one another.
 OPEN_LOOP = "open-loop"
 HEADING = (
-    *("contestant", "rate", "median ms", "p95 ms", "p99 ms", "CPU ms", "peak MB", "load s"),
-    *("files MB", "worst cosine", "against the best peer"),
+    *("contestant", "rate", "median ms", "p95 ms", "p99 ms", "calls", "CPU ms", "peak MB"),
+    *("load s", "files MB", "worst cosine", "mean", "same nearest", "against the best peer"),
 )
 
 
@@ -37,9 +37,11 @@ class Standing:
 
 def standings(record: Record) -> dict[str, list[Standing]]:
     """Return each case's rows by name, fastest first, those that took no part last."""
+    by_case: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in record.rows:
+        by_case[row.case].append(row)
     found = {}
-    for case, group in itertools.groupby(record.rows, key=lambda row: row.case):
-        rows = list(group)
+    for case, rows in by_case.items():
         peers = [r.rate for r in rows if not _own(r) and _counts(r) and r.rate is not None]
         if case == OPEN_LOOP:
             peers = []
@@ -52,22 +54,8 @@ def standings(record: Record) -> dict[str, list[Standing]]:
     return found
 
 
-def markdown(record: Record) -> str:
-    """Return the whole run as Markdown."""
-    return "\n".join(_lines(record)) + "\n"
-
-
-def _lines(record: Record) -> Iterator[str]:
-    machine, settings = record.machine, record.settings
-    yield f"CPU: {machine['cpu']}, {machine['threads']} threads. Commit {machine['commit']}."
-    yield ""
-    yield (
-        f"Checkpoint {settings['checkpoint']}, task {settings['task']}, {settings['rounds']} "
-        "interleaved rounds, each contestant in its own process. Rates are medians; CPU ms is "
-        "processor time of all threads; peak MB is resident memory while running, loading left "
-        "out; the cosine is the worst of the case's vectors to float32 PyTorch. A peer counts "
-        f"from a worst cosine of {MIN_COSINE}."
-    )
+def case_lines(record: Record) -> Iterator[str]:
+    """Yield a Markdown table a case, and the versions."""
     for rows in standings(record).values():
         yield from ("", f"### {rows[0].row.title}", "", *_table(rows))
     yield from ("", "Versions: " + "; ".join(_versions(record.rows)) + ".")
@@ -86,15 +74,23 @@ def _cells(standing: Standing) -> tuple[str, ...]:
     if row.absent is not None:
         return (name, row.absent.replace("|", "/"), *[""] * (len(HEADING) - 2))
     ratio = "" if standing.ratio is None else f"{standing.ratio:.2f} ×"
-    cosine = "" if row.worst_cosine is None else f"{row.worst_cosine:.5f}"
+    worst, mean = cosine(row.worst_cosine), cosine(row.mean_cosine)
     return (
         name,
         "" if row.rate is None else f"{number(row.rate)} {row.unit}/s",
-        *(number(n) for n in (row.median_ms, row.p95_ms, row.p99_ms, row.cpu_ms, row.peak_mb)),
-        *(number(n) for n in (row.load_s, row.file_mb)),
-        cosine if standing.counts else f"{cosine} (does not count)",
+        *(number(n) for n in (row.median_ms, row.p95_ms, row.p99_ms)),
+        str(row.calls),
+        *(number(n) for n in (row.cpu_ms, row.peak_mb, row.load_s, row.file_mb)),
+        worst if standing.counts else f"{worst} (does not count)",
+        mean,
+        "" if row.same_nearest is None else f"{100 * row.same_nearest:.0f} %",
         ratio,
     )
+
+
+def cosine(value: float | None) -> str:
+    """Return a cosine to five digits; nothing for none."""
+    return "" if value is None else f"{value:.5f}"
 
 
 def number(value: float | None) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 from report.page import html_page
 from report.plots import case_plot
 from report.record import read_record
-from report.tables import markdown, standings
+from report.summary import markdown
+from report.tables import standings
 
 __all__ = ["write_report"]
 

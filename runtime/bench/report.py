@@ -56,7 +56,8 @@ def _graph_lines(graph: GraphProfile, peak: GemmPeak) -> Iterator[str]:
     yield (
         f"    matrix products at {graph.gemm_operations_per_second / GIGA:,.0f} G operations/s, "
         f"{_share(graph.gemm_operations_per_second, roof)} of this machine's {peak.kind} peak of "
-        f"{roof / GIGA:,.0f}; over the whole graph {_share(graph.operations_per_second, roof)}"
+        f"{roof / GIGA:,.0f} ({peak.meter}); over the whole graph "
+        f"{_share(graph.operations_per_second, roof)}"
     )
 
 

@@ -57,12 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.bench.measure import open_for_bench
     from trine.runtime.bundle import open_bundle
     from trine.runtime.errors import InputError
+    from trine.runtime.native_entries import runs_here
 
     if arguments.threads is not None and arguments.threads < 1:
         raise InputError(f"--threads is {arguments.threads}; give at least 1")
     workloads = _workloads(arguments.case)
     bundle = open_bundle(arguments.bundle)
-    names = arguments.engine or [entry.name for entry in bundle.manifest.engines]
+    names = arguments.engine or [entry.name for entry in bundle.engines if runs_here(entry)]
     results = []
     for entry in [bundle.engine(name) for name in dict.fromkeys(names)]:
         task = arguments.task or next(iter(entry.decoders))

@@ -8,6 +8,7 @@ import pytest
 from cases.case import CASES, lognormal_lengths, shrunk
 from cases.inputs import multi_vectors, page_pixels, picture_pixels, token_ids
 from cases.loops import closed_loop, open_loop
+from peers.registry import PEERS
 
 
 def test_lognormal_lengths_are_seeded_and_within_bounds() -> None:
@@ -21,11 +22,16 @@ def test_lognormal_lengths_are_seeded_and_within_bounds() -> None:
 @pytest.mark.parametrize("name", list(CASES))
 def test_small_cases_keep_the_kind_and_are_smaller(name: str) -> None:
     case, small = CASES[name], shrunk(CASES[name])
-    assert (case.kind, case.unit, case.alone) == (small.kind, small.unit, small.alone)
+    assert (case.kind, case.unit, case.rounds) == (small.kind, small.unit, small.rounds)
     assert sum(small.lengths) < sum(case.lengths) or not case.lengths
     assert sum(w * h for w, h in small.pictures) < sum(w * h for w, h in case.pictures) or (
         not case.pictures
     )
+
+
+def test_cases_name_peers_that_there_are() -> None:
+    for case in CASES.values():
+        assert set(case.peers or ()) <= set(PEERS), case.name
 
 
 def test_texts_have_their_lengths_and_no_excluded_id() -> None:

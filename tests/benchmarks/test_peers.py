@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from cases.case import CASES, shrunk
 from numpy.typing import NDArray
-from peers.contract import Setup
+from peers import preparation
+from peers.contract import EngineChoice, Setup
+from peers.engines import choose_engines
 from peers.messages import Absent, Loaded, Measured, Order, decode_order, encode
 from peers.padding import embed_padded
+from peers.preparation import Preparation
 from peers.registry import PEERS, contestants_of
-from peers.rounds import Arena, run_case, same_nearest, worst_cosine
+from peers.rounds import Arena, cosines, run_case, same_nearest
 
 
 @pytest.fixture
@@ -24,7 +27,13 @@ def setup(tmp_path: Path) -> Setup:
         threads=1,
         num_ids=100,
         excluded=(7,),
+        engines=(choice("int8"), choice("fp32")),
     )
+
+
+def choice(precision: str) -> EngineChoice:
+    name = f"ort-{precision}"
+    return EngineChoice(label=name, name=name, bundle=Path("bundle"), precision=precision)
 
 
 @pytest.mark.parametrize("batch", [None, 1, 2, 8])
@@ -47,14 +56,50 @@ def test_an_order_survives_its_way_to_the_process(setup: Setup) -> None:
     assert decode_order(encode(order)) == order
 
 
-def test_peers_take_part_in_cases_of_their_kind_only() -> None:
-    everyone = list(PEERS)
-    texts = contestants_of(CASES["lognormal"], ["ort-fp32"], everyone)
-    assert "trine-ort-fp32" in texts
+def test_peers_take_part_in_cases_of_their_kind_only(setup: Setup) -> None:
+    engines = setup.engines
+    texts = contestants_of(CASES["lognormal"], engines, list(PEERS))
+    assert "trine-ort-int8" in texts
     assert "onnx-int8-sorted" in texts
     assert "numpy" not in texts
-    assert "onnx-int8-sorted" not in contestants_of(CASES["query"], [], everyone)
-    assert contestants_of(CASES["maxsim"], ["ort-fp32"], everyone) == ["trine", "numpy", "torch"]
+    assert "onnx-int8-sorted" not in contestants_of(CASES["query"], [], list(PEERS))
+    assert contestants_of(CASES["maxsim"], engines, None) == ["trine", "numpy", "torch"]
+
+
+def test_a_case_leaves_out_what_would_take_too_long_unless_it_is_named(setup: Setup) -> None:
+    assert contestants_of(CASES["longest"], setup.engines, None) == ["trine-ort-int8"]
+    assert contestants_of(CASES["longest"], setup.engines[1:], None) == ["trine-ort-fp32"]
+    assert "trine-ort-fp32" in contestants_of(CASES["ragged"], setup.engines, None)
+    assert "compile-fp32" in contestants_of(CASES["long"], setup.engines, ["compile-fp32"])
+
+
+def test_engines_are_named_with_label_and_bundle(nano_bundle: Path, tmp_path: Path) -> None:
+    (only,) = choose_engines([], nano_bundle)
+    assert (only.contestant, only.precision) == ("trine-ort-fp32", "fp32")
+    (named,) = choose_engines([f"mine=ort-fp32@{nano_bundle}"], tmp_path)
+    assert (named.contestant, named.bundle) == ("trine-mine", nano_bundle.resolve())
+    with pytest.raises(ValueError, match="share a label"):
+        choose_engines(["ort-fp32", "ort-fp32"], nano_bundle)
+    with pytest.raises(ValueError, match="LABEL"):
+        choose_engines(["="], nano_bundle)
+
+
+def test_preparing_runs_only_the_steps_whose_files_are_missing(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(makes: str) -> Preparation:
+        return Preparation(
+            makes=makes, environment="torch", script="", arguments=lambda s: [makes], title=makes
+        )
+
+    steps = {"export": step("here"), "openvino": step("new"), "gguf": step("unneeded")}
+    monkeypatch.setattr(preparation, "STEPS", steps)
+    (setup.work / "here").touch()
+    lines: list[str] = []
+    preparation.prepare(setup, ["openvino", "export"], lambda name: Path("false"), lines.append)
+    assert lines[0] == "making new, once"
+    assert "failed" in lines[1]
+    assert len(lines) == 2
 
 
 def test_a_case_is_run_in_processes_and_what_cannot_run_says_why(
@@ -76,7 +121,7 @@ def test_a_case_is_run_in_processes_and_what_cannot_run_says_why(
     assert isinstance(numpy_peer.loaded, Loaded)
     assert numpy_peer.loaded.versions["numpy"] == np.__version__
     assert [type(r) for r in numpy_peer.rounds] == [Measured, Measured]
-    assert len(numpy_peer.latencies) == 2 * case.calls
+    assert 2 <= len(numpy_peer.latencies) <= 2 * case.calls
     assert numpy_peer.rate(case) == pytest.approx((len(case.lengths) - 1) / numpy_peer.median_s())
     assert numpy_peer.rounds[0].peak_bytes > 10e6
     assert plain.rounds == ()
@@ -85,11 +130,33 @@ def test_a_case_is_run_in_processes_and_what_cannot_run_says_why(
     assert "plain-int8.onnx" in plain.absent.message
 
 
-def test_the_worst_cosine_is_of_the_worst_row_whatever_the_lengths() -> None:
+def test_a_process_is_started_anew_each_round_where_memory_does_not_suffice(
+    setup: Setup, tmp_path: Path
+) -> None:
+    case = shrunk(CASES["maxsim"])
+    started = []
+
+    def order(contestant: str) -> Order:
+        started.append(contestant)
+        return Order(contestant=contestant, case=case.name, small=True, setup=setup)
+
+    arena = Arena(
+        rounds=2,
+        order=order,
+        python=lambda name: Path(sys.executable),
+        logs=tmp_path / "logs",
+        said=lambda line: None,
+        alone=True,
+    )
+    (numpy_peer,) = run_case(arena, case, ["numpy"], reference=None)
+    assert len(numpy_peer.rounds) == len(started) == 2
+
+
+def test_cosines_are_by_row_whatever_the_lengths() -> None:
     reference = np.eye(3, dtype=np.float32)
     vectors = np.array([[2, 0, 0], [0, 1, 0], [0, 3, 4]], np.float32)
-    assert worst_cosine(vectors, reference) == pytest.approx(0.8)
-    assert np.isnan(worst_cosine(vectors[:2], reference))
+    np.testing.assert_allclose(cosines(vectors, reference), [1, 1, 0.8], rtol=1e-6)
+    assert np.isnan(cosines(vectors[:2], reference)).all()
 
 
 def test_nearest_neighbours_are_compared_from_four_items_on() -> None:

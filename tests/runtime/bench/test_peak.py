@@ -1,13 +1,20 @@
 """The peak meter's hand-written models compute what they say."""
 
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from trine.kernels.cpu.library import why_unavailable
+from trine.runtime.bench import peak
 from trine.runtime.bench.onnx_bytes import matmul_model
 from trine.runtime.bench.peak import peak_kind
+from trine.runtime.bundle import open_bundle
 
 ROWS, NUM_IN, NUM_OUT = 5, 200, 7
 
@@ -33,3 +40,23 @@ def test_a_model_of_one_product_is_valid_and_right(
 def test_integer_engines_are_held_against_the_integer_peak() -> None:
     assert peak_kind("int8") == peak_kind("int4") == "u8s8"
     assert peak_kind("fp32") == "float32"
+
+
+def test_the_peak_is_of_the_fastest_product(
+    monkeypatch: pytest.MonkeyPatch, nano_bundle: Path
+) -> None:
+    monkeypatch.setattr(peak, "SECONDS", 0.0)
+    model = open_bundle(nano_bundle).manifest.model
+    both = {"ONNX Runtime", "native kernels"} if why_unavailable() is None else {"ONNX Runtime"}
+
+    def rate(run: Callable[[], object], shape: tuple[int, int, int]) -> float:
+        run()
+        # The later is the faster.
+        return float(next(counter))
+
+    counter = itertools.count(1)
+    monkeypatch.setattr(peak, "_best_rate", rate)
+    best = peak.measure_peak("u8s8", model, threads=1)
+    assert best.operations_per_second == next(counter) - 1
+    assert best.meter == sorted(both)[-1]
+    assert peak.measure_peak("float32", model, threads=1).meter == "ONNX Runtime"

@@ -1,0 +1,82 @@
+"""The best 8-bit matrix product of one library, in a process of its own; prints a JSON object.
+
+python benchmarks/peaks/products.py onnxruntime|onednn THREADS HIDDEN INTERMEDIATE
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+#: Tokens of a run: from here on weights are read once for enough arithmetic.
+ROWS = (256, 1024)
+SECONDS = 0.4
+
+
+def main() -> None:
+    library, *numbers = sys.argv[1:]
+    threads, hidden, intermediate = map(int, numbers)
+    make = {"onnxruntime": onnxruntime_product, "onednn": onednn_product}[library]
+    found = {}
+    for num_in, num_out in ((hidden, hidden), (hidden, intermediate), (intermediate, hidden)):
+        for rows in ROWS:
+            call = make(threads, rows, num_in, num_out)
+            found[2 * rows * num_in * num_out / best_seconds(call)] = [rows, num_in, num_out]
+    best = max(found)
+    print(json.dumps({"int8": best, "shape": found[best]}))
+
+
+def onnxruntime_product(threads: int, rows: int, num_in: int, num_out: int) -> Callable[[], object]:
+    """Return a run of MatMulInteger, uint8 by int8."""
+    import onnxruntime
+
+    from trine.runtime.bench.onnx_bytes import matmul_model
+
+    source = np.random.default_rng(0)
+    weight = source.integers(-127, 128, (num_in, num_out), np.int8)
+    x = source.integers(0, 256, (rows, num_in), np.uint8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        matmul_model("MatMulInteger", weight, "uint8", "int32"),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
+    return lambda: session.run(None, {"x": x})
+
+
+def onednn_product(threads: int, rows: int, num_in: int, num_out: int) -> Callable[[], object]:
+    """Return a run of oneDNN's linear layer through PyTorch: uint8 by int8, weights packed."""
+    import torch
+
+    torch.set_num_threads(threads)
+    ops = torch.ops.onednn
+    weight = torch.randint(-127, 128, (num_out, num_in), dtype=torch.int8)
+    packed = ops.qlinear_prepack(weight, [rows, num_in])
+    x = torch.randint(0, 256, (rows, num_in), dtype=torch.uint8)
+    scales, zeros = torch.ones(num_out), torch.zeros(num_out, dtype=torch.int32)
+
+    def run() -> object:
+        with torch.inference_mode():
+            return ops.qlinear_pointwise(
+                x, 1.0, 0, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            )
+
+    return run
+
+
+def best_seconds(call: Callable[[], object]) -> float:
+    """Return the shortest of the calls in `SECONDS`."""
+    call()
+    best, ends = np.inf, time.perf_counter() + SECONDS
+    while time.perf_counter() < ends:
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+    return float(best)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Which of Trine's engines take part, as the command line names them."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from peers.contract import EngineChoice
+from trine.runtime.bundle import open_bundle
+from trine.runtime.native_entries import runs_here
+
+__all__ = ["choose_engines"]
+
+WORDS = re.compile(r"(?:(?P<label>[\w.-]+)=)?(?P<name>[\w.-]+)(?:@(?P<bundle>.+))?")
+
+
+def choose_engines(words: Sequence[str], bundle: Path) -> tuple[EngineChoice, ...]:
+    """Return the engines named as [LABEL=]NAME[@BUNDLE]; all of `bundle` that run here for none.
+
+    Args:
+        words: one an engine.
+        bundle: where a word names none.
+
+    Raises:
+        ValueError: a word is of another form, or two have the same label.
+        BundleError: a bundle is unusable or has no such engine.
+    """
+    choices = [_choice(word, bundle) for word in words or _engine_names(bundle)]
+    labels = [choice.label for choice in choices]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"engines {labels} share a label; give them others as LABEL=NAME")
+    return tuple(choices)
+
+
+def _engine_names(bundle: Path) -> list[str]:
+    return [entry.name for entry in open_bundle(bundle).engines if runs_here(entry)]
+
+
+def _choice(word: str, bundle: Path) -> EngineChoice:
+    match = WORDS.fullmatch(word)
+    if match is None:
+        raise ValueError(f"--engine is {word!r}; write [LABEL=]NAME[@BUNDLE]")
+    folder = Path(match["bundle"] or bundle).resolve()
+    entry = open_bundle(folder).engine(match["name"])
+    label = match["label"] or entry.name
+    return EngineChoice(label=label, name=entry.name, bundle=folder, precision=entry.precision)
