@@ -155,7 +155,7 @@ def test_architecture_page_names_every_module_of(package: str) -> None:
 
 
 def test_pages_stay_short() -> None:
-    assert len(README.read_text("utf-8").splitlines()) <= 230
+    assert len(README.read_text("utf-8").splitlines()) <= 300
     assert len((ROOT / "docs/architecture.md").read_text("utf-8").splitlines()) <= 75
 
 
