@@ -34,8 +34,8 @@ class Blocker:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocker())
 """
-#: Modules whose whole purpose is a library of an extra: the server, and the kernels' sources; and the
-#: compiled kernels, a library that is no Python module.
+#: Modules whose whole purpose is a library of an extra: the server, and the kernels' sources; and
+#: the compiled kernels, a library that is no Python module.
 NEED_AN_EXTRA = (
     *("trine.runtime.serving.", "trine.kernels.triton.", "trine.export.trt.build_worker"),
     "trine.kernels.cpu._native",
