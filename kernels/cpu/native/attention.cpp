@@ -45,18 +45,58 @@ inline int64_t packed_size(int64_t keys, int64_t head_dim) {
   return keys * (head_dim + padded(head_dim, kLanes));
 }
 
+// Writes the transpose of 16 rows of 16 numbers: out[i * kPanel + j] = rows[j][i].
+inline void transpose(__m512 (&r)[kLanes], float *out) {
+  __m512 t[kLanes];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[4 * i] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+    r[4 * i + 1] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0xEE);
+    r[4 * i + 2] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+    r[4 * i + 3] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xEE);
+  }
+  // r[4 * i + c] holds, in its lane l, column 4 * l + c of rows 4 * i to 4 * i + 3.
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const __m512 low01 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x44);
+    const __m512 high01 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xEE);
+    const __m512 low23 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x44);
+    const __m512 high23 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xEE);
+    _mm512_storeu_ps(out + c * kPanel, _mm512_shuffle_f32x4(low01, low23, 0x88));
+    _mm512_storeu_ps(out + (4 + c) * kPanel, _mm512_shuffle_f32x4(low01, low23, 0xDD));
+    _mm512_storeu_ps(out + (8 + c) * kPanel, _mm512_shuffle_f32x4(high01, high23, 0x88));
+    _mm512_storeu_ps(out + (12 + c) * kPanel, _mm512_shuffle_f32x4(high01, high23, 0xDD));
+  }
+}
+
 // Keys [keys, d] as panels [d][64], values [keys, d padded to 16], zeros beyond both.
 void pack_keys(const Attention &a, int64_t sequence, int64_t head, float *keys, float *values) {
   const int64_t first = a.starts[sequence], count = a.starts[sequence + 1] - first;
-  const int64_t d = a.head_dim, value_width = padded(d, kLanes);
-  for (int64_t start = 0; start < count; start += kPanel) {
-    float *panel = keys + start * d;
-    const int64_t in_panel = std::min<int64_t>(kPanel, count - start);
-    for (int64_t j = 0; j < kPanel; ++j) {
-      const float *row = a.k + (first + start + j) * a.stride + head * d;
-      for (int64_t i = 0; i < d; ++i) panel[i * kPanel + j] = j < in_panel ? row[i] : 0.0f;
+  const int64_t d = a.head_dim, value_width = padded(d, kLanes), whole = d / kLanes * kLanes;
+  const float *source = a.k + first * a.stride + head * d;
+  for (int64_t start = 0; start < count; start += kLanes) {
+    float *panel = keys + start / kPanel * kPanel * d + start % kPanel;
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      __m512 rows[kLanes];
+      for (int64_t j = 0; j < kLanes; ++j)
+        rows[j] = start + j < count ? _mm512_loadu_ps(source + (start + j) * a.stride + i)
+                                    : _mm512_setzero_ps();
+      transpose(rows, panel + i * kPanel);
     }
+    for (int64_t i = whole; i < d; ++i)
+      for (int64_t j = 0; j < kLanes; ++j)
+        panel[i * kPanel + j] = start + j < count ? source[(start + j) * a.stride + i] : 0.0f;
   }
+  // Groups of a panel that no key reached.
+  for (int64_t start = padded(count, kLanes); start < padded(count, kPanel); start += kLanes)
+    for (int64_t i = 0; i < d; ++i)
+      _mm512_storeu_ps(keys + start / kPanel * kPanel * d + start % kPanel + i * kPanel,
+                       _mm512_setzero_ps());
   for (int64_t j = 0; j < count; ++j) {
     const float *row = a.v + (first + j) * a.stride + head * d;
     for (int64_t i = 0; i < value_width; i += kLanes)
@@ -99,25 +139,25 @@ inline void weigh_row(Block &b, int64_t row, int64_t keys, int64_t allowed, int6
   b.total[row] += _mm512_reduce_add_ps(sum);
 }
 
+template <int vectors>
+void add_value_columns(Block &b, int64_t rows, int64_t keys, const float *values, int64_t column,
+                       int64_t value_width) {
+  multiply_float_rows<vectors>(rows, b.scores, kKeys, values + column, value_width, keys,
+                               b.sums + column, value_width, true);
+}
+
+// Columns go in passes of like width: 5 vectors are 3 + 2, for a pass of 1 would wait for its sums.
 void add_values(Block &b, int64_t rows, int64_t keys, const float *values, int64_t value_width) {
-  int64_t i = 0;
-  for (; i + kPanel <= value_width; i += kPanel)
-    multiply_float_rows<4>(rows, b.scores, kKeys, values + i, value_width, keys, b.sums + i,
-                           value_width, true);
-  switch ((value_width - i) / kLanes) {
-    case 3:
-      multiply_float_rows<3>(rows, b.scores, kKeys, values + i, value_width, keys, b.sums + i,
-                             value_width, true);
-      break;
-    case 2:
-      multiply_float_rows<2>(rows, b.scores, kKeys, values + i, value_width, keys, b.sums + i,
-                             value_width, true);
-      break;
-    case 1:
-      multiply_float_rows<1>(rows, b.scores, kKeys, values + i, value_width, keys, b.sums + i,
-                             value_width, true);
-      break;
-    default: break;
+  const int64_t vectors = value_width / kLanes;
+  const int64_t passes = (vectors + kPanelVectors - 1) / kPanelVectors;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t first = vectors * pass / passes, column = first * kLanes;
+    switch (vectors * (pass + 1) / passes - first) {
+      case 4: add_value_columns<4>(b, rows, keys, values, column, value_width); break;
+      case 3: add_value_columns<3>(b, rows, keys, values, column, value_width); break;
+      case 2: add_value_columns<2>(b, rows, keys, values, column, value_width); break;
+      default: add_value_columns<1>(b, rows, keys, values, column, value_width);
+    }
   }
 }
 
