@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from trine.runtime.inputs import ImageText
     from trine.runtime.outputs import Embeddings
-    from trine.runtime.similarity import cosine_similarity, maxsim
+    from trine.runtime.similarity import TopK, cosine_similarity, maxsim, maxsim_top_k
 
 _HOMES = {
     "BundleError": "errors",
@@ -31,7 +31,9 @@ _HOMES = {
     "InputError": "errors",
     "TrineError": "errors",
     "cosine_similarity": "similarity",
+    "TopK": "similarity",
     "maxsim": "similarity",
+    "maxsim_top_k": "similarity",
 }
 
 __all__ = [
@@ -43,9 +45,11 @@ __all__ = [
     "EngineError",
     "ImageText",
     "InputError",
+    "TopK",
     "TrineError",
     "cosine_similarity",
     "maxsim",
+    "maxsim_top_k",
 ]
 
 

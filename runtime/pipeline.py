@@ -114,7 +114,7 @@ class Pipeline:
         """Return the image tokens of each picture, float32 [N, hidden] in raster order."""
         vision = self.config.vision
         results: dict[int, NDArray[np.float32]] = {}
-        for run in plan_vision_runs([len(i.patches) for i in images], self.limits.patches):
+        for run in plan_vision_runs([i.num_patches for i in images], self.limits.patches):
             members = [images[index] for index in run]
             tokens = self.engine.run_vision(lay_out_images(members, vision))
             for index, part in zip(run, np.split(tokens, len(run)), strict=True):

@@ -67,7 +67,7 @@ class Preparation:
             except InputError as cause:
                 raise InputError(f"{where}: {cause}") from cause
             # Checked as pictures come, so that too many of them are not all held first.
-            self._check_length(sum(len(i.patches) for i in images) // merge**2, index)
+            self._check_length(sum(i.num_patches for i in images) // merge**2, index)
         cut = None if text_ids is None else text_ids[: request.max_length]
         sequence = image_sequence(
             images,
