@@ -16,8 +16,8 @@ if TYPE_CHECKING:
         InputError,
         TrineError,
     )
-    from trine.runtime.inputs import ImageText
-    from trine.runtime.outputs import Embeddings
+    from trine.runtime.inputs import ImageText, StreamItem
+    from trine.runtime.outputs import Embedding, Embeddings
     from trine.runtime.similarity import TopK, cosine_similarity, maxsim, maxsim_top_k
 
 _HOMES = {
@@ -25,12 +25,14 @@ _HOMES = {
     "CheckpointError": "errors",
     "DependencyError": "errors",
     "Embedder": "embedder",
+    "Embedding": "outputs",
     "Embeddings": "outputs",
     "EngineError": "errors",
     "ImageText": "inputs",
     "InputError": "errors",
     "TrineError": "errors",
     "cosine_similarity": "similarity",
+    "StreamItem": "inputs",
     "TopK": "similarity",
     "maxsim": "similarity",
     "maxsim_top_k": "similarity",
@@ -41,10 +43,12 @@ __all__ = [
     "CheckpointError",
     "DependencyError",
     "Embedder",
+    "Embedding",
     "Embeddings",
     "EngineError",
     "ImageText",
     "InputError",
+    "StreamItem",
     "TopK",
     "TrineError",
     "cosine_similarity",

@@ -330,7 +330,7 @@ def test_interrupting_leaves_no_file_and_keeps_the_old_one(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Embedder, "encode", interrupt)
+    monkeypatch.setattr(Embedder, "encode_stream", interrupt)
     out = tmp_path / "out.npz"
     out.write_bytes(b"old")
     assert embed(nano_bundle, texts_file, "-o", out, "--task", "retrieval", "--force") == 130

@@ -1,4 +1,5 @@
 // Late-interaction scores: for each token of a query its best match among a document's, summed.
+#include "pool.h"
 #include "simd.h"
 
 #include <algorithm>
@@ -96,13 +97,12 @@ void match_document(const MaxSim &a, int64_t document, float *buffer) {
 
 TRINE_API void trine_maxsim(const MaxSim *arguments) {
   const MaxSim &a = *arguments;
-#pragma omp parallel num_threads(a.threads)
-  {
-    std::vector<float> buffer(a.number == kFloat32 ? 0 : kRows * a.dim + kLanes);
-#pragma omp for schedule(dynamic, 8)
-    for (int64_t document = 0; document < a.count; ++document)
-      match_document(a, document, buffer.data());
-  }
+  // One document an item: long and short ones share out evenly.
+  const int64_t room = a.number == kFloat32 ? 0 : kRows * a.dim + kLanes;
+  std::vector<float> buffers(a.threads * room);
+  parallel_for(a.threads, a.count, [&](int64_t document, int thread) {
+    match_document(a, document, buffers.data() + thread * room);
+  });
 }
 
 }  // namespace trine

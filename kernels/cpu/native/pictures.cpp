@@ -1,4 +1,5 @@
 // Pictures: the published 8-bit bicubic resize, and patches of the vision tower.
+#include "pool.h"
 #include "simd.h"
 
 #include <algorithm>
@@ -309,9 +310,9 @@ TRINE_API void trine_resize(const Resize *arguments) {
   const RowFilter filter = a.resize_columns ? prepare_row_filter(a) : RowFilter{};
   const int64_t rows = a.resize_rows ? a.rows.outputs : a.rows.inputs;
   const int64_t bands = std::min<int64_t>(a.threads, rows);
-#pragma omp parallel for schedule(static) num_threads(a.threads)
-  for (int64_t band = 0; band < bands; ++band)
+  parallel_for(a.threads, bands, [&](int64_t band, int) {
     resize_band(a, filter, permutes, rows * band / bands, rows * (band + 1) / bands);
+  });
 }
 
 TRINE_API void trine_patchify(const Patchify *arguments) {
@@ -319,15 +320,14 @@ TRINE_API void trine_patchify(const Patchify *arguments) {
   const Deinterleave deinterleave;
   const int64_t side = a.patch * a.merge, columns = a.width / side;
   const int64_t features = 3 * a.frames * a.patch * a.patch;
-#pragma omp parallel for schedule(static) num_threads(a.threads)
-  for (int64_t token = 0; token < a.tokens; ++token) {
+  parallel_rows(a.threads, a.tokens, [&](int64_t token, int) {
     const int64_t row = a.order[token] / columns * side, column = a.order[token] % columns * side;
     float *out = a.out + token * a.merge * a.merge * features;
     for (int64_t i = 0; i < a.merge; ++i)
       for (int64_t j = 0; j < a.merge; ++j, out += features)
         cut_patch(a, deinterleave,
                   a.pixels + ((row + i * a.patch) * a.width + column + j * a.patch) * 3, out);
-  }
+  });
 }
 
 }  // namespace trine
