@@ -112,7 +112,7 @@ def prepare_ahead(
     Args:
         slabs: ends with one that has an error.
         preparation: of the checkpoint.
-        max_tokens: about as many are prepared and not yet yielded.
+        max_tokens: about as many are prepared and not yet yielded, but two slabs a worker at least.
         tokens_per_pixel: of pictures after resizing.
     """
     first = next(slabs, None)
@@ -125,11 +125,13 @@ def prepare_ahead(
     slabs = chain((first, second), slabs)
     pending: deque[tuple[int, Future[PreparedSlab]]] = deque()
     room = max_tokens
-    pool = ThreadPoolExecutor(num_processors(), thread_name_prefix="trine-prepare")
+    num_workers = num_processors()
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="trine-prepare")
     try:
         ended = False
         while pending or not ended:
-            while not ended and (room > 0 or not pending):
+            # Sizes of pictures are guessed at their largest, so workers have some whatever the guess.
+            while not ended and (room > 0 or len(pending) < 2 * num_workers):
                 slab = next(slabs, None)
                 if slab is None:
                     ended = True
