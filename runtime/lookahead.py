@@ -130,7 +130,7 @@ def prepare_ahead(
     try:
         ended = False
         while pending or not ended:
-            # Sizes of pictures are guessed at their largest, so workers have some whatever the guess.
+            # Pictures are guessed at their largest, so workers have some whatever the guess.
             while not ended and (room > 0 or len(pending) < 2 * num_workers):
                 slab = next(slabs, None)
                 if slab is None:

@@ -96,11 +96,10 @@ def test_an_item_that_cannot_be_used_is_named_after_those_before_it(
 ) -> None:
     items: list[Item] = [f"text {n}" for n in range(300)]
     items[faulty] = ImageText((b"no picture",))
-    found = []
+    stream = embedder.encode_stream(items, "retrieval")
+    assert sum(1 for _ in zip(range(faulty), stream, strict=False)) == faulty
     with pytest.raises(InputError, match=rf"^image {faulty} "):
-        for result in embedder.encode_stream(items, "retrieval"):
-            found.append(result)  # noqa: PERF402 - what came before the error counts
-    assert len(found) == faulty
+        next(stream)
     assert preparing_threads() == []
 
 
@@ -116,11 +115,10 @@ def test_an_item_that_cannot_be_used_is_named_after_those_before_it(
 def test_options_of_an_item_are_checked_when_its_turn_comes(
     embedder: Embedder, item: Item, message: str
 ) -> None:
-    found = []
+    stream = embedder.encode_stream(["a", "b", item, "d"], "code")
+    assert sum(1 for _ in zip(range(2), stream, strict=False)) == 2
     with pytest.raises(InputError, match=message):
-        for result in embedder.encode_stream(["a", "b", item, "d"], "code"):
-            found.append(result)  # noqa: PERF402 - what came before the error counts
-    assert len(found) == 2
+        next(stream)
 
 
 def test_options_of_the_call_are_checked_at_once(embedder: Embedder) -> None:
