@@ -1,8 +1,8 @@
 """How much memory a run in ONNX Runtime takes, and a check that the machine has it.
 
-A run holds a few activations at once, whatever the number of layers: the MLP's three wide ones and
-about eight of the hidden size (residual, norm, q, k, v, attention's output and copies between them).
-Weights are not counted; they are resident or mapped already.
+A run holds a few activations at once, whatever the number of layers: the MLP's three wide ones
+and about eight of the hidden size (residual, norm, q, k, v, attention's output and copies between
+them). Weights are not counted; they are resident or mapped already.
 """
 
 from trine.runtime.doctor.cpu import read_cpu
