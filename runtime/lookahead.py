@@ -1,14 +1,14 @@
 """Prepares items ahead of the engine, on worker threads, in order and within bounds."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 
 from trine.kernels.cpu.library import num_processors
 from trine.runtime.errors import InputError
-from trine.runtime.inputs import Item, StreamItem
+from trine.runtime.inputs import ImageText, Item, StreamItem
 from trine.runtime.preparation import Preparation
 from trine.runtime.request import Request
 from trine.runtime.sequence import TokenSequence
@@ -152,13 +152,15 @@ def prepare_ahead(
 
 
 def _estimate(slab: Slab, tokens_per_pixel: float) -> int:
-    """Return about how many tokens a slab comes to."""
+    """Return about how many tokens a slab comes to; of what is no item nothing is known yet."""
     total = 0
     for item in slab.items:
-        text = item if isinstance(item, str) else item.text or ""
-        pictures = 0 if isinstance(item, str) else len(item.images)
-        pixels = pictures * slab.request.max_pixels
-        total += 1 + len(text) // CHARACTERS_PER_TOKEN + int(pixels * tokens_per_pixel)
+        text = item.text if isinstance(item, ImageText) else item
+        images = item.images if isinstance(item, ImageText) else ()
+        num_pictures = len(images) if isinstance(images, Sized) else 0
+        length = len(text) if isinstance(text, str) else 0
+        pixels = num_pictures * slab.request.max_pixels
+        total += 1 + length // CHARACTERS_PER_TOKEN + int(pixels * tokens_per_pixel)
     return total
 
 
