@@ -1,16 +1,78 @@
-"""Cuts a picture into the vision tower's patches and normalises them, in any order of image tokens.
+"""Cuts a picture into normalised patches, in any order of image tokens.
 
-An image token is a square of merge × merge patches. Values come from a table of the 256 levels of
-each channel, so that (x / 255 - mean) / std is computed once, in one way, wherever it is used.
+An image token is a square of merge × merge patches. Values are (level - mean) / deviation in
+float32, to the last bit those of the published image processor, compiled kernels or not.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["patchify"]
+from trine.kernels.cpu import pictures
+from trine.kernels.cpu.library import native_library
+
+__all__ = ["patchify", "patchify_levels"]
 
 
-def patchify(
+def patchify(  # noqa: PLR0913 - a picture, its normalisation, an order and three sizes
+    pixels: NDArray[np.uint8],
+    mean: NDArray[np.float32],
+    deviation: NDArray[np.float32],
+    order: NDArray[np.int64],
+    *,
+    patch_size: int,
+    merge_size: int,
+    num_frames: int,
+    out: NDArray[np.float32] | None = None,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """Return float32 [P, channels × frames × patch²], patches of an image token side by side.
+
+    Args:
+        pixels: uint8 [h, w, 3]; h and w are multiples of patch_size × merge_size.
+        mean, deviation: float32 [3], in levels of 0 to 255.
+        order: int64 [N], numbers of image tokens in raster order, e.g. sorted by attention
+            window; P is N · merge².
+        patch_size: side of a patch in pixels.
+        merge_size: side of an image token in patches.
+        num_frames: how often the picture is repeated along time.
+        out: of the result's shape, C-order, which is filled and returned; None for a new array.
+        threads: that share the image tokens, where the compiled kernels do it.
+
+    Returns:
+        C-order; features are ordered channel, frame, row, column.
+    """
+    features = pixels.shape[2] * num_frames * patch_size**2
+    if out is None:
+        out = np.empty((len(order) * merge_size**2, features), np.float32)
+    library = native_library()
+    if library is None:
+        # From a table of the 256 levels of each channel, so that each value is computed once.
+        levels = (np.arange(256, dtype=np.float32) - mean[:, None]) / deviation[:, None]
+        out[...] = patchify_levels(
+            pixels,
+            levels,
+            order,
+            patch_size=patch_size,
+            merge_size=merge_size,
+            num_frames=num_frames,
+        )
+        return out
+    pictures.patchify(
+        library,
+        np.ascontiguousarray(pixels),
+        mean,
+        deviation,
+        np.ascontiguousarray(order, np.int64),
+        out,
+        patch_size=patch_size,
+        merge_size=merge_size,
+        num_frames=num_frames,
+        threads=threads,
+    )
+    return out
+
+
+def patchify_levels(
     pixels: NDArray[np.uint8],
     levels: NDArray[np.float32],
     order: NDArray[np.integer],
@@ -19,20 +81,7 @@ def patchify(
     merge_size: int,
     num_frames: int,
 ) -> NDArray[np.float32]:
-    """Return float32 [P, channels × frames × patch²], patches of an image token side by side.
-
-    Args:
-        pixels: uint8 [h, w, c]; h and w are multiples of patch_size × merge_size.
-        levels: float32 [c, 256], the normalised value of each level.
-        order: integers [N], numbers of image tokens in raster order, e.g. sorted by attention
-            window; P is N · merge².
-        patch_size: side of a patch in pixels.
-        merge_size: side of an image token in patches.
-        num_frames: how often the picture is repeated along time.
-
-    Returns:
-        C-order; features are ordered channel, frame, row, column.
-    """
+    """Do the same as `patchify` in numpy, with any value for each level: float32 [c, 256]."""
     height, width, channels = pixels.shape
     side = patch_size * merge_size
     blocks = pixels.reshape(

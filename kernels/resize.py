@@ -9,7 +9,8 @@ rounded half up and clamped. Source of the arithmetic: ATen's UpSampleKernel.
 Integers are computed as matrix products of floats over blocks of outputs. With pixels shifted to
 -128…127 and weights scaled to fractions, every product and partial sum is a whole number of the
 last fraction bit and fits the float's mantissa, so the result is exact, in float32 up to a
-shrinking by about four and in float64 beyond, and it runs at BLAS speed.
+shrinking by about four and in float64 beyond, and it runs at BLAS speed. Where the compiled kernels
+can be used they do the same in integers, many times faster.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["resize_bicubic"]
+from trine.kernels.cpu import pictures
+from trine.kernels.cpu.library import native_library
+
+__all__ = ["resize_bicubic", "resize_with_numpy"]
 
 #: Outputs per matrix product: few enough that few zero weights are multiplied.
 BLOCK = 16
@@ -48,17 +52,40 @@ class _Block:
     offset: Floats
 
 
-def resize_bicubic(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def resize_bicubic(
+    image: NDArray[np.uint8], height: int, width: int, *, threads: int = 1
+) -> NDArray[np.uint8]:
     """Return `image` resized to `height` × `width` pixels.
 
     Args:
         image: uint8 [h, w, c], any strides.
         height: of the result in pixels, at least 1.
         width: of the result in pixels, at least 1.
+        threads: that share the rows, where the compiled kernels do it.
 
     Returns:
         uint8 [height, width, c], C-order. The input itself if it already has that size.
     """
+    library = native_library()
+    if library is None:
+        return resize_with_numpy(image, height, width)
+    if image.shape[:2] == (height, width):
+        return np.ascontiguousarray(image)
+    columns = None if image.shape[1] == width else _axis(image.shape[1], width)
+    rows = None if image.shape[0] == height else _axis(image.shape[0], height)
+    return pictures.resize(library, image, columns, rows, threads)
+
+
+def _axis(num_in: int, num_out: int) -> pictures.Axis:
+    starts, weights, precision = _filter_weights(num_in, num_out)
+    num_taps = weights.shape[1]
+    even = np.zeros((num_out, num_taps + num_taps % 2), np.int16)
+    even[:, :num_taps] = weights
+    return pictures.Axis(num_in, starts, even, precision)
+
+
+def resize_with_numpy(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Do the same as `resize_bicubic` without the compiled kernels."""
     if image.shape[1] != width:
         image = _resize_rows(image, width)
     if image.shape[0] != height:

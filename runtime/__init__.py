@@ -16,22 +16,26 @@ if TYPE_CHECKING:
         InputError,
         TrineError,
     )
-    from trine.runtime.inputs import ImageText
-    from trine.runtime.outputs import Embeddings
-    from trine.runtime.similarity import cosine_similarity, maxsim
+    from trine.runtime.inputs import ImageText, StreamItem
+    from trine.runtime.outputs import Embedding, Embeddings
+    from trine.runtime.similarity import TopK, cosine_similarity, maxsim, maxsim_top_k
 
 _HOMES = {
     "BundleError": "errors",
     "CheckpointError": "errors",
     "DependencyError": "errors",
     "Embedder": "embedder",
+    "Embedding": "outputs",
     "Embeddings": "outputs",
     "EngineError": "errors",
     "ImageText": "inputs",
     "InputError": "errors",
     "TrineError": "errors",
     "cosine_similarity": "similarity",
+    "StreamItem": "inputs",
+    "TopK": "similarity",
     "maxsim": "similarity",
+    "maxsim_top_k": "similarity",
 }
 
 __all__ = [
@@ -39,13 +43,17 @@ __all__ = [
     "CheckpointError",
     "DependencyError",
     "Embedder",
+    "Embedding",
     "Embeddings",
     "EngineError",
     "ImageText",
     "InputError",
+    "StreamItem",
+    "TopK",
     "TrineError",
     "cosine_similarity",
     "maxsim",
+    "maxsim_top_k",
 ]
 
 

@@ -1,7 +1,7 @@
 """The public face: load a bundle, turn texts and pictures into vectors."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from trine.runtime.engine import Engine, EngineOptions
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.errors import InputError
 from trine.runtime.golden import Deviation, Modality
-from trine.runtime.inputs import ImageText, Item
+from trine.runtime.inputs import ImageText, Item, StreamItem
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.output_quantisation import (
     Int8Ranges,
@@ -19,11 +19,12 @@ from trine.runtime.output_quantisation import (
     check_output,
     quantise_embeddings,
 )
-from trine.runtime.outputs import Embeddings, OutputDtype, check_output_dtype
+from trine.runtime.outputs import Embedding, Embeddings, OutputDtype, check_output_dtype
 from trine.runtime.pipeline import BatchLimits
 from trine.runtime.published_methods import PublishedMethods
 from trine.runtime.request import Request, check_request
 from trine.runtime.self_test import SelfTest, measure_deviations
+from trine.runtime.streaming import StreamOptions, stream_embeddings
 from trine.runtime.tuning.settings import read_tuned
 
 __all__ = ["Embedder"]
@@ -229,6 +230,61 @@ class Embedder(PublishedMethods):
             max_pixels=max_pixels,
         )
         return self._encode(listed, request, return_single, return_multivector, output_dtype)
+
+    def encode_stream(
+        self,
+        items: Iterable[Item | StreamItem],
+        task: str | None = None,
+        *,
+        prompt_name: str | None = None,
+        truncate_dim: int | None = None,
+        max_length: int = 32768,
+        max_pixels: int | None = None,
+        return_single: bool = True,
+        return_multivector: bool = False,
+        output_dtype: OutputDtype = "float32",
+    ) -> Generator[Embedding, None, None]:
+        """Yield the vectors of items one by one, in order, as `encode` of all of them returns them.
+
+        Made for more items than fit in memory: `items` is read as results are taken, by the thread
+        that takes them, and never by more than about two windows (`BatchLimits.window_tokens`)
+        ahead. Items are tokenised, decoded and resized on worker threads while the engine runs.
+        Adapters are held from their first use until the end. Closing the generator, or an error,
+        ends the workers.
+
+        Args:
+            items: texts and `ImageText`, or `StreamItem` where one has its own task or prompt.
+            task: for items that name none; None for `self.task`.
+            prompt_name: likewise; None for "query".
+            truncate_dim, max_length, max_pixels, return_single, return_multivector, output_dtype:
+                as in `encode`.
+
+        Raises:
+            InputError: an argument is not usable, here; or an item, when its turn comes: the
+                message has its number, and all items before it have been yielded.
+        """
+        if isinstance(items, str | ImageText | StreamItem) or not isinstance(items, Iterable):
+            raise InputError(f"items is a {type(items).__name__}; give an iterable of items")
+        if not return_single and not return_multivector:
+            raise InputError("return_single and return_multivector are both False; ask for one")
+        options = StreamOptions(
+            task=self.task if task is None else task,
+            prompt_name=prompt_name,
+            truncate_dim=self._dim(truncate_dim),
+            max_length=max_length,
+            max_pixels=max_pixels,
+            single=return_single,
+            multi=return_multivector,
+            output_dtype=check_output_dtype(output_dtype),
+        )
+        return stream_embeddings(
+            items,
+            options,
+            self.bundle.manifest.model,
+            self._encoder,
+            self._self_test,
+            self.output_ranges,
+        )
 
     def deviations(self, modality: Modality, num_texts: int | None = None) -> list[Deviation]:
         """Return how far this engine is from the bundle's golden vectors, for the loaded tasks.

@@ -123,7 +123,7 @@ def _decode(image: "Image.Image", label: str) -> NDArray[np.uint8]:
         if image.mode == "P" and "transparency" in image.info:
             # The same colours; asked for directly, Pillow warns that transparency is lost.
             image = image.convert("RGBA")
-        return np.array(image.convert("RGB"))
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, IndexError) as cause:

@@ -1,6 +1,7 @@
-"""Turns pixels into the vision tower's patches: resize, normalise, cut, order by window.
+"""Makes a picture ready for the vision tower: resized at once, cut into patches when it is run.
 
-The arithmetic is that of the published image processor (`Qwen2VLImageProcessorFast`): sizes rounded
+Patches are eight times as large as the pixels they are made of, so pictures wait as pixels. The
+arithmetic is that of the published image processor (`Qwen2VLImageProcessorFast`): sizes rounded
 to whole merged patches, 8-bit bicubic resize, `(x - mean·255) / (std·255)` in float32, one picture
 doubled into two frames.
 """
@@ -11,14 +12,33 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.kernels.patchify import patchify
 from trine.kernels.resize import resize_bicubic
 from trine.runtime.errors import InputError
 from trine.runtime.model_config import ImageConfig, VisionConfig
 
-__all__ = ["ImagePatches", "cut_patches", "patch_image", "smart_resize"]
+__all__ = ["ImagePatches", "PatchFormat", "patch_format", "patch_image", "smart_resize"]
 
 #: The published processor refuses pictures longer than this times their short side.
 MAX_ASPECT = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchFormat:
+    """How pixels become patches.
+
+    Attributes:
+        mean, deviation: float32 [3]: a value is (level - mean) / deviation.
+        patch_size: side of a patch in pixels.
+        merge_size: side of an image token in patches.
+        num_frames: how often the picture is repeated along time.
+    """
+
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+    patch_size: int
+    merge_size: int
+    num_frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +46,53 @@ class ImagePatches:
     """One picture, ready for the vision tower.
 
     Attributes:
-        patches: float32 [P, features], C-order, in merge order: the merge² patches of an image
-            token lie behind one another, image tokens in raster order; features ordered channel,
-            frame, row, column.
-        grid: (rows, columns) of patches; P is their product.
+        pixels: uint8 [h, w, 3] RGB, C-order, both sides whole image tokens.
+        format: how they are cut and normalised.
     """
 
-    patches: NDArray[np.float32]
-    grid: tuple[int, int]
+    pixels: NDArray[np.uint8]
+    format: PatchFormat
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        height, width, _ = self.pixels.shape
+        return height // self.format.patch_size, width // self.format.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def patches(self) -> NDArray[np.float32]:
+        """Float32 [P, features], a new array: `cut` with image tokens in raster order."""
+        return self.cut(np.arange(self.num_patches // self.format.merge_size**2))
+
+    def cut(
+        self, order: NDArray[np.int64], out: NDArray[np.float32] | None = None, threads: int = 1
+    ) -> NDArray[np.float32]:
+        """Return float32 [P, features], C-order: the patches of an image token side by side.
+
+        Args:
+            order: int64 [N], the image tokens' numbers in raster order.
+            out: float32 [P, features], C-order, which is filled and returned; None for a new array.
+            threads: that share the work.
+
+        Returns:
+            Features are ordered channel, frame, row, column.
+        """
+        return patchify(
+            self.pixels,
+            self.format.mean,
+            self.format.deviation,
+            order,
+            patch_size=self.format.patch_size,
+            merge_size=self.format.merge_size,
+            num_frames=self.format.num_frames,
+            out=out,
+            threads=threads,
+        )
 
 
 def smart_resize(
@@ -65,15 +124,20 @@ def smart_resize(
 
 
 def patch_image(
-    pixels: NDArray[np.uint8], image: ImageConfig, vision: VisionConfig, max_pixels: int
+    pixels: NDArray[np.uint8],
+    image: ImageConfig,
+    vision: VisionConfig,
+    max_pixels: int,
+    threads: int = 1,
 ) -> ImagePatches:
-    """Return the patches of one picture.
+    """Return one picture, resized.
 
     Args:
-        pixels: uint8 [h, w, 3] RGB.
+        pixels: uint8 [h, w, 3] RGB; kept, not copied, if it has the right size.
         image: limits and normalisation.
         vision: patch and merge sizes.
         max_pixels: in place of the checkpoint's limit.
+        threads: that share the work.
 
     Raises:
         InputError: the picture is too long for its width.
@@ -82,39 +146,20 @@ def patch_image(
     height, width = smart_resize(
         pixels.shape[0], pixels.shape[1], factor, image.min_pixels, max_pixels
     )
-    resized = resize_bicubic(pixels, height, width)
-    grid = (height // vision.patch_size, width // vision.patch_size)
-    return ImagePatches(cut_patches(resized, _levels(image), vision), grid)
+    resized = resize_bicubic(pixels, height, width, threads=threads)
+    return ImagePatches(resized, patch_format(image, vision))
 
 
-def _levels(image: ImageConfig) -> NDArray[np.float32]:
-    """Return float32 [3, 256]: the normalised value of each 8-bit level, per channel.
+def patch_format(image: ImageConfig, vision: VisionConfig) -> PatchFormat:
+    """Return how a checkpoint's pictures are cut and normalised.
 
-    The published processor fuses rescaling into mean and std, in float32; so does this table.
+    The published processor fuses rescaling into mean and deviation, in float32; so does this.
     """
     unscale = np.float32(1.0 / image.rescale_factor)
-    mean = np.array(image.mean, np.float32) * unscale
-    std = np.array(image.std, np.float32) * unscale
-    return (np.arange(256, dtype=np.float32)[None] - mean[:, None]) / std[:, None]
-
-
-def cut_patches(
-    pixels: NDArray[np.uint8], levels: NDArray[np.float32], vision: VisionConfig
-) -> NDArray[np.float32]:
-    """Return float32 [P, features] in merge order; the sides must be whole merged patches.
-
-    Args:
-        pixels: uint8 [h, w, 3].
-        levels: float32 [3, 256], the value of each level.
-        vision: patch, merge and frame sizes.
-    """
-    size, merge, frames = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
-    rows, columns = pixels.shape[0] // (size * merge), pixels.shape[1] // (size * merge)
-    blocks = pixels.reshape(rows, merge, size, columns, merge, size, 3)
-    # -> merged row, merged column, row in merge, column in merge, channel, row, column
-    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)
-    patches = np.empty((rows, columns, merge, merge, 3, frames, size, size), np.float32)
-    for channel in range(3):
-        values = levels[channel][blocks[:, :, :, :, channel]]
-        patches[:, :, :, :, channel] = values[:, :, :, :, None]
-    return patches.reshape(rows * columns * merge * merge, -1)
+    return PatchFormat(
+        mean=np.array(image.mean, np.float32) * unscale,
+        deviation=np.array(image.std, np.float32) * unscale,
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        num_frames=vision.temporal_patch_size,
+    )

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ImageSource", "ImageText", "Item", "Prompt", "Task"]
+__all__ = ["ImageSource", "ImageText", "Item", "Prompt", "StreamItem", "Task"]
 
 #: Name of an adapter; a checkpoint may have others than the published three.
 Task: TypeAlias = str
@@ -44,3 +44,18 @@ class ImageText:
 
 #: One item of `Embedder.encode`: a text, or pictures with or without a text.
 Item: TypeAlias = str | ImageText
+
+
+@dataclass(frozen=True, slots=True)
+class StreamItem:
+    """One item of `Embedder.encode_stream` with options of its own.
+
+    Attributes:
+        item: a text, or pictures with or without a text.
+        task: an adapter's name; None for the call's.
+        prompt_name: "query" or "passage"; None for the call's.
+    """
+
+    item: Item
+    task: Task | None = None
+    prompt_name: Prompt | None = None

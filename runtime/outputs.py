@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 
 from trine.runtime.errors import InputError
 
-__all__ = ["OUTPUT_DTYPES", "Embeddings", "OutputDtype", "check_output_dtype", "stored_shape"]
+__all__ = [
+    "OUTPUT_DTYPES",
+    "Embedding",
+    "Embeddings",
+    "OutputDtype",
+    "check_output_dtype",
+    "stored_shape",
+]
 
 #: How the numbers of vectors are stored; `trine.kernels.quantise` defines the last three.
 OutputDtype = Literal["float32", "float16", "int8", "binary", "ubinary"]
@@ -36,6 +43,26 @@ class Embeddings:
     multi: list[NDArray[Any]] | None
     num_tokens: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Vectors of one item of a stream.
+
+    Attributes:
+        single: [D], a row of `Embeddings.single`; None when only multi-vectors were asked for.
+        multi: [T, projector_dim], of `Embeddings.multi`; None when only single vectors were.
+        num_tokens: of the item after truncation, prefix and image tokens included.
+        truncated: whether its text was cut to `max_length`.
+
+    The arrays may share memory with those of the stream's other results; keep a copy of one that
+    outlives many others.
+    """
+
+    single: NDArray[Any] | None
+    multi: NDArray[Any] | None
+    num_tokens: int
+    truncated: bool
 
 
 def check_output_dtype(name: str) -> OutputDtype:

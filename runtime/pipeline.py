@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.kernels.cpu.library import num_processors
 from trine.runtime.adapters import AdapterHandle
+from trine.runtime.buffers import FloatBuffers
 from trine.runtime.embedding_table import EmbeddingTable
 from trine.runtime.engine import DecoderInputs, Engine
 from trine.runtime.heads import multi_vector, single_vector
@@ -48,7 +50,7 @@ class ItemVectors:
 
 
 class Pipeline:
-    """The compiled core with what surrounds it. Stateless, so safe from several threads."""
+    """The compiled core with what surrounds it. Safe from several threads."""
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Pipeline:
         self.engine = engine
         self.limits = limits
         self._table = table
+        self._buffers = FloatBuffers()
 
     def run(
         self,
@@ -114,9 +117,13 @@ class Pipeline:
         """Return the image tokens of each picture, float32 [N, hidden] in raster order."""
         vision = self.config.vision
         results: dict[int, NDArray[np.float32]] = {}
-        for run in plan_vision_runs([len(i.patches) for i in images], self.limits.patches):
+        for run in plan_vision_runs([i.num_patches for i in images], self.limits.patches):
             members = [images[index] for index in run]
-            tokens = self.engine.run_vision(lay_out_images(members, vision))
+            size = sum(image.num_patches for image in members)
+            with self._buffers.borrow(size * vision.patch_features) as flat:
+                patches = flat.reshape(size, vision.patch_features)
+                inputs = lay_out_images(members, vision, patches, num_processors())
+                tokens = self.engine.run_vision(inputs)
             for index, part in zip(run, np.split(tokens, len(run)), strict=True):
                 order, _ = window_order(images[index].grid, vision)
                 results[index] = np.empty_like(part)

@@ -27,8 +27,16 @@ class Preparation:
         self._model = model
         self._tokenizer = tokenizer
 
-    def sequences(self, items: Sequence[Item], request: Request) -> Iterator[TokenSequence]:
+    def sequences(
+        self, items: Sequence[Item], request: Request, first: int = 0, threads: int = 1
+    ) -> Iterator[TokenSequence]:
         """Yield the sequence of each item, in order; pictures are opened when their turn comes.
+
+        Args:
+            items: texts and pictures.
+            request: their options.
+            first: number of the first of them, for messages.
+            threads: that share the work on one picture.
 
         Raises:
             InputError: an item cannot be used; the message says which.
@@ -38,17 +46,27 @@ class Preparation:
             texts = [item if isinstance(item, str) else item.text for item in slab]
             rows = [row for row, text in enumerate(texts) if text is not None]
             encoded = self._tokenizer.encode(
-                [request.prefixes[start + row] + _checked(texts[row], start + row) for row in rows]
+                [
+                    request.prefixes[start + row] + _checked(texts[row], first + start + row)
+                    for row in rows
+                ]
             )
             token_ids = dict(zip(rows, encoded, strict=True))
             for row, item in enumerate(slab):
                 if isinstance(item, str):
                     yield text_sequence(token_ids[row], request.max_length)
                 else:
-                    yield self._image_sequence(item, token_ids.get(row), start + row, request)
+                    yield self._image_sequence(
+                        item, token_ids.get(row), first + start + row, request, threads
+                    )
 
     def _image_sequence(
-        self, item: ImageText, text_ids: NDArray[np.int64] | None, index: int, request: Request
+        self,
+        item: ImageText,
+        text_ids: NDArray[np.int64] | None,
+        index: int,
+        request: Request,
+        threads: int,
     ) -> TokenSequence:
         model = self._model
         if not isinstance(item.images, tuple | list) or not item.images:
@@ -63,11 +81,13 @@ class Preparation:
             where = f"image {index}" + (f", picture {number}" if len(item.images) > 1 else "")
             pixels = load_image(source, where)
             try:
-                images.append(patch_image(pixels, model.image, model.vision, request.max_pixels))
+                images.append(
+                    patch_image(pixels, model.image, model.vision, request.max_pixels, threads)
+                )
             except InputError as cause:
                 raise InputError(f"{where}: {cause}") from cause
             # Checked as pictures come, so that too many of them are not all held first.
-            self._check_length(sum(len(i.patches) for i in images) // merge**2, index)
+            self._check_length(sum(i.num_patches for i in images) // merge**2, index)
         cut = None if text_ids is None else text_ids[: request.max_length]
         sequence = image_sequence(
             images,

@@ -1,7 +1,7 @@
 """The options of one call, checked before any work starts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,10 @@ class Request:
     truncate_dim: int | None
     max_length: int
     max_pixels: int
+
+    def part(self, first: int, last: int) -> "Request":
+        """Return the same options for items `first` to `last`, the last excluded."""
+        return replace(self, tasks=self.tasks[first:last], prefixes=self.prefixes[first:last])
 
 
 def check_request(  # noqa: PLR0913 - the one place where a call's options meet

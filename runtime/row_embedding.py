@@ -1,27 +1,23 @@
 """Embeds a stream of rows, a bounded number of them at a time."""
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import InputError
 from trine.runtime.input_files import row_task
 from trine.runtime.input_rows import InputRow, load_item
-from trine.runtime.inputs import Item, Prompt
+from trine.runtime.inputs import ImageText, Item, Prompt, StreamItem
 from trine.runtime.output_rows import OutputRow
-from trine.runtime.outputs import OutputDtype
+from trine.runtime.outputs import Embedding, OutputDtype
+from trine.runtime.pdf_pages import PdfPage
 
 __all__ = ["RowOptions", "embed_rows", "error_at"]
 
-#: What fills a window alone. Few enough rows that memory stays small and progress is seen, enough
-#: that sequences of like length find each other.
-MAX_ROWS = 512
-MAX_CHARACTERS = 1 << 16
-MAX_PICTURES = 32
-MAX_PIXELS = 1 << 26
+#: Rows written at a time, few enough that progress is seen.
+MAX_ROWS = 64
 #: How the embedder begins a message about one of the items it was given.
 ITEM_NUMBER = re.compile(r"^(?:item|image|text) (\d+)")
 
@@ -48,75 +44,74 @@ def embed_rows(
 ) -> Iterator[list[OutputRow]]:
     """Yield the results of consecutive rows, all in order.
 
+    Pictures are decoded on worker threads while the engine runs; pages of PDFs, whose library
+    knows one thread only, when they are read.
+
     Raises:
         InputError: a row cannot be used; the message has its file and line.
     """
-    members: list[InputRow] = []
-    items: list[Item] = []
-    fill = 0.0
-    for row in rows:
-        item = load_item(row)
-        members.append(row)
-        items.append(item)
-        fill += _share(item)
-        if fill >= 1:
-            yield _embed_window(embedder, members, items, options)
-            members, items, fill = [], [], 0.0
-    if members:
-        yield _embed_window(embedder, members, items, options)
+    waiting: deque[InputRow] = deque()
+    num_done = 0
 
+    def items() -> Iterator[StreamItem]:
+        for row in rows:
+            item = _unopened(row)
+            task = row_task(row, embedder.tasks, options.task)
+            waiting.append(row)
+            yield StreamItem(item, task, row.prompt)
 
-def _share(item: Item) -> float:
-    """Return the part of a window that an item fills."""
-    text = item if isinstance(item, str) else item.text or ""
-    share = 1 / MAX_ROWS + len(text) / MAX_CHARACTERS
-    if not isinstance(item, str):
-        share += len(item.images) / MAX_PICTURES
-        pixels = [i.shape[0] * i.shape[1] for i in item.images if isinstance(i, np.ndarray)]
-        share += sum(pixels) / MAX_PIXELS
-    return share
-
-
-def _embed_window(
-    embedder: Embedder, rows: Sequence[InputRow], items: Sequence[Item], options: RowOptions
-) -> list[OutputRow]:
+    done: list[OutputRow] = []
     try:
-        found = embedder.encode(
-            items,
-            [row_task(row, embedder.tasks, options.task) for row in rows],
-            prompt_name=[row.prompt or options.prompt for row in rows],
+        for found in embedder.encode_stream(
+            items(),
+            options.task,
+            prompt_name=options.prompt,
             truncate_dim=options.dim,
             max_length=options.max_length,
             max_pixels=options.max_pixels,
             return_single=not options.multi,
             return_multivector=options.multi,
             output_dtype=options.output_dtype,
-        )
+        ):
+            done.append(_output_row(waiting.popleft(), found))
+            num_done += 1
+            if len(done) == MAX_ROWS:
+                yield done
+                done = []
     except InputError as error:
-        raise error_at(error, [row.where for row in rows]) from error
+        raise error_at(error, [row.where for row in waiting], num_done) from error
+    if done:
+        yield done
+
+
+def _unopened(row: InputRow) -> Item:
+    """Return the item of a row, its pictures as paths, its pages of PDFs as pixels."""
+    if any(isinstance(picture, PdfPage) for picture in row.pictures):
+        return load_item(row)
+    return ImageText(row.pictures, row.text) if row.pictures else row.text or ""
+
+
+def _output_row(row: InputRow, found: Embedding) -> OutputRow:
     vectors = found.single if found.multi is None else found.multi
     if vectors is None:
         raise ValueError("no head was asked for")
-    return [
-        OutputRow(
-            id=row.id,
-            vectors=vectors[index],
-            num_tokens=int(found.num_tokens[index]),
-            truncated=bool(found.truncated[index]),
-        )
-        for index, row in enumerate(rows)
-    ]
+    return OutputRow(
+        id=row.id, vectors=vectors, num_tokens=found.num_tokens, truncated=found.truncated
+    )
 
 
-def error_at(error: InputError, places: Sequence[str]) -> InputError:
+def error_at(error: InputError, places: Sequence[str], first: int = 0) -> InputError:
     """Return an embedder's error about one item, with the item's place in the input for its number.
 
     Args:
         error: its message begins with "item", "image" or "text" and a number, or is not changed.
-        places: of each item the embedder was given, e.g. "notes.txt:7".
+        places: of the items the embedder was given and has not answered, e.g. "notes.txt:7".
+        first: number of the first of them.
     """
     message = str(error)
     match = ITEM_NUMBER.match(message)
-    if match is None or int(match[1]) >= len(places):
+    if match is None or not first <= int(match[1]) < first + len(places):
         return error
-    return InputError(f"{places[int(match[1])]}{message[match.end() :]}")
+    place, rest = places[int(match[1]) - first], message[match.end() :]
+    # A picture that is an input by itself would be named twice.
+    return InputError(place + rest.removeprefix(f" ({place!r})"))

@@ -1,15 +1,30 @@
 """How alike two sets of embeddings are."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.kernels.maxsim import maxsim_scores
+from trine.kernels.maxsim import largest, maxsim_scores
 from trine.kernels.pooling import l2_normalise
 from trine.runtime.errors import InputError
 
-__all__ = ["cosine_similarity", "maxsim"]
+__all__ = ["TopK", "cosine_similarity", "maxsim", "maxsim_top_k"]
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """The best documents of a query, best first; of equal scores the earlier document first.
+
+    Attributes:
+        indices: int64 [k], their places among the documents.
+        scores: float32 [k].
+    """
+
+    indices: NDArray[np.int64]
+    scores: NDArray[np.float32]
 
 
 def cosine_similarity(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -32,7 +47,7 @@ def cosine_similarity(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray
 
 
 def maxsim(
-    queries: Sequence[NDArray[np.float32]], documents: Sequence[NDArray[np.float32]]
+    queries: Sequence[NDArray[np.float32]], documents: Sequence[NDArray[Any]]
 ) -> NDArray[np.float32]:
     """Return float32 [queries, documents] late-interaction scores of multi-vectors.
 
@@ -41,7 +56,8 @@ def maxsim(
 
     Args:
         queries: float32 [T_i, D] each, rows normalised.
-        documents: float32 [T_j, D] each, rows normalised.
+        documents: [T_j, D] each, rows normalised; float32, float16, or int8, whose whole numbers
+            are multiplied as they are. All of one type are read in place.
 
     Raises:
         InputError: an item is no 2-D array, is empty, or differs in vector size.
@@ -55,3 +71,21 @@ def maxsim(
     if len(sizes) > 1:
         raise InputError(f"multi-vectors of {sorted(sizes)} dimensions cannot be compared")
     return maxsim_scores(queries, documents)
+
+
+def maxsim_top_k(query: NDArray[np.float32], documents: Sequence[NDArray[Any]], k: int) -> TopK:
+    """Return the `k` documents with the largest `maxsim`, all of them scored: the result is exact.
+
+    Args:
+        query: float32 [T, D], rows normalised.
+        documents: as in `maxsim`.
+        k: how many; all documents where there are fewer.
+
+    Raises:
+        InputError: k is not a whole number of at least 1, or as in `maxsim`.
+    """
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise InputError(f"k is {k!r}; give a whole number of at least 1")
+    scores = maxsim([query], documents)[0]
+    indices = largest(scores, k)
+    return TopK(indices, scores[indices])

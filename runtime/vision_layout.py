@@ -58,19 +58,31 @@ def window_order(
     return np.argsort(window, kind="stable"), np.bincount(window)
 
 
-def lay_out_images(images: Sequence[ImagePatches], vision: VisionConfig) -> VisionInputs:
-    """Return the graph's inputs for `images`, which must have equally many patches each."""
+def lay_out_images(
+    images: Sequence[ImagePatches],
+    vision: VisionConfig,
+    out: NDArray[np.float32] | None = None,
+    threads: int = 1,
+) -> VisionInputs:
+    """Return the graph's inputs for `images`, which must have equally many patches each.
+
+    Args:
+        images: whose patches are written straight into their places.
+        vision: merge and window sizes.
+        out: float32 [P, features], C-order, which becomes `patches`; None for a new array.
+        threads: that share the work.
+    """
     unit = vision.spatial_merge_size**2
-    total = sum(len(image.patches) for image in images)
-    patches = np.empty((total, vision.patch_features), np.float32)
+    total = sum(image.num_patches for image in images)
+    patches = np.empty((total, vision.patch_features), np.float32) if out is None else out
     angles = np.empty((total, vision.head_dim // 2), np.float32)
     lengths = []
     start = 0
     for image in images:
         order, window_sizes = window_order(image.grid, vision)
+        end = start + image.num_patches
+        image.cut(order, patches[start:end], threads)
         rows = (order[:, None] * unit + np.arange(unit)).ravel()
-        end = start + len(rows)
-        np.take(image.patches, rows, axis=0, out=patches[start:end])
         angles[start:end] = _angles(image.grid, vision)[rows]
         lengths.append(window_sizes * unit)
         start = end

@@ -255,19 +255,23 @@ def test_folders_are_not_importable_by_their_bare_names(name: str, tmp_path: Pat
 
 
 def test_public_names() -> None:
-    assert trine.__all__ == ["Embedder", "Embeddings", "ImageText"]
+    assert trine.__all__ == ["Embedder", "Embedding", "Embeddings", "ImageText", "StreamItem"]
     assert trine.runtime.__all__ == [
         "BundleError",
         "CheckpointError",
         "DependencyError",
         "Embedder",
+        "Embedding",
         "Embeddings",
         "EngineError",
         "ImageText",
         "InputError",
+        "StreamItem",
+        "TopK",
         "TrineError",
         "cosine_similarity",
         "maxsim",
+        "maxsim_top_k",
     ]
     for module in (trine, trine.runtime):
         for name in module.__all__:

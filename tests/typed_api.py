@@ -6,16 +6,18 @@ from typing import Any, assert_type
 import numpy as np
 from numpy.typing import NDArray
 
-from trine import Embedder, Embeddings, ImageText
+from trine import Embedder, Embedding, Embeddings, ImageText, StreamItem
 from trine.runtime import (
     BundleError,
     CheckpointError,
     DependencyError,
     EngineError,
     InputError,
+    TopK,
     TrineError,
     cosine_similarity,
     maxsim,
+    maxsim_top_k,
 )
 
 Vectors = NDArray[np.float32]
@@ -56,9 +58,14 @@ assert_type(found.multi, list[NDArray[Any]] | None)
 assert_type(found.num_tokens, NDArray[np.int64])
 assert_type(found.truncated, NDArray[np.bool_])
 
+for result in embedder.encode_stream(["a", item, StreamItem("a", "code", "query")], "retrieval"):
+    assert_type(result, Embedding)
+    assert_type(result.single, NDArray[Any] | None)
+
 if found.single is not None and found.multi is not None:
     assert_type(cosine_similarity(one_text, found.single), Vectors)
     assert_type(maxsim(found.multi, found.multi), Vectors)
+    assert_type(maxsim_top_k(found.multi[0], found.multi, 3), TopK)
 
 try:
     embedder.encode_text("", "unknown")

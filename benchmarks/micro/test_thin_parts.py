@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from trine.kernels.cpu.library import num_processors
 from trine.kernels.maxsim import maxsim_scores
 from trine.kernels.pooling import l2_normalise, mean_rows, project, truncate
 from trine.kernels.quantise import pack_ubinary, quantise_int8, to_float16
@@ -19,7 +20,7 @@ from trine.runtime.image_patches import patch_image
 from trine.runtime.model_config import ImageConfig, VisionConfig
 from trine.runtime.plan import plan_decoder_runs
 from trine.runtime.tokenizer import TextTokenizer
-from trine.runtime.vision_layout import pad_layout
+from trine.runtime.vision_layout import VisionInputs, lay_out_images, pad_layout
 
 HIDDEN, PROJECTOR = 2048, 128
 #: The published vision tower and image processor.
@@ -60,8 +61,14 @@ def test_tokenise_1000_texts(benchmark: BenchmarkFixture) -> None:
 
 def test_preprocess_a_picture_of_1600_by_1200(benchmark: BenchmarkFixture) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), np.uint8)
-    found = benchmark(patch_image, pixels, IMAGE, VISION, IMAGE.max_pixels)
-    assert found.grid == (86, 114)
+    threads = num_processors()
+    buffer = rows(86 * 114, VISION.patch_features)
+
+    def preprocess() -> VisionInputs:
+        image = patch_image(pixels, IMAGE, VISION, IMAGE.max_pixels, threads)
+        return lay_out_images([image], VISION, buffer, threads)
+
+    assert benchmark(preprocess).patches is buffer
 
 
 def test_plan_10000_sequences(benchmark: BenchmarkFixture) -> None:

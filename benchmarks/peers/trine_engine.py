@@ -19,6 +19,7 @@ from trine.runtime.image_patches import patch_image
 from trine.runtime.model_config import MAX_TOKENS
 from trine.runtime.pipeline import BatchLimits, Pipeline
 from trine.runtime.sequence import TokenSequence, text_sequence
+from trine.runtime.vision_layout import lay_out_images
 
 __all__ = ["TrineEngine", "TrineThinParts"]
 
@@ -91,7 +92,15 @@ class TrineThinParts:
 
             def preprocess() -> None:
                 for pixels in inputs.pictures:
-                    patch_image(pixels, model.image, model.vision, model.image.max_pixels)
+                    image = patch_image(
+                        pixels,
+                        model.image,
+                        model.vision,
+                        model.image.max_pixels,
+                        self.setup.threads,
+                    )
+                    # Into a new array each time, as the other contestants do.
+                    lay_out_images([image], model.vision, threads=self.setup.threads)
 
             return preprocess
         raise UnsupportedCase(f"{inputs.case.kind} needs an engine")

@@ -2,8 +2,18 @@
 
 import ctypes
 import importlib.util
+import os
+from functools import cache
 
-__all__ = ["ABI_VERSION", "NativeLibraryError", "has_amx", "load_library", "why_unavailable"]
+__all__ = [
+    "ABI_VERSION",
+    "NativeLibraryError",
+    "has_amx",
+    "load_library",
+    "native_library",
+    "num_processors",
+    "why_unavailable",
+]
 
 #: Of the structures and layouts in `structures` and `native/`; raised with every change of them.
 ABI_VERSION = 1
@@ -63,3 +73,22 @@ def load_library() -> ctypes.CDLL:
             "avx512vnni); engines run in ONNX Runtime here"
         )
     return library
+
+
+@cache
+def native_library() -> ctypes.CDLL | None:
+    """Return the library, or None where it cannot be used, for kernels that numpy can stand in for.
+
+    The answer cannot change while the process lives, so it is looked for once.
+    """
+    try:
+        return load_library()
+    except NativeLibraryError:
+        return None
+
+
+def num_processors() -> int:
+    """Return how many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trine.runtime.embedder import Embedder
-    from trine.runtime.inputs import ImageText
-    from trine.runtime.outputs import Embeddings
+    from trine.runtime.inputs import ImageText, StreamItem
+    from trine.runtime.outputs import Embedding, Embeddings
 
-__all__ = ["Embedder", "Embeddings", "ImageText"]
+__all__ = ["Embedder", "Embedding", "Embeddings", "ImageText", "StreamItem"]
 
 
 def __getattr__(name: str) -> object:

@@ -134,14 +134,14 @@ class Feeder:
         # What was estimated at acceptance gives way to what it came to.
         ticket.reservation.change(
             sum(len(prepared.sequence) for prepared in found) - estimate_tokens(items, max_length),
-            sum(len(image.patches) for prepared in found for image in prepared.sequence.images)
+            sum(image.num_patches for prepared in found for image in prepared.sequence.images)
             - sum(num_pictures(item) for item in items) * self._patches_per_picture,
         )
         now = time.monotonic()
         entries = []
         for prepared in found:
             adapter = ticket.handles[call.items[prepared.index].task]
-            patches = sum(len(image.patches) for image in prepared.sequence.images)
+            patches = sum(image.num_patches for image in prepared.sequence.images)
             entries.append(
                 Entry(
                     sequence=prepared.sequence,

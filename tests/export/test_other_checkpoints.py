@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trine.export.sample_spec import SampleSpec, changed_spec
 from trine.export.torch_reference import TorchReference
 from trine.runtime.embedder import Embedder
-from trine.runtime.image_patches import ImagePatches, patch_image
+from trine.runtime.image_patches import ImagePatches, patch_format, patch_image
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.model_config import ImageConfig, VisionConfig
 from trine.runtime.preparation import Preparation
@@ -252,7 +252,12 @@ def test_positions_are_those_of_get_rope_index(
 ) -> None:
     tokenizer = TextTokenizer(tiny.embedder.bundle.path("tokenizer.json"))
     ids = None if text is None else tokenizer.encode([f"Query: {text}"])[0]
-    images = [ImagePatches(np.empty((prod(grid), 0), np.float32), grid) for grid in shapes]
+    form = patch_format(tiny.model.image, tiny.model.vision)
+    size = form.patch_size
+    images = [
+        ImagePatches(np.zeros((rows * size, columns * size, 3), np.uint8), form)
+        for rows, columns in shapes
+    ]
     sequence = image_sequence(images, ids, tokenizer.scaffold, tiny.model.token_ids, 2)
     want, _ = tiny.torch._model.get_rope_index(
         torch.tensor(sequence.token_ids)[None], torch.tensor([(1, *grid) for grid in shapes])

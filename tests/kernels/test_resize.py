@@ -8,7 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trine.kernels.resize import resize_bicubic
+from trine.kernels.resize import resize_bicubic, resize_with_numpy
 
 Pixels = NDArray[np.uint8]
 
@@ -54,6 +54,29 @@ def test_pixels_are_those_of_pytorch(
     )
     found = resize_bicubic(pixels, new_height, new_width)
     np.testing.assert_array_equal(found, want[0].permute(1, 2, 0).numpy())
+
+
+@thorough
+@given(
+    st.tuples(sides, sides, st.integers(1, 4)),
+    sides,
+    sides,
+    st.sampled_from(("noise", "edges", "ramp")),
+    st.integers(1, 3),
+)
+@example((2000, 1500, 3), 56, 28, "edges", 2)
+@example((40, 3000, 3), 28, 56, "noise", 1)  # inputs of neighbouring outputs lie far apart
+@example((7, 300, 3), 7, 140, "noise", 2)  # one axis only
+@example((300, 7, 3), 140, 7, "noise", 2)
+def test_compiled_kernel_and_numpy_agree_to_the_last_bit(
+    shape: tuple[int, int, int], new_height: int, new_width: int, kind: str, threads: int
+) -> None:
+    height, width, channels = shape
+    whole = np.repeat(picture(height, width, kind), 2, axis=2)
+    for pixels in (np.ascontiguousarray(whole[:, :, :channels]), whole[::-1, :, :channels]):
+        found = resize_bicubic(pixels, new_height, new_width, threads=threads)
+        want = resize_with_numpy(pixels, new_height, new_width)
+        np.testing.assert_array_equal(found, want)
 
 
 @modest

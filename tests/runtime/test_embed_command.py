@@ -330,7 +330,7 @@ def test_interrupting_leaves_no_file_and_keeps_the_old_one(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Embedder, "encode", interrupt)
+    monkeypatch.setattr(Embedder, "encode_stream", interrupt)
     out = tmp_path / "out.npz"
     out.write_bytes(b"old")
     assert embed(nano_bundle, texts_file, "-o", out, "--task", "retrieval", "--force") == 130
@@ -432,13 +432,13 @@ def test_only_the_tasks_that_rows_name_are_loaded(
     nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[tuple[str, ...]] = []
-    encode = Embedder.encode
+    encode_stream = Embedder.encode_stream
 
     def watch(self: Embedder, *arguments: object, **options: object) -> object:
         loaded.append(self.tasks)
-        return encode(self, *arguments, **options)  # type: ignore[arg-type]
+        return encode_stream(self, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Embedder, "encode", watch)
+    monkeypatch.setattr(Embedder, "encode_stream", watch)
     items = write_lines(
         tmp_path / "items.jsonl", [{"text": "a"}, {"text": "b", "task": "text-matching"}]
     )

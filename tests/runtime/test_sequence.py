@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trine.runtime.image_patches import ImagePatches
+from trine.runtime.image_patches import ImagePatches, PatchFormat
 from trine.runtime.model_config import DecoderConfig, TokenIds
 from trine.runtime.sequence import image_sequence, rope_tables, text_sequence
 from trine.runtime.tokenizer import Scaffold
@@ -19,8 +19,10 @@ grids = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, ma
 
 
 def pictures(grids: list[tuple[int, int]], merge: int) -> list[ImagePatches]:
+    ones = np.ones(3, np.float32)
+    form = PatchFormat(mean=ones, deviation=ones, patch_size=1, merge_size=merge, num_frames=1)
     return [
-        ImagePatches(np.empty((0, 1), np.float32), (rows * merge, columns * merge))
+        ImagePatches(np.zeros((rows * merge, columns * merge, 3), np.uint8), form)
         for rows, columns in grids
     ]
 

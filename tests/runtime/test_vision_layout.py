@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from trine.runtime.image_patches import ImagePatches
+from trine.runtime.image_patches import ImagePatches, PatchFormat
 from trine.runtime.model_config import VisionConfig
-from trine.runtime.vision_layout import lay_out_images, pad_layout, window_order
+from trine.runtime.vision_layout import VisionInputs, lay_out_images, pad_layout, window_order
 
 modest = settings(max_examples=80, deadline=None, derandomize=True)
 
 
-def vision(merge: int = 2, patch: int = 14, side: int = 4, head_dim: int = 16) -> VisionConfig:
+def vision(merge: int = 2, patch: int = 3, side: int = 4, head_dim: int = 16) -> VisionConfig:
     return VisionConfig(
         hidden_size=2 * head_dim,
         depth=2,
@@ -55,10 +56,27 @@ grids = st.tuples(st.integers(1, 20), st.integers(1, 20))
 
 
 def picture(grid: tuple[int, int], config: VisionConfig, first: int = 0) -> ImagePatches:
-    """Return patches whose values are their numbers."""
-    count = grid[0] * grid[1]
-    numbers = np.arange(first, first + count, dtype=np.float32)
-    return ImagePatches(np.repeat(numbers[:, None], config.patch_features, axis=1), grid)
+    """Return a picture whose patches hold their numbers, in merge order, as their first value.
+
+    A patch's number is its pixels' red level and, in 256s, their green one; `numbers` adds them.
+    """
+    size, merge = config.patch_size, config.spatial_merge_size
+    row, column = np.indices(grid)
+    token = (row // merge) * (grid[1] // merge) + column // merge
+    number = first + token * merge**2 + (row % merge) * merge + column % merge
+    levels = np.stack([number % 256, number // 256, number * 0], axis=-1).astype(np.uint8)
+    pixels = np.ascontiguousarray(levels.repeat(size, axis=0).repeat(size, axis=1))
+    ones = np.ones(3, np.float32)
+    return ImagePatches(
+        pixels,
+        PatchFormat(mean=0 * ones, deviation=ones, patch_size=size, merge_size=merge, num_frames=2),
+    )
+
+
+def numbers(inputs: VisionInputs) -> NDArray[np.int64]:
+    """Return int64 [P]: the numbers that `picture` wrote into the patches."""
+    channels = inputs.patches.reshape(len(inputs.patches), 3, -1)[:, :, 0].astype(np.int64)
+    return channels[:, 0] + 256 * channels[:, 1]
 
 
 @modest
@@ -86,8 +104,8 @@ def test_pictures_of_a_run_do_not_share_windows(tokens: tuple[int, int]) -> None
     alone = lay_out_images([picture(grid, config)], config)
     both = lay_out_images([picture(grid, config), picture(grid, config, count)], config)
     np.testing.assert_array_equal(both.window_lengths, np.tile(alone.window_lengths, 2))
-    np.testing.assert_array_equal(both.patches[:count], alone.patches)
-    np.testing.assert_array_equal(both.patches[count:], alone.patches + count)
+    np.testing.assert_array_equal(numbers(both)[:count], numbers(alone))
+    np.testing.assert_array_equal(numbers(both)[count:], numbers(alone) + count)
     np.testing.assert_array_equal(both.rope_cos, np.tile(alone.rope_cos, (2, 1)))
     assert both.num_images.tolist() == [2]
 
@@ -104,12 +122,12 @@ def test_windows_gather_their_own_patches(tokens: tuple[int, int], merge: int, s
         for window in windows_by_definition(*tokens, side)
     ]
     assert inputs.window_lengths.tolist() == [len(window) for window in want]
-    padded = inputs.patches[:, 0][inputs.window_gather]
+    padded = numbers(inputs)[inputs.window_gather]
     for row, window in zip(padded, want, strict=True):
         assert row[: len(window)].tolist() == window
     # The way back finds every patch in the flattened windows.
     back = padded.ravel()[inputs.window_scatter]
-    np.testing.assert_array_equal(back, inputs.patches[:, 0])
+    np.testing.assert_array_equal(back, numbers(inputs))
     dtypes = {name: str(getattr(inputs, name).dtype) for name in inputs.__slots__}
     assert dtypes == {
         "patches": "float32",
@@ -138,7 +156,7 @@ def test_angles_are_of_each_patchs_row_and_column(
         for row in range(merge)
         for column in range(merge)
     ]
-    for slot, number in enumerate(inputs.patches[:, 0].astype(int)):
+    for slot, number in enumerate(numbers(inputs)):
         angles = [
             position * 10000.0 ** (-2 * i / (head_dim / 2))
             for position in places[number]
@@ -177,4 +195,4 @@ def test_pictures_of_other_sizes_keep_their_own_windows() -> None:
 
 @pytest.mark.parametrize(("pixels", "side"), [(112, 4), (111, 3), (28, 1), (55, 1)])
 def test_window_side_is_rounded_down_to_whole_tokens(pixels: int, side: int) -> None:
-    assert dataclasses.replace(vision(), window_size=pixels).window_side == side
+    assert dataclasses.replace(vision(patch=14), window_size=pixels).window_side == side

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trine.kernels.lora import adapter_tiles, lora_delta
 from trine.kernels.maxsim import maxsim_scores
-from trine.kernels.patchify import patchify
+from trine.kernels.patchify import patchify_levels
 from trine.kernels.pooling import l2_normalise, mean_rows, project
 from trine.kernels.quantise import pack_binary, pack_ubinary, quantise_int8
 from trine.kernels.triton.launches import (
@@ -200,7 +200,7 @@ def test_patches(device: Any, dtype: str, size: tuple[int, int]) -> None:
             out,
         )
     )
-    want = patchify(pixels, levels, order, patch_size=14, merge_size=2, num_frames=2)
+    want = patchify_levels(pixels, levels, order, patch_size=14, merge_size=2, num_frames=2)
     # Rounded as the device rounds uploads: to nearest, halves to even.
     want_rounded = device.download(device.upload(want, dtype))
     np.testing.assert_array_equal(device.download(out), want_rounded)

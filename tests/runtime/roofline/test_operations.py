@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trine.runtime.bundle import Bundle, open_bundle
-from trine.runtime.image_patches import ImagePatches
+from trine.runtime.image_patches import ImagePatches, patch_format
 from trine.runtime.lora_layout import adapted_shapes
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.roofline.stages import (
@@ -101,13 +101,18 @@ def test_linear_operations_of_a_text_are_the_graphs(
     assert products(path, feeds) == expected
 
 
+def black_picture(model: ModelConfig, grid: tuple[int, int]) -> ImagePatches:
+    size = model.vision.patch_size
+    pixels = np.zeros((grid[0] * size, grid[1] * size, 3), np.uint8)
+    return ImagePatches(pixels, patch_format(model.image, model.vision))
+
+
 def test_linear_operations_of_a_picture_are_the_graphs(
     bundle: Bundle, model: ModelConfig, products: Callable[[str, dict[str, Any]], int]
 ) -> None:
     merge = model.vision.spatial_merge_size
     grid = (6 * merge, 5 * merge)
-    patches = np.zeros((grid[0] * grid[1], model.vision.patch_features), np.float32)
-    inputs = lay_out_images([ImagePatches(patches, grid)] * 2, model.vision)
+    inputs = lay_out_images([black_picture(model, grid)] * 2, model.vision)
     feeds = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
     stages = image_stages(model, grid, 2, scaffold_tokens=11)
     expected = operations(stages, "linear", "vision")
@@ -130,8 +135,7 @@ def test_vision_attention_counts_pairs_in_windows_and_in_the_picture(
     vision = model.vision
     merge = vision.spatial_merge_size
     grid = (rows * merge, columns * merge)
-    patches = np.zeros((grid[0] * grid[1], vision.patch_features), np.float32)
-    window_lengths = lay_out_images([ImagePatches(patches, grid)], vision).window_lengths
+    window_lengths = lay_out_images([black_picture(model, grid)], vision).window_lengths
     stages = {s.name: s for s in image_stages(model, grid, 1, scaffold_tokens=11)}
     full = len(vision.full_attention_blocks)
     a_pair = 2 * 2 * vision.hidden_size
@@ -139,7 +143,7 @@ def test_vision_attention_counts_pairs_in_windows_and_in_the_picture(
     found = stages["vision attention in windows"].operations
     assert found == (vision.depth - full) * in_windows * a_pair
     found = stages["vision attention over the picture"].operations
-    assert found == full * len(patches) ** 2 * a_pair
+    assert found == full * (grid[0] * grid[1]) ** 2 * a_pair
 
 
 def test_adapters_cost_their_matrices(model: ModelConfig) -> None:
