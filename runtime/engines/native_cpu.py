@@ -24,6 +24,12 @@ from trine.runtime.engines.native_vision import VisionTower
 from trine.runtime.engines.ort_decoders import open_bank
 from trine.runtime.engines.ort_session import num_cores
 from trine.runtime.engines.packed_file import open_store
+from trine.runtime.engines.run_memory import (
+    native_decoder_bytes,
+    native_vision_bytes,
+    require_decoder_memory,
+    require_vision_memory,
+)
 from trine.runtime.engines.workspace import Workspace
 from trine.runtime.heads import load_projectors
 from trine.runtime.manifest import EngineEntry
@@ -101,6 +107,10 @@ class NativeCpuEngine:
             self._vision_tower()
 
     def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+        require_vision_memory(
+            native_vision_bytes(self._bundle.manifest.model.vision, len(inputs.patches)),
+            len(inputs.patches),
+        )
         return self._run_vision(inputs, self._kernels)
 
     def run_group(self, adapter: AdapterHandle) -> Hashable:
@@ -109,6 +119,10 @@ class NativeCpuEngine:
     def run_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]:
+        require_decoder_memory(
+            native_decoder_bytes(self._bundle.manifest.model.decoder, len(inputs.embeddings)),
+            len(inputs.embeddings),
+        )
         return self._run_decoder(inputs, adapters, self._kernels)
 
     def profile_vision(self, inputs: VisionInputs, runs: int) -> Sequence[OperatorTime]:

@@ -12,9 +12,14 @@ from trine.runtime.bundle import Bundle
 from trine.runtime.engine import DecoderInputs, EngineOptions
 from trine.runtime.engine_profile import OperatorTime
 from trine.runtime.engines.ort_decoders import Decoders, MergedDecoders, SharedDecoder
-from trine.runtime.engines.ort_memory import decoder_bytes, require_memory, vision_bytes
 from trine.runtime.engines.ort_profile import profile_graph
 from trine.runtime.engines.ort_session import choose_settings, open_session, run_session
+from trine.runtime.engines.run_memory import (
+    ort_decoder_bytes,
+    ort_vision_bytes,
+    require_decoder_memory,
+    require_vision_memory,
+)
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.vision_layout import VisionInputs
 
@@ -68,11 +73,7 @@ class OrtCpuEngine:
 
     def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
         num_patches = len(inputs.patches)
-        require_memory(
-            vision_bytes(self._model.vision, num_patches),
-            f"a picture run of {num_patches} patches",
-            "give a smaller max_pixels, or fewer patches a run (BatchLimits.patches)",
-        )
+        require_vision_memory(ort_vision_bytes(self._model.vision, num_patches), num_patches)
         with self._vision_lock:
             if self._vision is None:
                 self._vision = open_session(self._vision_path, self._settings)
@@ -85,11 +86,7 @@ class OrtCpuEngine:
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]:
         num_tokens = len(inputs.embeddings)
-        require_memory(
-            decoder_bytes(self._model.decoder, num_tokens),
-            f"a run of {num_tokens} tokens",
-            "give a smaller max_length, or fewer tokens a run (BatchLimits.tokens)",
-        )
+        require_decoder_memory(ort_decoder_bytes(self._model.decoder, num_tokens), num_tokens)
         return self._decoders.run(inputs, adapters)
 
     def profile_vision(self, inputs: VisionInputs, runs: int) -> Sequence[OperatorTime]:
