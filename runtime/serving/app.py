@@ -1,8 +1,8 @@
 """The ASGI application: the dialects' routes, the web page and the operator's, behind the gate."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trine.runtime.serving.api.error_bodies import error_response
 from trine.runtime.serving.api.routes import api_routes
@@ -32,6 +32,8 @@ from trine.runtime.serving.url_fetch import FetchLimits, UrlFetcher
 
 __all__ = ["Application", "make_app"]
 
+#: What a route calls.
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 #: Headers of responses that scripts of other origins may read.
 EXPOSED_HEADERS = (
     "x-request-id",
@@ -114,7 +116,7 @@ def make_app(  # noqa: PLR0913 - the parts that meet here
         exception_handlers={HTTPException: _answer_http_error, Exception: _answer_fault},
     )
     gate = RequestGate(
-        inner,
+        _ShortWay(routes, inner),
         check_load=service.check_load,
         lag=lag,
         max_requests=settings.max_requests,
@@ -138,6 +140,31 @@ def make_app(  # noqa: PLR0913 - the parts that meet here
             max_age=PREFLIGHT_AGE,
         )
     return Application(outer, gate)
+
+
+class _ShortWay:
+    """Takes requests whose path is a route's own straight to its handler, the rest to the router.
+
+    The router tries one route after the other and wraps each handler several times over, which
+    costs a short query a tenth of its time in the server.
+    """
+
+    def __init__(self, routes: Sequence[Route], router: ASGIApp) -> None:
+        self._router = router
+        self._handlers = {
+            (method, route.path): cast(Handler, route.endpoint)
+            for route in reversed(routes)
+            if "{" not in route.path
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self._handlers.get((scope["method"], scope["path"]))
+        if handler is None:
+            await self._router(scope, receive, send)
+            return
+        response = await handler(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 class _RouteNames:

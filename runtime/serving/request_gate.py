@@ -1,7 +1,7 @@
 """What every request passes before its handler: identity, limits, body, deadline; and after it.
 
-A plain ASGI middleware. It reads the body under its limits, runs the handler, and meanwhile watches
-the connection: when the client leaves, the handler is cancelled and its work dropped.
+A plain ASGI middleware. It reads the body under its limits, runs the handler, and cancels it when the
+client leaves or the request's time is up.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +24,7 @@ from trine.runtime.serving.metrics import ServerMetrics
 from trine.runtime.serving.rate_limits import Allowance, RateLimits
 from trine.runtime.serving.request_body import BodyReader, ClientLeft
 from trine.runtime.serving.request_context import set_call_context
+from trine.runtime.serving.request_watch import RequestWatch
 from trine.runtime.serving.tracing import RequestSpan, Tracer
 
 __all__ = ["ADMIN_PREFIX", "RequestGate"]
@@ -63,8 +63,6 @@ class _Exchange:
     client_left: bool = False
     #: Of the response; 0 until it began.
     status: int = 0
-    #: Whether the last of the response was sent.
-    complete: bool = False
     error_code: str | None = None
 
     @property
@@ -165,30 +163,40 @@ class RequestGate:
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                self._mark(exchange, MutableHeaders(scope=message))
-            elif message["type"] == "http.response.body":
-                exchange.complete = not message.get("more_body", False)
+                message["headers"] = [*message.get("headers", ()), *self._marks(exchange)]
             await send(message)
 
-        body = b""
+        body: bytes | None = None
+        error: ServiceError | None = None
+        watch: RequestWatch | None = None
         try:
             self._admit(exchange)
-            if exchange.scope["method"] not in FREE_METHODS:
-                async with asyncio.timeout(exchange.deadline - time.monotonic()):
-                    body = await self._bodies.read(exchange.headers, receive)
-            await self._handle(exchange, body, receive, send_marked)
+            watch = RequestWatch(exchange.deadline, receive)
+            if exchange.scope["method"] in FREE_METHODS:
+                body = b""
+            else:
+                body = await self._bodies.read(exchange.headers, receive)
+            await self._handle(exchange, body, watch, send_marked)
         except ClientLeft:
             exchange.client_left = True
-        except TimeoutError:
-            await self._refuse(exchange, _slow_body(), send_marked, receive)
-        except ServiceError as error:
-            await self._refuse(exchange, error, send_marked, receive)
+        except asyncio.CancelledError:
+            if watch is None or not watch.cancelled():
+                raise
+            if watch.client_has_left():
+                exchange.client_left = True
+            else:
+                error = _slow_body() if body is None else _too_late()
+        except ServiceError as refusal:
+            error = refusal
         except Exception:
             logger.exception("request failed", extra={"request_id": exchange.request_id})
-            fault = ServiceError(500, "internal_error", "the server failed on this request")
-            await self._refuse(exchange, fault, send_marked, receive)
+            error = ServiceError(500, "internal_error", "the server failed on this request")
         finally:
-            self._bodies.release(len(body))
+            if watch is not None:
+                watch.stop()
+            self._bodies.release(len(body or b""))
+        if error is not None:
+            await self._refuse(exchange, error, send_marked, receive)
 
     def _admit(self, exchange: _Exchange) -> None:
         """Check what can be checked before the body is read.
@@ -218,53 +226,28 @@ class RequestGate:
         if not exchange.path.startswith(ADMIN_PREFIX):
             self._limits.take_request(exchange.key_name)
 
-    async def _handle(self, exchange: _Exchange, body: bytes, receive: Receive, send: Send) -> None:
-        """Run the handler, and cancel it when the client leaves or the time is up."""
-        left = asyncio.Event()
-        sent_body = False
-        task = asyncio.current_task()
+    async def _handle(
+        self, exchange: _Exchange, body: bytes, watch: RequestWatch, send: Send
+    ) -> None:
+        """Run the handler under watch."""
+        unread = [body]
 
         async def replay() -> Message:
-            nonlocal sent_body
-            if not sent_body:
-                sent_body = True
-                return {"type": "http.request", "body": body, "more_body": False}
-            await left.wait()
-            return {"type": "http.disconnect"}
-
-        async def watch() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            # Servers say this after a response, too.
-            if not exchange.complete and task is not None:
-                exchange.client_left = True
-                left.set()
-                task.cancel()
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            # Nothing more comes: when the client leaves, the handler is cancelled.
+            await asyncio.get_running_loop().create_future()
+            raise RuntimeError("nothing ends this wait but cancellation")
 
         context = CallContext(
             request_id=exchange.request_id,
             key_name=exchange.key_name,
             deadline=exchange.deadline,
-            disconnected=left.is_set,
+            disconnected=watch.client_has_left,
         )
-        set_call_context(exchange.scope, context)
-        watcher = asyncio.ensure_future(watch())
-        limit = asyncio.timeout(max(exchange.deadline - time.monotonic(), 0))
-        try:
-            async with limit:
-                await self._app(exchange.scope, replay, send)
-        except asyncio.CancelledError:
-            if exchange.client_left and task is not None and not task.uncancel():
-                raise ClientLeft from None
-            raise
-        except TimeoutError:
-            if not limit.expired():
-                raise RuntimeError("a handler let a timeout of its own through") from None
-            raise ServiceError(
-                504, "deadline_exceeded", "the request's time was up before it was answered"
-            ) from None
-        finally:
-            watcher.cancel()
+        set_call_context(exchange.scope, context, body)
+        watch.body_is_read()
+        await self._app(exchange.scope, replay, send)
 
     async def _refuse(
         self, exchange: _Exchange, error: ServiceError, send: Send, receive: Receive
@@ -280,13 +263,15 @@ class RequestGate:
         with contextlib.suppress(OSError):
             await response(exchange.scope, receive, send)
 
-    def _mark(self, exchange: _Exchange, headers: MutableHeaders) -> None:
-        """Add the headers that every response has."""
-        headers["x-request-id"] = exchange.request_id
-        headers["traceparent"] = exchange.span.trace.header
+    def _marks(self, exchange: _Exchange) -> list[tuple[bytes, bytes]]:
+        """Return the headers that every response has."""
+        found = [
+            (b"x-request-id", exchange.request_id.encode()),
+            (b"traceparent", exchange.span.trace.header.encode()),
+        ]
         if exchange.scope["method"] not in FREE_METHODS and exchange.status != 401:
-            for name, value in _limit_headers(self._limits.allowance(exchange.key_name)).items():
-                headers[name] = value
+            found += _limit_headers(self._limits.allowance(exchange.key_name))
+        return found
 
     def _finish(self, exchange: _Exchange) -> None:
         """Count and log a request."""
@@ -326,14 +311,20 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _limit_headers(allowance: Allowance) -> dict[str, str]:
-    found = {}
-    for name, standing in (("requests", allowance.requests), ("tokens", allowance.tokens)):
+def _limit_headers(allowance: Allowance) -> list[tuple[bytes, bytes]]:
+    found = []
+    for name, standing in ((b"requests", allowance.requests), (b"tokens", allowance.tokens)):
         if standing is not None:
-            found[f"x-ratelimit-limit-{name}"] = str(standing.limit)
-            found[f"x-ratelimit-remaining-{name}"] = str(standing.remaining)
+            found.append((b"x-ratelimit-limit-" + name, b"%d" % standing.limit))
+            found.append((b"x-ratelimit-remaining-" + name, b"%d" % standing.remaining))
     return found
 
 
 def _slow_body() -> ServiceError:
     return ServiceError(408, "body_too_slow", "the request's body did not arrive in time")
+
+
+def _too_late() -> ServiceError:
+    return ServiceError(
+        504, "deadline_exceeded", "the request's time was up before it was answered"
+    )

@@ -5,6 +5,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from trine.runtime.bundle import open_bundle
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import Prompt
@@ -197,7 +199,7 @@ class EmbeddingService:
             )
         finally:
             self._close_ticket(ticket)
-            used = int(ticket.num_tokens.sum())
+            used = sum(ticket.num_tokens)
             self._limits.correct_tokens(context.key_name, used - estimate)
         self._metrics.observe_call(call, result)
         return result
@@ -304,7 +306,15 @@ class EmbeddingService:
             raise RuntimeError("the service is not loaded")
         if not ticket.call.items:
             return
-        time_left = ticket.context.deadline - time.monotonic()
+        loop = asyncio.get_running_loop()
+        time_left = max(ticket.context.deadline - time.monotonic(), 0.0)
+        if self._feeder.feed_few(ticket, max_length):
+            timer = loop.call_later(time_left, ticket.end, _too_late())
+            try:
+                await ticket.finished
+            finally:
+                timer.cancel()
+            return
         try:
             async with asyncio.timeout(time_left):
                 await self._feeder.feed(ticket, max_length)
@@ -322,9 +332,9 @@ class EmbeddingService:
             return EmbedResult(
                 single=stack_single(vectors, size, dim, call.normalize) if call.single else None,
                 multi=stack_multi(vectors, call.multi_dimensions) if call.multi else None,
-                num_tokens=ticket.num_tokens,
-                num_image_tokens=ticket.num_image_tokens,
-                truncated=ticket.truncated,
+                num_tokens=np.array(ticket.num_tokens, np.int64),
+                num_image_tokens=np.array(ticket.num_image_tokens, np.int64),
+                truncated=np.array(ticket.truncated, np.bool_),
                 image_spans=tuple(ticket.spans),
                 adapter_hashes=hashes,
                 timings=ticket.timings()
@@ -337,10 +347,10 @@ class EmbeddingService:
         return await asyncio.to_thread(stack)
 
     def _close_ticket(self, ticket: Ticket) -> None:
-        for entry in self._queue.remove(ticket) if not ticket.finished.done() else ():
-            ticket.dropped(entry)
+        if not ticket.complete:
+            for entry in self._queue.remove(ticket):
+                ticket.dropped(entry)
         ticket.close()
-        self._show_pending()
 
     def _deliver(self, result: RunResult) -> None:
         """Hand a run's vectors to the calls they are of. Runs on the event loop."""
@@ -353,6 +363,7 @@ class EmbeddingService:
         for entry in result.dropped:
             ticket = _ticket(entry.owner)
             ticket.fail(entry, _left() if ticket.context.disconnected() else _too_late())
+        self._show_pending()
 
     def _show_pending(self) -> None:
         self._metrics.pending_tokens.set(self._admission.tokens)
