@@ -18,6 +18,7 @@ from trine.runtime.serving.api_keys import KeyRing
 from trine.runtime.serving.calls import ServiceError
 from trine.runtime.serving.control import AdapterControl
 from trine.runtime.serving.image_source import ImageLimits, read_image
+from trine.runtime.serving.logs import RequestLog
 from trine.runtime.serving.loop_lag import LoopLag
 from trine.runtime.serving.metrics import ServerMetrics
 from trine.runtime.serving.operation_routes import operation_routes
@@ -57,10 +58,12 @@ class Application:
     Attributes:
         asgi: what a server runs.
         gate: the part of it that knows which requests are under way.
+        log: of requests; what it holds is to be written at the end.
     """
 
     asgi: ASGIApp
     gate: RequestGate
+    log: RequestLog
 
 
 def make_app(  # noqa: PLR0913 - the parts that meet here
@@ -115,6 +118,7 @@ def make_app(  # noqa: PLR0913 - the parts that meet here
         routes=routes,
         exception_handlers={HTTPException: _answer_http_error, Exception: _answer_fault},
     )
+    log = RequestLog(settings.log_level in ("debug", "info"))
     gate = RequestGate(
         _ShortWay(routes, inner),
         check_load=service.check_load,
@@ -125,6 +129,7 @@ def make_app(  # noqa: PLR0913 - the parts that meet here
         bodies=BodyReader(settings.max_body_bytes, settings.max_pending_bytes),
         metrics=metrics,
         tracer=tracer,
+        log=log,
         route_of=_RouteNames(routes),
         timeout_s=settings.request_timeout,
     )
@@ -139,17 +144,20 @@ def make_app(  # noqa: PLR0913 - the parts that meet here
             expose_headers=EXPOSED_HEADERS,
             max_age=PREFLIGHT_AGE,
         )
-    return Application(outer, gate)
+    return Application(outer, gate, log)
 
 
 class _ShortWay:
     """Takes requests whose path is a route's own straight to its handler, the rest to the router.
+
+    It also says which methods a path takes, of which the router knows those of one route only.
 
     The router tries one route after the other and wraps each handler several times over, which
     costs a short query a tenth of its time in the server.
     """
 
     def __init__(self, routes: Sequence[Route], router: ASGIApp) -> None:
+        self._routes = routes
         self._router = router
         self._handlers = {
             (method, route.path): cast(Handler, route.endpoint)
@@ -160,11 +168,32 @@ class _ShortWay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self._handlers.get((scope["method"], scope["path"]))
-        if handler is None:
-            await self._router(scope, receive, send)
+        if handler is not None:
+            response = await handler(Request(scope, receive, send))
+            await response(scope, receive, send)
             return
-        response = await handler(Request(scope, receive, send))
-        await response(scope, receive, send)
+        methods = _methods_at(self._routes, scope)
+        if scope["method"] == "OPTIONS" and methods:
+            await Response(None, 204, {"allow": methods})(scope, receive, send)
+        elif methods and scope["method"] not in methods.split(", "):
+            path = scope["path"]
+            message = f"{scope['method']} is not allowed on {path}; it takes {methods}"
+            refused = error_response(ServiceError(405, "method_not_allowed", message), path)
+            refused.headers["allow"] = methods
+            await refused(scope, receive, send)
+        else:
+            await self._router(scope, receive, send)
+
+
+def _methods_at(routes: Sequence[Route], scope: Scope) -> str:
+    """Return the methods that a path takes, as the header `Allow` lists them; "" for no path."""
+    found = {
+        method
+        for route in routes
+        if route.matches(scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+    return ", ".join(sorted(found | {"OPTIONS"})) if found else ""
 
 
 class _RouteNames:
@@ -188,12 +217,6 @@ def _answer_http_error(request: Request, error: Exception) -> Response:
     """Return the body of the path's dialect for what the router refuses."""
     failed = cast(HTTPException, error)
     path = request.url.path
-    if failed.status_code == 405:
-        allowed = (failed.headers or {}).get("Allow", "other methods")
-        message = f"{request.method} is not allowed on {path}; it takes {allowed}"
-        response = error_response(ServiceError(405, "method_not_allowed", message), path)
-        response.headers["allow"] = allowed
-        return response
     if failed.status_code == 404:
         message = f"there is nothing at {path}; /docs lists all paths"
         return error_response(ServiceError(404, "not_found", message), path)

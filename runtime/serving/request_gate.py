@@ -1,7 +1,7 @@
 """What every request passes before its handler: identity, limits, body, deadline; and after it.
 
-A plain ASGI middleware. It reads the body under its limits, runs the handler, and cancels it when the
-client leaves or the request's time is up.
+A plain ASGI middleware. It reads the body under its limits, runs the handler, and cancels it when
+the client leaves or the request's time is up.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from trine.runtime.serving.api.error_bodies import error_response
 from trine.runtime.serving.api_keys import KeyRing, presented_key
 from trine.runtime.serving.calls import CallContext, ServiceError
+from trine.runtime.serving.logs import RequestLog
 from trine.runtime.serving.loop_lag import LoopLag
 from trine.runtime.serving.metrics import ServerMetrics
 from trine.runtime.serving.rate_limits import Allowance, RateLimits
@@ -83,6 +84,7 @@ class RequestGate:
         bodies: how much.
         metrics: to count with.
         tracer: of spans.
+        log: of requests.
         route_of: the path's route, for metrics: a short list, whatever clients ask for.
         timeout_s: of a request.
     """
@@ -99,6 +101,7 @@ class RequestGate:
         bodies: BodyReader,
         metrics: ServerMetrics,
         tracer: Tracer,
+        log: RequestLog,
         route_of: Callable[[str], str],
         timeout_s: float,
     ) -> None:
@@ -111,6 +114,7 @@ class RequestGate:
         self._bodies = bodies
         self._metrics = metrics
         self._tracer = tracer
+        self._log = log
         self._route_of = route_of
         self._timeout_s = timeout_s
         self._in_flight = 0
@@ -166,35 +170,17 @@ class RequestGate:
                 message["headers"] = [*message.get("headers", ()), *self._marks(exchange)]
             await send(message)
 
-        body: bytes | None = None
         error: ServiceError | None = None
-        watch: RequestWatch | None = None
         try:
             self._admit(exchange)
-            watch = RequestWatch(exchange.deadline, receive)
-            if exchange.scope["method"] in FREE_METHODS:
-                body = b""
-            else:
-                body = await self._bodies.read(exchange.headers, receive)
-            await self._handle(exchange, body, watch, send_marked)
+            await self._work(exchange, receive, send_marked)
         except ClientLeft:
             exchange.client_left = True
-        except asyncio.CancelledError:
-            if watch is None or not watch.cancelled():
-                raise
-            if watch.client_has_left():
-                exchange.client_left = True
-            else:
-                error = _slow_body() if body is None else _too_late()
         except ServiceError as refusal:
             error = refusal
         except Exception:
             logger.exception("request failed", extra={"request_id": exchange.request_id})
             error = ServiceError(500, "internal_error", "the server failed on this request")
-        finally:
-            if watch is not None:
-                watch.stop()
-            self._bodies.release(len(body or b""))
         if error is not None:
             await self._refuse(exchange, error, send_marked, receive)
 
@@ -225,6 +211,31 @@ class RequestGate:
         self._check_load(exchange.deadline - time.monotonic())
         if not exchange.path.startswith(ADMIN_PREFIX):
             self._limits.take_request(exchange.key_name)
+
+    async def _work(self, exchange: _Exchange, receive: Receive, send: Send) -> None:
+        """Read the body and run the handler, as long as there is time and somebody waits.
+
+        Raises:
+            ServiceError: 408, 504 the time was up; 400, 413, 429 the body is refused.
+            ClientLeft: it did.
+        """
+        body: bytes | None = None
+        watch = RequestWatch(exchange.deadline, receive)
+        try:
+            if exchange.scope["method"] in FREE_METHODS:
+                body = b""
+            else:
+                body = await self._bodies.read(exchange.headers, receive)
+            await self._handle(exchange, body, watch, send)
+        except asyncio.CancelledError:
+            if not watch.cancelled():
+                raise
+            if watch.client_has_left():
+                raise ClientLeft from None
+            raise (_slow_body() if body is None else _too_late()) from None
+        finally:
+            watch.stop()
+            self._bodies.release(len(body or b""))
 
     async def _handle(
         self, exchange: _Exchange, body: bytes, watch: RequestWatch, send: Send
@@ -282,11 +293,10 @@ class RequestGate:
         exchange.span.finish(route, status)
         self._metrics.observe_request(route, status, seconds)
         # Metrics count refusals; lines of thousands a second would slow them down.
-        quiet = status == 429 or route in QUIET_ROUTES
-        logger.log(
-            logging.DEBUG if quiet else logging.INFO,
-            "request",
-            extra={
+        if status == 429 or route in QUIET_ROUTES:
+            return
+        self._log.add(
+            {
                 "request_id": exchange.request_id,
                 "trace_id": exchange.span.trace.trace_id,
                 "method": exchange.scope["method"],
@@ -295,7 +305,7 @@ class RequestGate:
                 "ms": round(seconds * 1000, 2),
                 "key": exchange.key_name,
                 "error": exchange.error_code,
-            },
+            }
         )
 
 
