@@ -43,11 +43,19 @@ class SessionSettings:
     repack: bool
 
 
-def choose_settings(threads: int | None, weight_bytes: int) -> SessionSettings:
-    """Return settings for sessions whose weights take `weight_bytes` altogether."""
+def choose_settings(
+    threads: int | None, weight_bytes: int, share_weights: bool = False
+) -> SessionSettings:
+    """Return settings for sessions whose weights take `weight_bytes` altogether.
+
+    Args:
+        threads: of one run; None for one a processor.
+        weight_bytes: of all sessions.
+        share_weights: whether other processes map the same files: then nothing is repacked.
+    """
     return SessionSettings(
         threads=threads or num_cores(),
-        repack=weight_bytes < REPACK_SHARE * _available_bytes(),
+        repack=not share_weights and weight_bytes < REPACK_SHARE * _available_bytes(),
     )
 
 

@@ -17,7 +17,7 @@ from trine.runtime.serving.engine_meter import EngineRun, MeteredEngine
 from trine.runtime.serving.settings import ServerSettings
 from trine.runtime.serving.tokenization import ServingTokenizer
 
-__all__ = ["Core", "chosen_tasks", "open_core"]
+__all__ = ["Core", "chosen_entry", "chosen_tasks", "open_core"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,30 @@ class Core:
     pipeline: Pipeline
     preparation: Preparation
     tokenizer: ServingTokenizer
+
+
+def chosen_entry(bundle: Bundle, settings: ServerSettings) -> EngineEntry:
+    """Return the engine to run.
+
+    Raises:
+        BundleError: the bundle has none of that name.
+        InputError: it cannot share its weights with other workers, as they are asked to.
+    """
+    entry = bundle.engine(settings.engine)
+    if entry.runner != "native" or not _shares_weights(settings):
+        return entry
+    if settings.engine != "auto":
+        raise InputError(
+            f"engine {entry.name} packs its weights in the memory of each process, and "
+            f"{settings.workers} workers are to share theirs; add --worker-weights own, or take "
+            "an engine of ONNX Runtime"
+        )
+    listed = bundle.manifest.engines
+    return next((found for found in listed if "cpu" in found.devices), listed[0])
+
+
+def _shares_weights(settings: ServerSettings) -> bool:
+    return settings.workers > 1 and settings.worker_weights == "shared"
 
 
 def chosen_tasks(entry: EngineEntry, settings: ServerSettings) -> tuple[str, ...]:
@@ -69,7 +93,11 @@ def open_core(
         EngineError: the engine cannot run here, or failed its self-test.
         DependencyError: its package is not installed.
     """
-    options = EngineOptions(threads=settings.threads, tasks=chosen_tasks(entry, settings))
+    options = EngineOptions(
+        threads=settings.threads,
+        tasks=chosen_tasks(entry, settings),
+        share_weights=_shares_weights(settings),
+    )
     engine = open_engine(bundle, entry, options)
     limits = BatchLimits(tokens=settings.batch_tokens, patches=settings.batch_patches)
     self_test = SelfTest(bundle, entry, Encoder(bundle, engine, limits), enabled=True)

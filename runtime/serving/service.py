@@ -25,7 +25,7 @@ from trine.runtime.serving.calls import (
     Timings,
     TokenizedText,
 )
-from trine.runtime.serving.core import Core, chosen_tasks, open_core
+from trine.runtime.serving.core import Core, chosen_entry, chosen_tasks, open_core
 from trine.runtime.serving.engine_loop import EngineLoop, RunResult
 from trine.runtime.serving.engine_meter import EngineRun, Speed
 from trine.runtime.serving.feeding import Feeder
@@ -69,7 +69,7 @@ class EmbeddingService:
         self._metrics = metrics
         self._limits = limits
         self._bundle = open_bundle(settings.bundle)
-        self._entry = self._bundle.engine(settings.engine)
+        self._entry = chosen_entry(self._bundle, settings)
         self._model = self._bundle.manifest.model
         default_role(settings)
         self._tasks = chosen_tasks(self._entry, settings)

@@ -41,7 +41,12 @@ class ServerSettings:
     bundle: Path = field(metadata={"help": "folder of `trine export`"})
     host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 for all")
     port: int = _option(8000, "port to listen on; 0 for a free one")
-    workers: int = _option(1, "processes that share the socket and the memory-mapped weights")
+    workers: int = _option(1, "processes that share the socket")
+    worker_weights: Literal["shared", "own"] = _option(
+        "shared",
+        "with several workers: one copy of the weights for all, memory-mapped, or one for each, "
+        "repacked, which is faster for short inputs",
+    )
 
     engine: str = _option("auto", "of the bundle's engines")
     tasks: tuple[str, ...] = _option((), "adapters to load; all if none is named")
