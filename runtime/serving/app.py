@@ -187,13 +187,13 @@ class _ShortWay:
 
 def _methods_at(routes: Sequence[Route], scope: Scope) -> str:
     """Return the methods that a path takes, as the header `Allow` lists them; "" for no path."""
-    found = {
-        method
-        for route in routes
-        if route.matches(scope)[0] is not Match.NONE
-        for method in route.methods or ()
-    }
-    return ", ".join(sorted(found | {"OPTIONS"})) if found else ""
+    found = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+    if not found:
+        return ""
+    # A name in a path may hold slashes; of two patterns, the longer says more of the path.
+    closest = max(found, key=lambda route: len(route.path)).path
+    methods = {m for route in found if route.path == closest for m in route.methods or ()}
+    return ", ".join(sorted(methods | {"OPTIONS"}))
 
 
 class _RouteNames:
