@@ -97,6 +97,7 @@ def open_core(
         threads=settings.threads,
         tasks=chosen_tasks(entry, settings),
         share_weights=_shares_weights(settings),
+        spin=settings.spin,
     )
     engine = open_engine(bundle, entry, options)
     limits = BatchLimits(tokens=settings.batch_tokens, patches=settings.batch_patches)

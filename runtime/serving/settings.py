@@ -51,6 +51,11 @@ class ServerSettings:
     engine: str = _option("auto", "of the bundle's engines")
     tasks: tuple[str, ...] = _option((), "adapters to load; all if none is named")
     threads: int | None = _option(None, "of one run of the engine; one a processor and worker")
+    spin: bool = _option(
+        False,
+        "let the engine's threads wait for one another busily: faster where clients run elsewhere "
+        "and processors are to spare, much slower where not",
+    )
     prepare_threads: int = _option(2, "that tokenise texts, and as many that decode pictures")
     model_name: str = _option("jina-embeddings-v4", "name in responses and of requests")
     model_aliases: tuple[str, ...] = _option((), "other names that requests may use")
