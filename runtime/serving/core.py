@@ -8,6 +8,7 @@ from trine.runtime.embedding_table import EmbeddingTable
 from trine.runtime.encoder import Encoder
 from trine.runtime.engine import Engine, EngineOptions
 from trine.runtime.engines.opening import open_engine
+from trine.runtime.engines.packed_file import packed_path
 from trine.runtime.errors import InputError
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.pipeline import BatchLimits, Pipeline
@@ -47,11 +48,14 @@ def chosen_entry(bundle: Bundle, settings: ServerSettings) -> EngineEntry:
     entry = bundle.engine(settings.engine)
     if entry.runner != "native" or not _shares_weights(settings):
         return entry
+    graphs = {entry.decoders[task] for task in chosen_tasks(entry, settings)} | {entry.vision}
+    if all(packed_path(bundle, graph).is_file() for graph in graphs):
+        return entry
     if settings.engine != "auto":
         raise InputError(
-            f"engine {entry.name} packs its weights in the memory of each process, and "
-            f"{settings.workers} workers are to share theirs; add --worker-weights own, or take "
-            "an engine of ONNX Runtime"
+            f"engine {entry.name} would pack its weights in the memory of each process, and "
+            f"{settings.workers} workers are to share theirs; run `trine tune` on the bundle, "
+            "which writes them packed, or add --worker-weights own"
         )
     listed = bundle.manifest.engines
     return next((found for found in listed if "cpu" in found.devices), listed[0])
