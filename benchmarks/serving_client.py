@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -175,6 +176,15 @@ class ServerProcess:
                     if line.startswith("RssAnon:"):
                         total += int(line.split()[1])
         return total / 1024
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time of the server and its workers so far."""
+        ticks = 0
+        for pid in (self.process.pid, *self._children()):
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def workers(self) -> list[int]:
         """Return the numbers of the worker processes; none without a supervisor."""

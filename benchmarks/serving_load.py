@@ -116,12 +116,18 @@ def measure_throughput(
     direct_rate(embedder, 1.0)
     direct: list[float] = []
     served: list[float] = []
+    direct_cpu: list[float] = []
+    served_cpu: list[float] = []
     answers: list[Answer] = []
     for _ in range(TURNS):
+        start, used = time.perf_counter(), time.process_time()
         direct.append(direct_rate(embedder, seconds / TURNS))
-        start = time.perf_counter()
+        texts = direct[-1] * (time.perf_counter() - start)
+        direct_cpu.append((time.process_time() - used) / texts)
+        start, used = time.perf_counter(), server.cpu_seconds()
         found = uvloop.run(closed_loop(server.port, seconds / TURNS, CONNECTIONS))
         served.append(len(found) / (time.perf_counter() - start))
+        served_cpu.append((server.cpu_seconds() - used) / len(found))
         answers += found
     shares = [ours / theirs for ours, theirs in zip(served, direct, strict=True)]
     return {
@@ -129,6 +135,8 @@ def measure_throughput(
         "served_texts_per_s": round(statistics.median(served), 1),
         "share_of_direct": round(statistics.median(shares), 3),
         "shares": [round(share, 3) for share in shares],
+        "direct_cpu_ms_per_text": round(statistics.median(direct_cpu) * 1000, 3),
+        "served_cpu_ms_per_text": round(statistics.median(served_cpu) * 1000, 3),
         "not_200": sum(answer.status != 200 for answer in answers),
         "p50_ms": percentile([a.seconds for a in answers], 50),
         "p99_ms": percentile([a.seconds for a in answers], 99),
