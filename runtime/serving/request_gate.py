@@ -208,7 +208,8 @@ class RequestGate:
                 "the server has as many requests as it takes; try again later",
                 retry_after=RETRY_BUSY,
             )
-        self._check_load(exchange.deadline - time.monotonic())
+        # Its answer will wait for the event loop as long as it did itself.
+        self._check_load(exchange.deadline - time.monotonic() - 2 * self._lag.seconds)
         if not exchange.path.startswith(ADMIN_PREFIX):
             self._limits.take_request(exchange.key_name)
 

@@ -115,11 +115,19 @@ class EmbeddingService:
         """
         loop = asyncio.get_running_loop()
 
+        graph_seconds = 0.0
+
         def report(run: EngineRun) -> None:
+            nonlocal graph_seconds
+            graph_seconds += run.seconds
             self._speed.add(run)
             self._metrics.observe_run(run)
 
         def deliver(result: RunResult) -> None:
+            nonlocal graph_seconds
+            if result.entries:
+                self._speed.add_around(result.end - result.start, graph_seconds)
+            graph_seconds = 0.0
             loop.call_soon_threadsafe(self._deliver, result)
 
         try:
