@@ -1,7 +1,7 @@
 """The adapters an embedder offers, and how a request holds the ones it uses."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -73,9 +73,8 @@ class MergedAdapters:
     def names(self) -> tuple[str, ...]:
         return tuple(self._handles)
 
-    @contextmanager
-    def hold(self, names: Iterable[str]) -> Iterator[Mapping[str, AdapterHandle]]:
-        yield self._handles
+    def hold(self, names: Iterable[str]) -> AbstractContextManager[Mapping[str, AdapterHandle]]:
+        return nullcontext(self._handles)
 
     def load(self, name: str, folder: Path, task: str | None) -> None:
         raise InputError(self._refusal(name))

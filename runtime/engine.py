@@ -42,10 +42,18 @@ class EngineOptions:
     Attributes:
         threads: of one run; None for one a processor.
         tasks: whose decoders to load.
+        share_weights: whether other processes run the same engine, so that weights are to stay in
+            the mapped files, which all of them share, and not be repacked into memory of each.
+            Engines that can only run from memory of their own ignore it.
+        spin: whether threads that wait for one another within a run may do so busily. That is
+            faster while nothing else needs the processors, and slows everything down otherwise.
+            Engines whose threads never do ignore it.
     """
 
     threads: int | None
     tasks: tuple[str, ...]
+    share_weights: bool = False
+    spin: bool = True
 
 
 class Engine(Protocol):

@@ -44,7 +44,12 @@ class OrtCpuEngine:
 
     def __init__(self, bundle: Bundle, entry: EngineEntry, options: EngineOptions) -> None:
         num_decoders = len({entry.decoders[task] for task in options.tasks})
-        self._settings = choose_settings(options.threads, entry.weight_bytes * num_decoders)
+        self._settings = choose_settings(
+            options.threads,
+            entry.weight_bytes * num_decoders,
+            options.share_weights,
+            options.spin,
+        )
         kind = MergedDecoders if entry.adapters == "merged" else SharedDecoder
         self._decoders: Decoders = kind(bundle, entry, options.tasks, self._settings)
         self._bundle, self._entry = bundle, entry

@@ -37,17 +37,29 @@ class SessionSettings:
     Attributes:
         threads: of one run.
         repack: whether weights are repacked at load.
+        spin: whether threads of a run wait busily for one another.
     """
 
     threads: int
     repack: bool
+    spin: bool = True
 
 
-def choose_settings(threads: int | None, weight_bytes: int) -> SessionSettings:
-    """Return settings for sessions whose weights take `weight_bytes` altogether."""
+def choose_settings(
+    threads: int | None, weight_bytes: int, share_weights: bool = False, spin: bool = True
+) -> SessionSettings:
+    """Return settings for sessions whose weights take `weight_bytes` altogether.
+
+    Args:
+        threads: of one run; None for one a processor.
+        weight_bytes: of all sessions.
+        share_weights: whether other processes map the same files: then nothing is repacked.
+        spin: whether threads of a run wait busily for one another.
+    """
     return SessionSettings(
         threads=threads or num_cores(),
-        repack=weight_bytes < REPACK_SHARE * _available_bytes(),
+        repack=not share_weights and weight_bytes < REPACK_SHARE * _available_bytes(),
+        spin=spin,
     )
 
 
@@ -74,6 +86,8 @@ def open_session(
     options.log_severity_level = LOG_ERRORS
     # Threads that wait for the next run must not spin on the cores another session needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not settings.spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not settings.repack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if profile is not None:

@@ -25,8 +25,9 @@ __all__ = [
 
 #: Characters a token stands for in most European languages; other scripts are counted as one each.
 CHARACTERS_PER_TOKEN = 4
-#: Part of the time left that the work ahead may be predicted to take; predictions are rough.
-SAFE_SHARE = 0.8
+#: Part of the time left that the work ahead may be predicted to take. Predictions are rough, the
+#: machine may have other work to do, and a deep queue makes every answer late without making more.
+SAFE_SHARE = 0.5
 #: Longest Retry-After in seconds that clients of OpenAI's kind obey.
 LONGEST_RETRY = 120
 

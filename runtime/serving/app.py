@@ -1,8 +1,8 @@
 """The ASGI application: the dialects' routes, the web page and the operator's, behind the gate."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trine.runtime.serving.api.error_bodies import error_response
 from trine.runtime.serving.api.routes import api_routes
@@ -18,6 +18,7 @@ from trine.runtime.serving.api_keys import KeyRing
 from trine.runtime.serving.calls import ServiceError
 from trine.runtime.serving.control import AdapterControl
 from trine.runtime.serving.image_source import ImageLimits, read_image
+from trine.runtime.serving.logs import RequestLog
 from trine.runtime.serving.loop_lag import LoopLag
 from trine.runtime.serving.metrics import ServerMetrics
 from trine.runtime.serving.operation_routes import operation_routes
@@ -32,6 +33,8 @@ from trine.runtime.serving.url_fetch import FetchLimits, UrlFetcher
 
 __all__ = ["Application", "make_app"]
 
+#: What a route calls.
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 #: Headers of responses that scripts of other origins may read.
 EXPOSED_HEADERS = (
     "x-request-id",
@@ -55,10 +58,12 @@ class Application:
     Attributes:
         asgi: what a server runs.
         gate: the part of it that knows which requests are under way.
+        log: of requests; what it holds is to be written at the end.
     """
 
     asgi: ASGIApp
     gate: RequestGate
+    log: RequestLog
 
 
 def make_app(  # noqa: PLR0913 - the parts that meet here
@@ -113,8 +118,9 @@ def make_app(  # noqa: PLR0913 - the parts that meet here
         routes=routes,
         exception_handlers={HTTPException: _answer_http_error, Exception: _answer_fault},
     )
+    log = RequestLog(settings.log_level in ("debug", "info"))
     gate = RequestGate(
-        inner,
+        _ShortWay(routes, inner),
         check_load=service.check_load,
         lag=lag,
         max_requests=settings.max_requests,
@@ -123,6 +129,7 @@ def make_app(  # noqa: PLR0913 - the parts that meet here
         bodies=BodyReader(settings.max_body_bytes, settings.max_pending_bytes),
         metrics=metrics,
         tracer=tracer,
+        log=log,
         route_of=_RouteNames(routes),
         timeout_s=settings.request_timeout,
     )
@@ -137,7 +144,56 @@ def make_app(  # noqa: PLR0913 - the parts that meet here
             expose_headers=EXPOSED_HEADERS,
             max_age=PREFLIGHT_AGE,
         )
-    return Application(outer, gate)
+    return Application(outer, gate, log)
+
+
+class _ShortWay:
+    """Takes requests whose path is a route's own straight to its handler, the rest to the router.
+
+    It also says which methods a path takes, of which the router knows those of one route only.
+
+    The router tries one route after the other and wraps each handler several times over, which
+    costs a short query a tenth of its time in the server.
+    """
+
+    def __init__(self, routes: Sequence[Route], router: ASGIApp) -> None:
+        self._routes = routes
+        self._router = router
+        self._handlers = {
+            (method, route.path): cast(Handler, route.endpoint)
+            for route in reversed(routes)
+            if "{" not in route.path
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self._handlers.get((scope["method"], scope["path"]))
+        if handler is not None:
+            response = await handler(Request(scope, receive, send))
+            await response(scope, receive, send)
+            return
+        methods = _methods_at(self._routes, scope)
+        if scope["method"] == "OPTIONS" and methods:
+            await Response(None, 204, {"allow": methods})(scope, receive, send)
+        elif methods and scope["method"] not in methods.split(", "):
+            path = scope["path"]
+            message = f"{scope['method']} is not allowed on {path}; it takes {methods}"
+            refused = error_response(ServiceError(405, "method_not_allowed", message), path)
+            refused.headers["allow"] = methods
+            await refused(scope, receive, send)
+        else:
+            await self._router(scope, receive, send)
+
+
+def _methods_at(routes: Sequence[Route], scope: Scope) -> str:
+    """Return the methods that a path takes, as the header `Allow` lists them; "" for no path."""
+    found = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+    if not found:
+        return ""
+    # A name in a path may hold slashes; of two patterns, the longer says more of the path.
+    closest = max(found, key=lambda route: len(route.path)).path
+    methods = {m for route in found if route.path == closest for m in route.methods or ()}
+    return ", ".join(sorted(methods | {"OPTIONS"}))
 
 
 class _RouteNames:
@@ -161,12 +217,6 @@ def _answer_http_error(request: Request, error: Exception) -> Response:
     """Return the body of the path's dialect for what the router refuses."""
     failed = cast(HTTPException, error)
     path = request.url.path
-    if failed.status_code == 405:
-        allowed = (failed.headers or {}).get("Allow", "other methods")
-        message = f"{request.method} is not allowed on {path}; it takes {allowed}"
-        response = error_response(ServiceError(405, "method_not_allowed", message), path)
-        response.headers["allow"] = allowed
-        return response
     if failed.status_code == 404:
         message = f"there is nothing at {path}; /docs lists all paths"
         return error_response(ServiceError(404, "not_found", message), path)

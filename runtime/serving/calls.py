@@ -125,6 +125,21 @@ class EmbedCall:
     late_chunking: bool = False
     late_groups: tuple[int, ...] = ()
 
+    def with_items(self, items: tuple[EmbedItem, ...]) -> "EmbedCall":
+        """Return the call with other items; `dataclasses.replace` takes three times as long."""
+        return EmbedCall(
+            items=items,
+            single=self.single,
+            multi=self.multi,
+            dimensions=self.dimensions,
+            multi_dimensions=self.multi_dimensions,
+            max_length=self.max_length,
+            truncate=self.truncate,
+            normalize=self.normalize,
+            late_chunking=self.late_chunking,
+            late_groups=self.late_groups,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallContext:

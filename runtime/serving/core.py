@@ -8,6 +8,7 @@ from trine.runtime.embedding_table import EmbeddingTable
 from trine.runtime.encoder import Encoder
 from trine.runtime.engine import Engine, EngineOptions
 from trine.runtime.engines.opening import open_engine
+from trine.runtime.engines.packed_file import packed_path
 from trine.runtime.errors import InputError
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.pipeline import BatchLimits, Pipeline
@@ -17,7 +18,7 @@ from trine.runtime.serving.engine_meter import EngineRun, MeteredEngine
 from trine.runtime.serving.settings import ServerSettings
 from trine.runtime.serving.tokenization import ServingTokenizer
 
-__all__ = ["Core", "chosen_tasks", "open_core"]
+__all__ = ["Core", "chosen_entry", "chosen_tasks", "open_core"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,33 @@ class Core:
     pipeline: Pipeline
     preparation: Preparation
     tokenizer: ServingTokenizer
+
+
+def chosen_entry(bundle: Bundle, settings: ServerSettings) -> EngineEntry:
+    """Return the engine to run.
+
+    Raises:
+        BundleError: the bundle has none of that name.
+        InputError: it cannot share its weights with other workers, as they are asked to.
+    """
+    entry = bundle.engine(settings.engine)
+    if entry.runner != "native" or not _shares_weights(settings):
+        return entry
+    graphs = {entry.decoders[task] for task in chosen_tasks(entry, settings)} | {entry.vision}
+    if all(packed_path(bundle, graph).is_file() for graph in graphs):
+        return entry
+    if settings.engine != "auto":
+        raise InputError(
+            f"engine {entry.name} would pack its weights in the memory of each process, and "
+            f"{settings.workers} workers are to share theirs; run `trine tune` on the bundle, "
+            "which writes them packed, or add --worker-weights own"
+        )
+    listed = bundle.manifest.engines
+    return next((found for found in listed if "cpu" in found.devices), listed[0])
+
+
+def _shares_weights(settings: ServerSettings) -> bool:
+    return settings.workers > 1 and settings.worker_weights == "shared"
 
 
 def chosen_tasks(entry: EngineEntry, settings: ServerSettings) -> tuple[str, ...]:
@@ -69,7 +97,12 @@ def open_core(
         EngineError: the engine cannot run here, or failed its self-test.
         DependencyError: its package is not installed.
     """
-    options = EngineOptions(threads=settings.threads, tasks=chosen_tasks(entry, settings))
+    options = EngineOptions(
+        threads=settings.threads,
+        tasks=chosen_tasks(entry, settings),
+        share_weights=_shares_weights(settings),
+        spin=settings.spin,
+    )
     engine = open_engine(bundle, entry, options)
     limits = BatchLimits(tokens=settings.batch_tokens, patches=settings.batch_patches)
     self_test = SelfTest(bundle, entry, Encoder(bundle, engine, limits), enabled=True)

@@ -14,6 +14,10 @@ __all__ = ["EngineLoop", "RunResult"]
 
 logger = logging.getLogger(__name__)
 
+#: Part of a run's time for which the next one waits to become as large, and seconds at most.
+GATHER_SHARE = 0.02
+LONGEST_GATHER_S = 0.05
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
@@ -61,8 +65,14 @@ class EngineLoop:
         self._thread.join()
 
     def _run(self) -> None:
-        while (taken := self._queue.take(time.monotonic)) is not None:
-            self._deliver(self._compute(*taken))
+        wanted, until = 1, 0.0
+        while (taken := self._queue.take(time.monotonic, wanted, until)) is not None:
+            result = self._compute(*taken)
+            self._deliver(result)
+            # Whoever was answered may ask again at once. A run for the one request that came
+            # meanwhile would read all weights for it while the others gather behind it.
+            wanted = len(result.entries)
+            until = result.end + min(GATHER_SHARE * (result.end - result.start), LONGEST_GATHER_S)
 
     def _compute(self, entries: Sequence[Entry], dropped: Sequence[Entry]) -> RunResult:
         start = time.monotonic()

@@ -100,11 +100,23 @@ class Speed:
 
     def __init__(self) -> None:
         self._sums = {"decoder": (0.0, 0.0), "vision": (0.0, 0.0)}
+        self._around = (0.0, 0.0)
 
     def add(self, run: EngineRun) -> None:
         """Learn from a run."""
         seconds, units = self._sums[run.graph]
         self._sums[run.graph] = (seconds * FADE + run.seconds, units * FADE + run.units)
+
+    def add_around(self, whole: float, graphs: float) -> None:
+        """Learn how much longer a batch takes than its graphs: its preparation, its vectors, and
+        the wait for a processor that others use.
+
+        Args:
+            whole: seconds of the batch.
+            graphs: seconds of its graphs' runs.
+        """
+        before = self._around
+        self._around = (before[0] * FADE + whole, before[1] * FADE + graphs)
 
     def seconds(self, tokens: int, patches: int) -> float:
         """Return how long that much work would take; 0 until something was run."""
@@ -112,4 +124,5 @@ class Speed:
         for graph, amount in (("decoder", tokens), ("vision", patches)):
             seconds, units = self._sums[graph]
             total += amount * seconds / units if units else 0.0
-        return total
+        whole, graphs = self._around
+        return total * max(whole / graphs, 1.0) if graphs else total

@@ -60,6 +60,41 @@ class Feeder:
         self._picture_threads = picture_threads
         self._max_call_tokens = max_call_tokens
         self._patches_per_picture = patches_per_picture
+        self._ready: list[Entry] = []
+
+    def feed_few(self, ticket: Ticket, max_length: int) -> bool:
+        """Begin to prepare the items of a call if they are a few texts; return whether they are.
+
+        Nothing waits for the preparation, as that would cost more than it does: what goes wrong
+        ends the ticket, with the errors of `feed`.
+
+        Args:
+            ticket: of the call.
+            max_length: tokens of each text.
+        """
+        items = ticket.call.items
+        if ticket.call.late_chunking or len(items) > SLAB or any(map(num_pictures, items)):
+            return False
+        indices = range(len(items))
+
+        def done(found: list[Prepared] | None, error: Exception | None) -> None:
+            if ticket.closed:
+                return
+            try:
+                if error is not None:
+                    raise error
+                if found is not None:
+                    self._enqueue(ticket, found, indices, max_length)
+            except Exception as cause:  # it is raised where the call waits
+                ticket.end(cause)
+
+        self._texts.submit(
+            functools.partial(self._preparer.texts, ticket.call, indices, max_length),
+            _characters(items),
+            lambda: not ticket.closed,
+            done,
+        )
+        return True
 
     async def feed(self, ticket: Ticket, max_length: int) -> None:
         """Prepare and queue all items of a call.
@@ -122,7 +157,7 @@ class Feeder:
         call = ticket.call
         for prepared in found:
             ticket.prepared(prepared)
-        if int(ticket.num_tokens.sum()) > self._max_call_tokens:
+        if sum(ticket.num_tokens) > self._max_call_tokens:
             raise ServiceError(
                 413,
                 "too_many_tokens",
@@ -159,8 +194,21 @@ class Feeder:
                 )
             )
         ticket.queued(entries)
-        self._queue.put(entries)
+        self._hand_over(entries)
         return entries
+
+    def _hand_over(self, entries: Sequence[Entry]) -> None:
+        """Queue entries together with all others that are prepared in this turn of the event loop.
+
+        The engine takes what is there when the first comes.
+        """
+        if not self._ready:
+            asyncio.get_running_loop().call_soon(self._put_ready)
+        self._ready += entries
+
+    def _put_ready(self) -> None:
+        ready, self._ready = self._ready, []
+        self._queue.put(ready)
 
 
 def _characters(items: Iterable[EmbedItem]) -> int:

@@ -96,6 +96,7 @@ class ServerMetrics:
 
         # Finding a child by its labels costs more than counting with it.
         self._stages = [self.stage_seconds.labels(stage) for stage in STAGES]
+        self._by_task: dict[str, tuple[Counter, Counter]] = {}
         self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
@@ -131,9 +132,14 @@ class ServerMetrics:
             num_items, num_tokens = by_task.get(item.task, (0, 0))
             by_task[item.task] = (num_items + 1, num_tokens + tokens)
         for task, (num_items, num_tokens) in by_task.items():
-            self.items.labels(task).inc(num_items)
-            self.tokens.labels(task).inc(num_tokens)
-        self.truncated.inc(int(result.truncated.sum()))
+            children = self._by_task.get(task)
+            if children is None:
+                children = (self.items.labels(task), self.tokens.labels(task))
+                self._by_task[task] = children
+            children[0].inc(num_items)
+            children[1].inc(num_tokens)
+        if result.truncated.any():
+            self.truncated.inc(int(result.truncated.sum()))
         times = result.timings
         stages = (times.prepare_s, times.queue_s, times.engine_s)
         for child, seconds in zip(self._stages, stages, strict=True):

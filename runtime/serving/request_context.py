@@ -6,21 +6,28 @@ from starlette.requests import Request
 
 from trine.runtime.serving.calls import CallContext
 
-__all__ = ["call_context", "set_call_context"]
+__all__ = ["call_context", "received_body", "set_call_context"]
 
-#: Key in `scope["state"]`.
-STATE_KEY = "trine_call_context"
+#: Keys in `scope["state"]`.
+CONTEXT_KEY = "trine_call_context"
+BODY_KEY = "trine_body"
 
 
 def call_context(request: Request) -> CallContext:
     """Return the context of a request that came through the server's middleware."""
-    context = request.scope["state"][STATE_KEY]
+    context = request.scope["state"][CONTEXT_KEY]
     if not isinstance(context, CallContext):
         raise TypeError(context)
     return context
 
 
-def set_call_context(scope: Any, context: CallContext) -> None:
-    """Store the context of a request in its ASGI scope."""
+def received_body(request: Request) -> bytes | None:
+    """Return the body that the middleware has read, or None if it left it to the handler."""
+    body: bytes | None = request.scope.get("state", {}).get(BODY_KEY)
+    return body
+
+
+def set_call_context(scope: Any, context: CallContext, body: bytes | None = None) -> None:
+    """Store the context of a request, and its body if it was read, in its ASGI scope."""
     # A copy: servers share one state between all requests of a lifespan.
-    scope["state"] = {**scope.get("state", {}), STATE_KEY: context}
+    scope["state"] = {**scope.get("state", {}), CONTEXT_KEY: context, BODY_KEY: body}

@@ -1,7 +1,7 @@
 """What every request passes before its handler: identity, limits, body, deadline; and after it.
 
-A plain ASGI middleware. It reads the body under its limits, runs the handler, and meanwhile watches
-the connection: when the client leaves, the handler is cancelled and its work dropped.
+A plain ASGI middleware. It reads the body under its limits, runs the handler, and cancels it when
+the client leaves or the request's time is up.
 """
 
 import asyncio
@@ -13,18 +13,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trine.runtime.serving.api.error_bodies import error_response
 from trine.runtime.serving.api_keys import KeyRing, presented_key
 from trine.runtime.serving.calls import CallContext, ServiceError
+from trine.runtime.serving.logs import RequestLog
 from trine.runtime.serving.loop_lag import LoopLag
 from trine.runtime.serving.metrics import ServerMetrics
 from trine.runtime.serving.rate_limits import Allowance, RateLimits
 from trine.runtime.serving.request_body import BodyReader, ClientLeft
 from trine.runtime.serving.request_context import set_call_context
+from trine.runtime.serving.request_watch import RequestWatch
 from trine.runtime.serving.tracing import RequestSpan, Tracer
 
 __all__ = ["ADMIN_PREFIX", "RequestGate"]
@@ -63,8 +64,6 @@ class _Exchange:
     client_left: bool = False
     #: Of the response; 0 until it began.
     status: int = 0
-    #: Whether the last of the response was sent.
-    complete: bool = False
     error_code: str | None = None
 
     @property
@@ -85,6 +84,7 @@ class RequestGate:
         bodies: how much.
         metrics: to count with.
         tracer: of spans.
+        log: of requests.
         route_of: the path's route, for metrics: a short list, whatever clients ask for.
         timeout_s: of a request.
     """
@@ -101,6 +101,7 @@ class RequestGate:
         bodies: BodyReader,
         metrics: ServerMetrics,
         tracer: Tracer,
+        log: RequestLog,
         route_of: Callable[[str], str],
         timeout_s: float,
     ) -> None:
@@ -113,6 +114,7 @@ class RequestGate:
         self._bodies = bodies
         self._metrics = metrics
         self._tracer = tracer
+        self._log = log
         self._route_of = route_of
         self._timeout_s = timeout_s
         self._in_flight = 0
@@ -165,30 +167,22 @@ class RequestGate:
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                self._mark(exchange, MutableHeaders(scope=message))
-            elif message["type"] == "http.response.body":
-                exchange.complete = not message.get("more_body", False)
+                message["headers"] = [*message.get("headers", ()), *self._marks(exchange)]
             await send(message)
 
-        body = b""
+        error: ServiceError | None = None
         try:
             self._admit(exchange)
-            if exchange.scope["method"] not in FREE_METHODS:
-                async with asyncio.timeout(exchange.deadline - time.monotonic()):
-                    body = await self._bodies.read(exchange.headers, receive)
-            await self._handle(exchange, body, receive, send_marked)
+            await self._work(exchange, receive, send_marked)
         except ClientLeft:
             exchange.client_left = True
-        except TimeoutError:
-            await self._refuse(exchange, _slow_body(), send_marked, receive)
-        except ServiceError as error:
-            await self._refuse(exchange, error, send_marked, receive)
+        except ServiceError as refusal:
+            error = refusal
         except Exception:
             logger.exception("request failed", extra={"request_id": exchange.request_id})
-            fault = ServiceError(500, "internal_error", "the server failed on this request")
-            await self._refuse(exchange, fault, send_marked, receive)
-        finally:
-            self._bodies.release(len(body))
+            error = ServiceError(500, "internal_error", "the server failed on this request")
+        if error is not None:
+            await self._refuse(exchange, error, send_marked, receive)
 
     def _admit(self, exchange: _Exchange) -> None:
         """Check what can be checked before the body is read.
@@ -214,57 +208,58 @@ class RequestGate:
                 "the server has as many requests as it takes; try again later",
                 retry_after=RETRY_BUSY,
             )
-        self._check_load(exchange.deadline - time.monotonic())
+        # Its answer will wait for the event loop as long as it did itself.
+        self._check_load(exchange.deadline - time.monotonic() - 2 * self._lag.seconds)
         if not exchange.path.startswith(ADMIN_PREFIX):
             self._limits.take_request(exchange.key_name)
 
-    async def _handle(self, exchange: _Exchange, body: bytes, receive: Receive, send: Send) -> None:
-        """Run the handler, and cancel it when the client leaves or the time is up."""
-        left = asyncio.Event()
-        sent_body = False
-        task = asyncio.current_task()
+    async def _work(self, exchange: _Exchange, receive: Receive, send: Send) -> None:
+        """Read the body and run the handler, as long as there is time and somebody waits.
+
+        Raises:
+            ServiceError: 408, 504 the time was up; 400, 413, 429 the body is refused.
+            ClientLeft: it did.
+        """
+        body: bytes | None = None
+        watch = RequestWatch(exchange.deadline, receive)
+        try:
+            if exchange.scope["method"] in FREE_METHODS:
+                body = b""
+            else:
+                body = await self._bodies.read(exchange.headers, receive)
+            await self._handle(exchange, body, watch, send)
+        except asyncio.CancelledError:
+            if not watch.cancelled():
+                raise
+            if watch.client_has_left():
+                raise ClientLeft from None
+            raise (_slow_body() if body is None else _too_late()) from None
+        finally:
+            watch.stop()
+            self._bodies.release(len(body or b""))
+
+    async def _handle(
+        self, exchange: _Exchange, body: bytes, watch: RequestWatch, send: Send
+    ) -> None:
+        """Run the handler under watch."""
+        unread = [body]
 
         async def replay() -> Message:
-            nonlocal sent_body
-            if not sent_body:
-                sent_body = True
-                return {"type": "http.request", "body": body, "more_body": False}
-            await left.wait()
-            return {"type": "http.disconnect"}
-
-        async def watch() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            # Servers say this after a response, too.
-            if not exchange.complete and task is not None:
-                exchange.client_left = True
-                left.set()
-                task.cancel()
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            # Nothing more comes: when the client leaves, the handler is cancelled.
+            await asyncio.get_running_loop().create_future()
+            raise RuntimeError("nothing ends this wait but cancellation")
 
         context = CallContext(
             request_id=exchange.request_id,
             key_name=exchange.key_name,
             deadline=exchange.deadline,
-            disconnected=left.is_set,
+            disconnected=watch.client_has_left,
         )
-        set_call_context(exchange.scope, context)
-        watcher = asyncio.ensure_future(watch())
-        limit = asyncio.timeout(max(exchange.deadline - time.monotonic(), 0))
-        try:
-            async with limit:
-                await self._app(exchange.scope, replay, send)
-        except asyncio.CancelledError:
-            if exchange.client_left and task is not None and not task.uncancel():
-                raise ClientLeft from None
-            raise
-        except TimeoutError:
-            if not limit.expired():
-                raise RuntimeError("a handler let a timeout of its own through") from None
-            raise ServiceError(
-                504, "deadline_exceeded", "the request's time was up before it was answered"
-            ) from None
-        finally:
-            watcher.cancel()
+        set_call_context(exchange.scope, context, body)
+        watch.body_is_read()
+        await self._app(exchange.scope, replay, send)
 
     async def _refuse(
         self, exchange: _Exchange, error: ServiceError, send: Send, receive: Receive
@@ -280,13 +275,15 @@ class RequestGate:
         with contextlib.suppress(OSError):
             await response(exchange.scope, receive, send)
 
-    def _mark(self, exchange: _Exchange, headers: MutableHeaders) -> None:
-        """Add the headers that every response has."""
-        headers["x-request-id"] = exchange.request_id
-        headers["traceparent"] = exchange.span.trace.header
+    def _marks(self, exchange: _Exchange) -> list[tuple[bytes, bytes]]:
+        """Return the headers that every response has."""
+        found = [
+            (b"x-request-id", exchange.request_id.encode()),
+            (b"traceparent", exchange.span.trace.header.encode()),
+        ]
         if exchange.scope["method"] not in FREE_METHODS and exchange.status != 401:
-            for name, value in _limit_headers(self._limits.allowance(exchange.key_name)).items():
-                headers[name] = value
+            found += _limit_headers(self._limits.allowance(exchange.key_name))
+        return found
 
     def _finish(self, exchange: _Exchange) -> None:
         """Count and log a request."""
@@ -297,11 +294,10 @@ class RequestGate:
         exchange.span.finish(route, status)
         self._metrics.observe_request(route, status, seconds)
         # Metrics count refusals; lines of thousands a second would slow them down.
-        quiet = status == 429 or route in QUIET_ROUTES
-        logger.log(
-            logging.DEBUG if quiet else logging.INFO,
-            "request",
-            extra={
+        if status == 429 or route in QUIET_ROUTES:
+            return
+        self._log.add(
+            {
                 "request_id": exchange.request_id,
                 "trace_id": exchange.span.trace.trace_id,
                 "method": exchange.scope["method"],
@@ -310,7 +306,7 @@ class RequestGate:
                 "ms": round(seconds * 1000, 2),
                 "key": exchange.key_name,
                 "error": exchange.error_code,
-            },
+            }
         )
 
 
@@ -326,14 +322,20 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _limit_headers(allowance: Allowance) -> dict[str, str]:
-    found = {}
-    for name, standing in (("requests", allowance.requests), ("tokens", allowance.tokens)):
+def _limit_headers(allowance: Allowance) -> list[tuple[bytes, bytes]]:
+    found = []
+    for name, standing in ((b"requests", allowance.requests), (b"tokens", allowance.tokens)):
         if standing is not None:
-            found[f"x-ratelimit-limit-{name}"] = str(standing.limit)
-            found[f"x-ratelimit-remaining-{name}"] = str(standing.remaining)
+            found.append((b"x-ratelimit-limit-" + name, b"%d" % standing.limit))
+            found.append((b"x-ratelimit-remaining-" + name, b"%d" % standing.remaining))
     return found
 
 
 def _slow_body() -> ServiceError:
     return ServiceError(408, "body_too_slow", "the request's body did not arrive in time")
+
+
+def _too_late() -> ServiceError:
+    return ServiceError(
+        504, "deadline_exceeded", "the request's time was up before it was answered"
+    )

@@ -1,10 +1,14 @@
 """Headers that say what computed a response: model, tasks, adapters, engine, precision."""
 
+import re
 from urllib.parse import quote
 
 from trine.runtime.serving.calls import EmbedCall, EmbedResult, ModelInfo
 
 __all__ = ["embedding_headers"]
+
+#: Names that stand in a header as they are: nearly all.
+PLAIN = re.compile(r"[A-Za-z0-9_.~/:-]*")
 
 
 def embedding_headers(info: ModelInfo, call: EmbedCall, result: EmbedResult) -> dict[str, str]:
@@ -20,20 +24,24 @@ def embedding_headers(info: ModelInfo, call: EmbedCall, result: EmbedResult) -> 
         call: that was answered.
         result: of the call.
     """
-    tasks = tuple(dict.fromkeys(item.task for item in call.items))
+    tasks = {item.task: _quoted(item.task) for item in call.items}
     times = result.timings
-    stages = {
-        "prepare": times.prepare_s,
-        "queue": times.queue_s,
-        "engine": times.engine_s,
-        "total": times.total_s,
-    }
     return {
-        "x-trine-model": quote(info.name, safe="/:"),
-        "x-trine-task": ",".join(quote(task) for task in tasks),
-        "x-trine-adapter": ",".join(f"{quote(t)}={result.adapter_hashes[t]}" for t in tasks),
+        "x-trine-model": _quoted(info.name),
+        "x-trine-task": ",".join(tasks.values()),
+        "x-trine-adapter": ",".join(
+            [f"{name}={result.adapter_hashes[task]}" for task, name in tasks.items()]
+        ),
         "x-trine-engine": info.engine,
         "x-trine-precision": info.precision,
-        "x-trine-truncated": ",".join(str(i) for i in result.truncated.nonzero()[0]),
-        "server-timing": ", ".join(f"{k};dur={v * 1000:.1f}" for k, v in stages.items()),
+        "x-trine-truncated": ",".join([str(i) for i in result.truncated.nonzero()[0]]),
+        "server-timing": (
+            f"prepare;dur={times.prepare_s * 1000:.1f}, queue;dur={times.queue_s * 1000:.1f}, "
+            f"engine;dur={times.engine_s * 1000:.1f}, total;dur={times.total_s * 1000:.1f}"
+        ),
     }
+
+
+def _quoted(name: str) -> str:
+    """Return a name percent-encoded where a header could not hold it."""
+    return name if PLAIN.fullmatch(name) else quote(name, safe="/:")

@@ -1,12 +1,12 @@
 """Runs a server: opens the socket, then one process or several."""
 
-import asyncio
 import logging
 import socket
 
 from trine.runtime.bundle import open_bundle
 from trine.runtime.errors import InputError
-from trine.runtime.serving.core import chosen_tasks
+from trine.runtime.serving.core import chosen_entry, chosen_tasks
+from trine.runtime.serving.event_loop import run_on_loop
 from trine.runtime.serving.logs import set_up_logs
 from trine.runtime.serving.model_info import default_role
 from trine.runtime.serving.settings import ServerSettings
@@ -31,11 +31,11 @@ def serve(settings: ServerSettings) -> int:
     set_up_logs(settings.log_level)
     # What is wrong with the bundle or a name is said before any process is started.
     bundle = open_bundle(settings.bundle)
-    chosen_tasks(bundle.engine(settings.engine), settings)
+    chosen_tasks(chosen_entry(bundle, settings), settings)
     default_role(settings)
     with open_listener(settings.host, settings.port) as listener:
         if settings.workers == 1:
-            return asyncio.run(run_worker(settings, listener, WorkerOptions()))
+            return run_on_loop(run_worker(settings, listener, WorkerOptions()))
         return Supervisor(settings, listener).run()
 
 

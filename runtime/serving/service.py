@@ -5,6 +5,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from trine.runtime.bundle import open_bundle
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import Prompt
@@ -23,7 +25,7 @@ from trine.runtime.serving.calls import (
     Timings,
     TokenizedText,
 )
-from trine.runtime.serving.core import Core, chosen_tasks, open_core
+from trine.runtime.serving.core import Core, chosen_entry, chosen_tasks, open_core
 from trine.runtime.serving.engine_loop import EngineLoop, RunResult
 from trine.runtime.serving.engine_meter import EngineRun, Speed
 from trine.runtime.serving.feeding import Feeder
@@ -67,7 +69,7 @@ class EmbeddingService:
         self._metrics = metrics
         self._limits = limits
         self._bundle = open_bundle(settings.bundle)
-        self._entry = self._bundle.engine(settings.engine)
+        self._entry = chosen_entry(self._bundle, settings)
         self._model = self._bundle.manifest.model
         default_role(settings)
         self._tasks = chosen_tasks(self._entry, settings)
@@ -113,11 +115,19 @@ class EmbeddingService:
         """
         loop = asyncio.get_running_loop()
 
+        graph_seconds = 0.0
+
         def report(run: EngineRun) -> None:
+            nonlocal graph_seconds
+            graph_seconds += run.seconds
             self._speed.add(run)
             self._metrics.observe_run(run)
 
         def deliver(result: RunResult) -> None:
+            nonlocal graph_seconds
+            if result.entries:
+                self._speed.add_around(result.end - result.start, graph_seconds)
+            graph_seconds = 0.0
             loop.call_soon_threadsafe(self._deliver, result)
 
         try:
@@ -197,7 +207,7 @@ class EmbeddingService:
             )
         finally:
             self._close_ticket(ticket)
-            used = int(ticket.num_tokens.sum())
+            used = sum(ticket.num_tokens)
             self._limits.correct_tokens(context.key_name, used - estimate)
         self._metrics.observe_call(call, result)
         return result
@@ -304,7 +314,15 @@ class EmbeddingService:
             raise RuntimeError("the service is not loaded")
         if not ticket.call.items:
             return
-        time_left = ticket.context.deadline - time.monotonic()
+        loop = asyncio.get_running_loop()
+        time_left = max(ticket.context.deadline - time.monotonic(), 0.0)
+        if self._feeder.feed_few(ticket, max_length):
+            timer = loop.call_later(time_left, ticket.end, _too_late())
+            try:
+                await ticket.finished
+            finally:
+                timer.cancel()
+            return
         try:
             async with asyncio.timeout(time_left):
                 await self._feeder.feed(ticket, max_length)
@@ -322,9 +340,9 @@ class EmbeddingService:
             return EmbedResult(
                 single=stack_single(vectors, size, dim, call.normalize) if call.single else None,
                 multi=stack_multi(vectors, call.multi_dimensions) if call.multi else None,
-                num_tokens=ticket.num_tokens,
-                num_image_tokens=ticket.num_image_tokens,
-                truncated=ticket.truncated,
+                num_tokens=np.array(ticket.num_tokens, np.int64),
+                num_image_tokens=np.array(ticket.num_image_tokens, np.int64),
+                truncated=np.array(ticket.truncated, np.bool_),
                 image_spans=tuple(ticket.spans),
                 adapter_hashes=hashes,
                 timings=ticket.timings()
@@ -337,10 +355,10 @@ class EmbeddingService:
         return await asyncio.to_thread(stack)
 
     def _close_ticket(self, ticket: Ticket) -> None:
-        for entry in self._queue.remove(ticket) if not ticket.finished.done() else ():
-            ticket.dropped(entry)
+        if not ticket.complete:
+            for entry in self._queue.remove(ticket):
+                ticket.dropped(entry)
         ticket.close()
-        self._show_pending()
 
     def _deliver(self, result: RunResult) -> None:
         """Hand a run's vectors to the calls they are of. Runs on the event loop."""
@@ -353,6 +371,7 @@ class EmbeddingService:
         for entry in result.dropped:
             ticket = _ticket(entry.owner)
             ticket.fail(entry, _left() if ticket.context.disconnected() else _too_late())
+        self._show_pending()
 
     def _show_pending(self) -> None:
         self._metrics.pending_tokens.set(self._admission.tokens)

@@ -41,11 +41,21 @@ class ServerSettings:
     bundle: Path = field(metadata={"help": "folder of `trine export`"})
     host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 for all")
     port: int = _option(8000, "port to listen on; 0 for a free one")
-    workers: int = _option(1, "processes that share the socket and the memory-mapped weights")
+    workers: int = _option(1, "processes that share the socket")
+    worker_weights: Literal["shared", "own"] = _option(
+        "shared",
+        "with several workers: one copy of the weights for all, memory-mapped, or one for each, "
+        "repacked, which is faster for short inputs",
+    )
 
     engine: str = _option("auto", "of the bundle's engines")
     tasks: tuple[str, ...] = _option((), "adapters to load; all if none is named")
     threads: int | None = _option(None, "of one run of the engine; one a processor and worker")
+    spin: bool = _option(
+        False,
+        "let the engine's threads wait for one another busily: faster where clients run elsewhere "
+        "and processors are to spare, much slower where not",
+    )
     prepare_threads: int = _option(2, "that tokenise texts, and as many that decode pictures")
     model_name: str = _option("jina-embeddings-v4", "name in responses and of requests")
     model_aliases: tuple[str, ...] = _option((), "other names that requests may use")

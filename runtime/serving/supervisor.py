@@ -1,6 +1,5 @@
 """Starts worker processes on one socket, starts them again when they die, ends them in order."""
 
-import asyncio
 import contextlib
 import dataclasses
 import logging
@@ -20,6 +19,7 @@ from typing import Any
 
 from trine.runtime.errors import TrineError
 from trine.runtime.serving.control import AdapterChange, Done, Failure, Order, WorkerChannel
+from trine.runtime.serving.event_loop import run_on_loop
 from trine.runtime.serving.logs import set_up_logs
 from trine.runtime.serving.settings import ServerSettings
 from trine.runtime.serving.worker import FAILED, RATE_FILE, WorkerOptions, run_worker
@@ -273,7 +273,7 @@ def _work(
     set_up_logs(settings.log_level)
     try:
         channel = WorkerChannel(pipe, changes)
-        code = asyncio.run(run_worker(settings, listener, options, channel))
+        code = run_on_loop(run_worker(settings, listener, options, channel))
     except TrineError as error:
         logger.error("cannot serve: %s", error)
         code = FAILED

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 __all__ = ["TextPool"]
 
@@ -21,7 +21,8 @@ SMALL = 2000
 @dataclass(slots=True, eq=False)
 class _Job:
     work: Callable[[], Any]
-    done: "asyncio.Future[Any]"
+    wanted: Callable[[], bool]
+    done: Callable[[Any, Exception | None], object]
     result: Any = None
     error: Exception | None = None
 
@@ -39,20 +40,49 @@ class TextPool:
         self._gathered: list[_Job] = []
         self._working = False
 
-    async def run(self, work: Callable[[], T], characters: int) -> T:
-        """Return what `work` returns.
+    def submit(
+        self,
+        work: Callable[[], T],
+        characters: int,
+        wanted: Callable[[], bool],
+        done: Callable[[T | None, Exception | None], object],
+    ) -> None:
+        """Have `work` done in a thread.
 
         Args:
-            work: to do in a thread.
+            work: to do.
             characters: of the texts it is about.
+            wanted: asked, in the thread, before it is begun; a job that is not wanted is dropped.
+            done: called on the event loop with what `work` returned, or with None and what it
+                raised.
         """
         loop = asyncio.get_running_loop()
+        job = _Job(work, wanted, done)
         if characters > SMALL:
-            return await loop.run_in_executor(self._large, work)
-        job = _Job(work, loop.create_future())
+            self._large.submit(_do, [job], lambda: loop.call_soon_threadsafe(_report, [job]))
+            return
         self._gathered.append(job)
         self._start(loop)
-        return await job.done
+
+    async def run(self, work: Callable[[], T], characters: int) -> T:
+        """Return what `work` returns, done in a thread.
+
+        Args:
+            work: to do.
+            characters: of the texts it is about.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: T | None, error: Exception | None) -> None:
+            if future.done():
+                return  # whoever asked has left
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(cast(T, result))
+
+        self.submit(work, characters, lambda: not future.cancelled(), done)
+        return await future
 
     def shutdown(self) -> None:
         """End the threads; jobs that did not begin are dropped."""
@@ -69,18 +99,17 @@ class TextPool:
     def _finish(self, jobs: list[_Job], loop: asyncio.AbstractEventLoop) -> None:
         self._working = False
         self._start(loop)
-        for job in jobs:
-            if job.done.done():
-                continue  # whoever asked has left
-            if job.error is not None:
-                job.done.set_exception(job.error)
-            else:
-                job.done.set_result(job.result)
+        _report(jobs)
+
+
+def _report(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.done(job.result, job.error)
 
 
 def _do(jobs: list[_Job], finished: Callable[[], object]) -> None:
     for job in jobs:
-        if job.done.cancelled():
+        if not job.wanted():
             continue
         try:
             job.result = job.work()

@@ -1,13 +1,9 @@
 """One accepted call from its acceptance to its vectors. For the event loop's thread only."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-
-import numpy as np
-from numpy.typing import NDArray
 
 from trine.runtime.adapters import AdapterHandle
 from trine.runtime.pipeline import ItemVectors
@@ -49,20 +45,25 @@ class Ticket:
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         num_items = len(call.items)
         self.vectors: list[ItemVectors] = [ItemVectors(None, None)] * num_items
-        self.num_tokens: NDArray[np.int64] = np.zeros(num_items, np.int64)
-        self.num_image_tokens: NDArray[np.int64] = np.zeros(num_items, np.int64)
-        self.truncated: NDArray[np.bool_] = np.zeros(num_items, np.bool_)
+        self.num_tokens = [0] * num_items
+        self.num_image_tokens = [0] * num_items
+        self.truncated = [False] * num_items
         self.spans: list[tuple[ImageSpan, ...]] = [()] * num_items
         self._merge = merge
         self._room = room
         self._missing = num_items
         self._outstanding = 0
-        self._stack = contextlib.ExitStack()
-        self.handles = self._stack.enter_context(adapters)
+        self._adapters: AbstractContextManager[Mapping[str, AdapterHandle]] | None = adapters
+        self.handles = adapters.__enter__()
         self._first_queued: float | None = None
         self._last_queued = self._last_start = self.accepted_at
         self._first_start: float | None = None
         self._last_end = self.accepted_at
+
+    @property
+    def complete(self) -> bool:
+        """Whether the vectors of all items are there."""
+        return not self._missing
 
     def abandoned(self) -> bool:
         """Return whether nobody waits for the result; safe from any thread."""
@@ -104,6 +105,10 @@ class Ticket:
     def fail(self, entry: Entry, error: Exception) -> None:
         """Note that an entry's run failed."""
         self._leave(entry)
+        self.end(error)
+
+    def end(self, error: Exception) -> None:
+        """End the wait for the vectors with an error, unless it has ended."""
         if not self.finished.done():
             self.finished.set_exception(error)
 
@@ -133,5 +138,6 @@ class Ticket:
         self._give_back()
 
     def _give_back(self) -> None:
-        if self.closed and not self._outstanding:
-            self._stack.close()
+        if self.closed and not self._outstanding and self._adapters is not None:
+            self._adapters.__exit__(None, None, None)
+            self._adapters = None

@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,7 +66,7 @@ class RequestSpan(Protocol):
 class Tracer(Protocol):
     """Makes spans of requests."""
 
-    def span(self, method: str, headers: Mapping[str, str]) -> Any:
+    def span(self, method: str, headers: Mapping[str, str]) -> AbstractContextManager[RequestSpan]:
         """Return a context manager that yields a `RequestSpan`."""
         ...
 
@@ -82,9 +82,8 @@ class _IdsOnly:
 class NoTracer:
     """Passes trace ids on and exports nothing."""
 
-    @contextmanager
-    def span(self, method: str, headers: Mapping[str, str]) -> Iterator[RequestSpan]:
-        yield _IdsOnly(continue_trace(headers.get("traceparent")))
+    def span(self, method: str, headers: Mapping[str, str]) -> AbstractContextManager[RequestSpan]:
+        return nullcontext(_IdsOnly(continue_trace(headers.get("traceparent"))))
 
 
 class _Span:

@@ -88,7 +88,7 @@ class WorkQueue:
 
     def __len__(self) -> int:
         with self._changed:
-            return len(self._short.entries) + len(self._long.entries)
+            return self._count()
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Add entries."""
@@ -103,17 +103,22 @@ class WorkQueue:
         with self._changed:
             return self._drop(lambda entry: entry.owner is owner)
 
-    def take(self, now: Callable[[], float]) -> tuple[list[Entry], list[Entry]] | None:
+    def take(
+        self, now: Callable[[], float], wanted: int = 1, until: float = 0.0
+    ) -> tuple[list[Entry], list[Entry]] | None:
         """Wait for entries; return those of the next run and those nobody waits for any more.
 
         Returns None once the queue is closed and empty. The run may be empty.
 
         Args:
             now: the clock of the deadlines.
+            wanted: entries to wait for,
+            until: that time; after it for one.
         """
         with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._count())
             self._changed.wait_for(
-                lambda: self._closed or self._short.entries or self._long.entries
+                lambda: self._closed or self._count() >= wanted, max(until - now(), 0.0)
             )
             time = now()
             dropped = self._drop(lambda entry: entry.deadline <= time or entry.abandoned())
@@ -137,6 +142,9 @@ class WorkQueue:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _count(self) -> int:
+        return len(self._short.entries) + len(self._long.entries)
 
     def _drop(self, unwanted: Callable[[Entry], bool]) -> list[Entry]:
         dropped = []

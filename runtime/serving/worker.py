@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ RATE_FILE = "rates"
 #: Seconds for which an idle connection is kept: above the 60 s of common load balancers, so that
 #: these close it and not the server, just when a request comes.
 KEEP_ALIVE_S = 75
+#: Seconds after which a thread that waits for the interpreter's lock gets it. The engine's thread
+#: needs it between runs, and with Python's own 5 ms it would stand idle while requests are read.
+SWITCH_INTERVAL_S = 0.0005
 #: Seconds for the last bytes of responses, once no request is under way.
 LAST_BYTES_S = 1
 
@@ -77,6 +81,7 @@ async def run_worker(
     Raises:
         TrineError: the bundle or a setting cannot be used.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     metrics = ServerMetrics(make_registry())
     names = [entry.partition("=")[0] for entry in settings.api_keys]
     async with contextlib.AsyncExitStack() as stack:
@@ -123,6 +128,7 @@ class _Worker:
         self._listener = listener
         self._service = service
         self._gate = application.gate
+        self._log = application.log
         self._channel = channel
         self._server = _Server(
             uvicorn.Config(
@@ -156,6 +162,7 @@ class _Worker:
         if serving is not None:
             await serving
         await self._service.close()
+        self._log.write()
         stopping.cancel()
         logger.info("stopped")
         return code

@@ -1,6 +1,5 @@
 """What the handlers of all dialects share: where calls go, how answers and errors are written."""
 
-import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -100,12 +99,11 @@ async def embed_items(
     info = api.service.info()
     resolved = api.foreign_ids.resolve(items, request.headers.get("user-agent"))
     contents = await read_pictures(resolved, api.read_image, max_items=info.max_items, field=field)
-    call = dataclasses.replace(
-        options,
-        items=tuple(
+    call = options.with_items(
+        tuple(
             EmbedItem(content, choice.task, choice.prompt)
             for content, choice in zip(contents, choices, strict=True)
-        ),
+        )
     )
     result = await api.service.embed(call, call_context(request))
     return Embedded(result, embedding_headers(info, call, result))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from trine.runtime.inputs import ImageText
 from trine.runtime.serving.api.inputs import ParsedItem, Pictures
@@ -38,6 +38,8 @@ async def read_pictures(
             f"{field} has {len(items)} items, more than the limit of {max_items}; send fewer",
             param=field,
         )
+    if not any(isinstance(item, Pictures) for item in items):
+        return cast(tuple[ItemContent, ...], tuple(items))
     slots = asyncio.Semaphore(NUM_READERS)
 
     async def read_source(source: str | bytes, index: int) -> bytes:

@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.request_context import received_body
 
 __all__ = ["Body", "decode_body", "decompress", "read_body", "read_bytes"]
 
@@ -35,10 +36,14 @@ async def read_bytes(request: Request, max_bytes: int) -> bytes:
         ServiceError: 400 or 415 it cannot be decompressed; 413 it is too long; 499 the client left
             before all of it came.
     """
-    try:
-        raw = await request.body()
-    except ClientDisconnect as cause:
-        raise ServiceError(499, "client_left", "the client left before its request came") from cause
+    raw = received_body(request)
+    if raw is None:
+        try:
+            raw = await request.body()
+        except ClientDisconnect as cause:
+            raise ServiceError(
+                499, "client_left", "the client left before its request came"
+            ) from cause
     if len(raw) > max_bytes:
         raise _too_long(max_bytes)
     return decompress(raw, request.headers.get("content-encoding", "identity"), max_bytes)

@@ -4,8 +4,11 @@
 const ITEMS_PER_REQUEST = 4;
 /** Rows of the table of times, newest first. */
 const MAX_TIMES = 12;
-/** Colours of the heat map from least to most alike, as red, green, blue, opacity. */
-const RAMP = [[30, 30, 60, 0.72], [150, 40, 110, 0.6], [250, 120, 40, 0.5], [255, 235, 120, 0.45]];
+/**
+ * Colours of the heat map from least to most alike, as red, green, blue, opacity: what does not
+ * match is dimmed, and what does is seen in its own colours with a glow.
+ */
+const RAMP = [[24, 28, 58, 0.6], [110, 40, 120, 0.45], [240, 110, 50, 0.38], [255, 210, 80, 0.34]];
 
 const byId = (id) => document.getElementById(id);
 /** What can be found: {name, text, image (data URI), vectors}. Vectors are null until embedded. */
@@ -59,11 +62,11 @@ function colour(part) {
   return RAMP[low].map((value, i) => value + (RAMP[low + 1][i] - value) * (place - low));
 }
 
-function drawHeat(canvas, values, picture) {
+/** Draw a picture's likeness to the query; `low` to `high` is the scale of all pictures. */
+function drawHeat(canvas, values, picture, [low, high]) {
   canvas.width = picture.columns;
   canvas.height = picture.rows;
-  const low = Math.min(...values);
-  const range = Math.max(...values) - low || 1;
+  const range = high - low || 1;
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(picture.columns, picture.rows);
   values.forEach((value, i) => {
@@ -217,7 +220,7 @@ function scores(item) {
 
 function ranking() { return document.querySelector("input[name=ranking]:checked").value; }
 
-function card(item, rank, by) {
+function card(item, rank, by, heat) {
   const node = byId("card").content.cloneNode(true).firstElementChild;
   const found = scores(item);
   node.querySelector(".rank").textContent = found ? rank : "…";
@@ -243,7 +246,7 @@ function card(item, rank, by) {
     node.querySelector(`.${by}`).classList.add("by");
     node.dataset.score = found[by];
   }
-  showHeat(node, item, frame);
+  showHeat(node, item, frame, heat);
   node.querySelector(".alike").disabled = !item.vectors;
   node.querySelector(".alike").addEventListener("click", () => findAlike(item));
   node.querySelector(".remove").addEventListener("click", () => {
@@ -256,23 +259,38 @@ function card(item, rank, by) {
   return node;
 }
 
-function showHeat(node, item, frame) {
-  const picture = item.vectors && item.vectors.pictures[0];
+/** The patches' likeness of each document with a picture, and the scale they share. */
+function allHeat() {
+  const values = new Map();
+  if (!query || !byId("heat").checked) return { values, scale: [0, 1] };
+  for (const item of documents) {
+    const picture = item.vectors && item.vectors.pictures[0];
+    if (picture) values.set(item, patchValues(item.vectors, picture));
+  }
+  let [low, high] = [Infinity, -Infinity];
+  for (const some of values.values()) {
+    for (const value of some) { low = Math.min(low, value); high = Math.max(high, value); }
+  }
+  return { values, scale: [low, high] };
+}
+
+function showHeat(node, item, frame, heat) {
   const peak = node.querySelector(".peak");
+  const values = heat.values.get(item);
   peak.hidden = true;
-  if (!query || !picture || !byId("heat").checked) return;
-  const values = patchValues(item.vectors, picture);
+  if (!values) return;
+  const picture = item.vectors.pictures[0];
   const canvas = document.createElement("canvas");
   canvas.setAttribute("aria-hidden", "true");
   canvas.dataset.rows = picture.rows;
   canvas.dataset.columns = picture.columns;
-  drawHeat(canvas, values, picture);
+  drawHeat(canvas, values, picture, heat.scale);
   frame.append(canvas);
   const best = values.indexOf(Math.max(...values));
   const row = Math.floor(best / picture.columns) + 1;
   const column = (best % picture.columns) + 1;
   peak.hidden = false;
-  peak.textContent = `Most alike: row ${row} of ${picture.rows}, column ${column} of `
+  peak.textContent = `Closest patch: row ${row} of ${picture.rows}, column ${column} of `
     + `${picture.columns} (${values[best].toFixed(2)}; least ${Math.min(...values).toFixed(2)})`;
 }
 
@@ -305,7 +323,8 @@ function show() {
   byId("results-section").hidden = !documents.length;
   byId("results-title").textContent = query ? `3 · Ranking for “${query.name}”` : "The collection";
   showTokens();
-  byId("results").replaceChildren(...order.map((item, i) => card(item, i + 1, by)));
+  const heat = allHeat();
+  byId("results").replaceChildren(...order.map((item, i) => card(item, i + 1, by, heat)));
 }
 
 /** Vectors of another task cannot be compared with those at hand: all are made anew. */

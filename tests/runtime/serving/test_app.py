@@ -1,8 +1,10 @@
 import asyncio
 import base64
 import hashlib
+import json
 import logging
 import re
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from trine.runtime.serving.admission import Work
 from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.logs import WRITE_AFTER_S
 
 #: `Served` of conftest.py, which tests cannot import.
 Served = Any
@@ -289,14 +292,28 @@ def test_a_fault_is_a_500_that_tells_nothing(
     assert response.headers["x-should-retry"] == "false"
 
 
-def test_a_request_is_one_line_in_the_log(served: Served, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "trine.runtime.serving.request_gate"):
-        served.request("POST", EMBEDDINGS, json=ONE, headers={"x-request-id": "mine"})
-        served.request("GET", "/health/live")
-    (record,) = [r for r in caplog.records if r.getMessage() == "request"]
-    found = vars(record)
-    assert (found["request_id"], found["path"], found["status"]) == ("mine", EMBEDDINGS, 200)
+def test_a_request_is_one_line_in_the_log(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.request("POST", EMBEDDINGS, json=ONE, headers={"x-request-id": "mine"})
+    served.request("GET", "/health/live")
+    time.sleep(2 * WRITE_AFTER_S)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert all(line["path"] != "/health/live" for line in lines)
+    (found,) = [line for line in lines if line["request_id"] == "mine"]
+    assert (found["path"], found["status"]) == (EMBEDDINGS, 200)
+    assert (found["message"], found["level"]) == ("request", "info")
     assert "chess" not in str(found), "texts do not belong into logs"
+
+
+def test_options_names_every_method_of_a_path(served: Served) -> None:
+    found = served.request("OPTIONS", "/")
+    assert found.status_code == 204
+    assert found.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+    for path in ("/embed", "/v2/models/x/infer"):
+        assert served.request("OPTIONS", path).headers["allow"] == "OPTIONS, POST"
+    assert served.request("OPTIONS", "/nowhere").status_code == 404
+    assert served.request("DELETE", "/").headers["allow"] == "GET, HEAD, OPTIONS, POST"
 
 
 def test_metrics_count_what_was_done(served: Served) -> None:

@@ -1,7 +1,10 @@
+import asyncio
 import json
 import logging
 
-from trine.runtime.serving.logs import JsonFormatter
+import pytest
+
+from trine.runtime.serving.logs import WRITE_AFTER_S, JsonFormatter, RequestLog
 
 
 def line(message: str, *arguments: object, **extra: object) -> dict[str, object]:
@@ -44,3 +47,20 @@ def test_an_exception_is_written_with_its_trace() -> None:
         )
     found = json.loads(JsonFormatter().format(record))
     assert "out of order" in found["exception"]
+
+
+def test_lines_of_requests_are_written_together(capsys: pytest.CaptureFixture[str]) -> None:
+    async def requests() -> str:
+        log, off = RequestLog(True), RequestLog(False)
+        for number in range(3):
+            log.add({"path": "/embed", "number": number})
+            off.add({"path": "/embed"})
+        before = capsys.readouterr().err
+        await asyncio.sleep(2 * WRITE_AFTER_S)
+        return before
+
+    assert asyncio.run(requests()) == ""
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["number"] for line in lines] == [0, 1, 2]
+    assert {line["message"] for line in lines} == {"request"}
+    assert all(line["time"].endswith("+00:00") for line in lines)

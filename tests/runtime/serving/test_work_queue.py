@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -97,3 +98,25 @@ def test_taking_waits_for_entries(wake: str) -> None:
     queue.put([new]) if wake == "put" else queue.close()
     thread.join(5)
     assert found == [([new], []) if wake == "put" else None]
+
+
+def test_a_run_waits_for_others_until_a_time_only() -> None:
+    queue = WorkQueue(BUDGET)
+    first, second, third = (entry(deadline=float("inf")) for _ in range(3))
+    queue.put([first])
+    threading.Timer(0.05, lambda: queue.put([second])).start()
+    assert queue.take(time.monotonic, wanted=2, until=time.monotonic() + 30) == (
+        [first, second],
+        [],
+    )
+    queue.put([third])
+    started = time.monotonic()
+    assert queue.take(time.monotonic, wanted=2, until=started + 0.05) == ([third], [])
+    assert 0.04 < time.monotonic() - started < 10
+
+
+def test_a_run_waits_no_longer_for_what_was_removed() -> None:
+    queue = WorkQueue(BUDGET)
+    queue.put([entry(owner="gone")])
+    threading.Timer(0.02, lambda: queue.remove("gone")).start()
+    assert queue.take(time.monotonic, wanted=2, until=time.monotonic() + 0.1) == ([], [])

@@ -1,0 +1,28 @@
+import pytest
+
+from trine.runtime.serving.engine_meter import EngineRun, Speed
+
+
+def run(units: int, seconds: float) -> EngineRun:
+    return EngineRun(graph="decoder", units=units, slots=units, items=1, seconds=seconds)
+
+
+def test_nothing_is_predicted_before_a_run() -> None:
+    assert Speed().seconds(1000, 1000) == 0.0
+
+
+def test_work_takes_as_long_a_token_as_it_did() -> None:
+    speed = Speed()
+    speed.add(run(100, 2.0))
+    assert speed.seconds(50, 0) == pytest.approx(1.0)
+    assert speed.seconds(50, 999) == pytest.approx(1.0), "no picture was seen yet"
+
+
+def test_what_a_batch_takes_beside_its_graphs_counts_too() -> None:
+    speed = Speed()
+    speed.add(run(100, 2.0))
+    speed.add_around(3.0, 2.0)
+    assert speed.seconds(100, 0) == pytest.approx(3.0)
+    for _ in range(200):
+        speed.add_around(2.0, 2.0)
+    assert speed.seconds(100, 0) == pytest.approx(2.0, rel=0.01)
