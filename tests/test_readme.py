@@ -156,7 +156,7 @@ def test_architecture_page_names_every_module_of(package: str) -> None:
 
 def test_pages_stay_short() -> None:
     assert len(README.read_text("utf-8").splitlines()) <= 300
-    assert len((ROOT / "docs/architecture.md").read_text("utf-8").splitlines()) <= 75
+    assert len((ROOT / "docs/architecture.md").read_text("utf-8").splitlines()) <= 80
 
 
 def test_changelog_has_this_version_and_this_bundle_format() -> None:

@@ -67,8 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _write_packed(bundle: "Bundle", name: str, threads: int) -> int:
     """Write the packed weights of a native engine, of all its tasks; return their bytes."""
     from trine.runtime.engine import EngineOptions
+    from trine.runtime.engines.native.packed_file import packed_path, write_packed
     from trine.runtime.engines.opening import open_engine
-    from trine.runtime.engines.packed_file import packed_path, write_packed
     from trine.runtime.packing_engine import PackingEngine
 
     entry = bundle.engine(name)

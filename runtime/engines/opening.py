@@ -3,7 +3,7 @@
 from trine.kernels.cpu.library import NativeLibraryError
 from trine.runtime.bundle import Bundle
 from trine.runtime.engine import Engine, EngineOptions
-from trine.runtime.engines.native_cpu import NativeCpuEngine
+from trine.runtime.engines.native.engine import NativeCpuEngine
 from trine.runtime.engines.ort_cpu import OrtCpuEngine
 from trine.runtime.errors import EngineError
 from trine.runtime.manifest import EngineEntry

@@ -7,8 +7,8 @@ from trine.runtime.bundle import EMBEDDING_NAME, TOKENIZER_NAME, Bundle
 from trine.runtime.embedding_table import EmbeddingTable
 from trine.runtime.encoder import Encoder
 from trine.runtime.engine import Engine, EngineOptions
+from trine.runtime.engines.native.packed_file import packed_path
 from trine.runtime.engines.opening import open_engine
-from trine.runtime.engines.packed_file import packed_path
 from trine.runtime.errors import InputError
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.pipeline import BatchLimits, Pipeline

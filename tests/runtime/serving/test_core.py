@@ -7,8 +7,8 @@ import pytest
 from trine.runtime.bundle import Bundle as OpenedBundle
 from trine.runtime.bundle import open_bundle
 from trine.runtime.engine import EngineOptions
+from trine.runtime.engines.native.packed_file import packed_path
 from trine.runtime.engines.opening import open_engine
-from trine.runtime.engines.packed_file import packed_path
 from trine.runtime.errors import InputError
 from trine.runtime.serving.core import chosen_entry
 from trine.runtime.serving.settings import ServerSettings

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels, Side
-from trine.runtime.engines.workspace import Workspace
+from trine.runtime.engines.native.workspace import Workspace
 
 __all__ = ["RunDeltas"]
 

@@ -12,7 +12,7 @@ from trine.kernels.cpu.library import NativeLibraryError, why_unavailable
 from trine.runtime import native_entries
 from trine.runtime.bundle import open_bundle
 from trine.runtime.embedder import Embedder
-from trine.runtime.engines import native_decoder
+from trine.runtime.engines.native import decoder as native_decoder
 from trine.runtime.errors import BundleError, EngineError
 from trine.runtime.inputs import ImageText, Item
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels
 from trine.kernels.cpu.packed import PackedInt8, PackedValues, packed_layer, packed_shape
-from trine.runtime.engines.graph_weights import GraphWeights
-from trine.runtime.engines.native_linear import FloatLinear, Int8Linear, Linear, Outliers
-from trine.runtime.engines.packed_file import PackedStore
+from trine.runtime.engines.native.graph_weights import GraphWeights
+from trine.runtime.engines.native.linear import FloatLinear, Int8Linear, Linear, Outliers
+from trine.runtime.engines.native.packed_file import PackedStore
 from trine.runtime.errors import BundleError
 
 __all__ = ["ExactChannels", "GatedMlp", "LayerNames", "LayerReader", "TransformerLayer"]

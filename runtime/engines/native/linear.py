@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
 from trine.kernels.cpu.packed import PackedInt8, padded_depth
-from trine.runtime.engines.workspace import Workspace
+from trine.runtime.engines.native.workspace import Workspace
 
 __all__ = ["FloatLinear", "Int8Linear", "Linear", "Outliers", "Rows"]
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from trine.runtime.bundle import open_bundle
-from trine.runtime.engines.graph_weights import GraphWeights
+from trine.runtime.engines.native.graph_weights import GraphWeights
 from trine.runtime.errors import BundleError
 
 

@@ -4,11 +4,11 @@ import numpy as np
 
 from trine.kernels.cpu.kernels import CpuKernels
 from trine.runtime.engine import DecoderInputs
-from trine.runtime.engines.native_deltas import RunDeltas
-from trine.runtime.engines.native_layers import LayerNames, LayerReader
-from trine.runtime.engines.native_linear import Floats
-from trine.runtime.engines.native_stack import AttentionLayout, StackRun, TransformerStack
-from trine.runtime.engines.workspace import Workspace
+from trine.runtime.engines.native.deltas import RunDeltas
+from trine.runtime.engines.native.layers import LayerNames, LayerReader
+from trine.runtime.engines.native.linear import Floats
+from trine.runtime.engines.native.stack import AttentionLayout, StackRun, TransformerStack
+from trine.runtime.engines.native.workspace import Workspace
 from trine.runtime.model_config import DecoderConfig
 
 __all__ = ["read_decoder", "run_decoder"]

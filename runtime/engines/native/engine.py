@@ -14,23 +14,23 @@ from trine.runtime.adapters import AdapterHandle, AdapterSource, MergedAdapters
 from trine.runtime.bundle import HEADS_NAME, Bundle
 from trine.runtime.engine import DecoderInputs, EngineOptions
 from trine.runtime.engine_profile import OperatorTime
-from trine.runtime.engines.graph_weights import GraphWeights
-from trine.runtime.engines.native_decoder import read_decoder, run_decoder
-from trine.runtime.engines.native_deltas import RunDeltas
-from trine.runtime.engines.native_layers import LayerReader
-from trine.runtime.engines.native_profile import ProfilingKernels
-from trine.runtime.engines.native_stack import TransformerStack
-from trine.runtime.engines.native_vision import VisionTower
+from trine.runtime.engines.native.decoder import read_decoder, run_decoder
+from trine.runtime.engines.native.deltas import RunDeltas
+from trine.runtime.engines.native.graph_weights import GraphWeights
+from trine.runtime.engines.native.layers import LayerReader
+from trine.runtime.engines.native.packed_file import open_store
+from trine.runtime.engines.native.profile import ProfilingKernels
+from trine.runtime.engines.native.stack import TransformerStack
+from trine.runtime.engines.native.vision import VisionTower
+from trine.runtime.engines.native.workspace import Workspace
 from trine.runtime.engines.ort_decoders import open_bank
 from trine.runtime.engines.ort_session import num_cores
-from trine.runtime.engines.packed_file import open_store
 from trine.runtime.engines.run_memory import (
     native_decoder_bytes,
     native_vision_bytes,
     require_decoder_memory,
     require_vision_memory,
 )
-from trine.runtime.engines.workspace import Workspace
 from trine.runtime.heads import load_projectors
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.vision_layout import VisionInputs

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels, Side
-from trine.runtime.engines.native_deltas import RunDeltas
-from trine.runtime.engines.native_layers import ExactChannels, GatedMlp, TransformerLayer
-from trine.runtime.engines.native_linear import Floats, Outliers, Rows
-from trine.runtime.engines.workspace import Workspace
+from trine.runtime.engines.native.deltas import RunDeltas
+from trine.runtime.engines.native.layers import ExactChannels, GatedMlp, TransformerLayer
+from trine.runtime.engines.native.linear import Floats, Outliers, Rows
+from trine.runtime.engines.native.workspace import Workspace
 
 __all__ = ["AttentionLayout", "StackRun", "TransformerStack"]
 

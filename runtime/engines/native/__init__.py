@@ -1,0 +1,1 @@
+"""The native engine: int8 graphs on the kernels of `trine.kernels.cpu`."""
