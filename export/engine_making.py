@@ -18,15 +18,17 @@ from trine.export.parity import (
 )
 from trine.export.plan_refinement import ImitatedLoss, Probing, RefinedPlan, refine_plan
 from trine.export.precision_floors import TARGETS, FloorCheck
-from trine.export.precision_plan import plan_engine
+from trine.export.precision_plan import EnginePlan, plan_engine
 from trine.export.rank_agreement import CorpusVectors
 from trine.export.reference import Reference
+from trine.export.trt.graph_plans import TrtPlans, plan_trt
+from trine.export.trt.plan import TensorRtPrecision
 from trine.runtime.bundle import Bundle
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.precision import Precision
 from trine.runtime.preparation import Preparation
 
-__all__ = ["CHECKED_WEIGHT_BYTES", "TIGHTNESS", "EngineMaker", "MadeEngine"]
+__all__ = ["CHECKED_WEIGHT_BYTES", "TIGHTNESS", "EngineMaker", "MadeEngine", "graph_bytes"]
 
 #: Targets of the plans that are tried for an engine that comes out below its floor: inputs that
 #: were not tried in planning may lose much more than those that were.
@@ -75,7 +77,7 @@ class EngineMaker:
 
     def plan(
         self, precision: Precision, tightness: float, step: Callable[[int], None]
-    ) -> RefinedPlan:
+    ) -> RefinedPlan[EnginePlan]:
         """Return the plan of an engine, and what its imitation loses.
 
         Args:
@@ -85,18 +87,37 @@ class EngineMaker:
         """
         if precision == "fp32" or self._calibration is None:
             return RefinedPlan(plan_engine("fp32", {}), None)
-        model = self._source.checkpoint.config
         return refine_plan(
-            precision,
             plan_engine(precision, self._calibration.scan.ranges),
-            Probing(
-                reference=self._reference,
-                model=model,
-                inputs=choose_short(self._calibration.inputs, model),
-                max_probe_tokens=max_probe_tokens(model),
-            ),
+            self._probing(self._calibration),
             TARGETS[precision].times(tightness),
             step,
+        )
+
+    def plan_tensorrt(
+        self, precision: TensorRtPrecision, step: Callable[[int], None]
+    ) -> RefinedPlan[TrtPlans]:
+        """Return the plan of graphs for TensorRT, and what its imitation loses.
+
+        Args:
+            precision: asked for.
+            step: called with 1 after each layer of the reference.
+
+        Raises:
+            ValueError: there are no calibration inputs.
+        """
+        if self._calibration is None:
+            raise ValueError("graphs for TensorRT are planned from calibration inputs")
+        ranges = self._calibration.scan.ranges
+        return plan_trt(precision, ranges, self._probing(self._calibration), step)
+
+    def _probing(self, calibration: CalibrationRun) -> Probing:
+        model = self._source.checkpoint.config
+        return Probing(
+            reference=self._reference,
+            model=model,
+            inputs=choose_short(calibration.inputs, model),
+            max_probe_tokens=max_probe_tokens(model),
         )
 
     def engine_bytes(self, precision: Precision) -> int:
@@ -106,7 +127,7 @@ class EngineMaker:
     def make(
         self,
         precision: Precision,
-        refined: RefinedPlan,
+        refined: RefinedPlan[EnginePlan],
         bundle: Bundle,
         written: Callable[[int], None],
         keep_below_floor: bool,
@@ -126,7 +147,7 @@ class EngineMaker:
         folder, plan, imitated = bundle.folder, refined.plan, refined.imitated
         entry = write_engine(self._source, precision, plan, folder, written)
         graphs = (entry.vision, *dict.fromkeys(entry.decoders.values()))
-        sizes = tuple((name, _graph_bytes(folder / name)) for name in graphs)
+        sizes = tuple((name, graph_bytes(folder / name)) for name in graphs)
         measured = None
         runs_here = "cpu" in entry.devices
         small = entry.weight_bytes <= CHECKED_WEIGHT_BYTES
@@ -183,5 +204,6 @@ def _problems(
     return ()
 
 
-def _graph_bytes(path: Path) -> int:
+def graph_bytes(path: Path) -> int:
+    """Return the size in bytes of a graph with its weights."""
     return path.stat().st_size + path.with_suffix(".data").stat().st_size

@@ -6,6 +6,7 @@ from typing import Literal
 
 from trine.export.plan_refinement import ImitatedLoss
 from trine.export.rank_agreement import RankAgreement, VectorAgreement
+from trine.export.trt.plan import TensorRtPrecision
 from trine.runtime.golden import Deviation
 from trine.runtime.precision import Precision, WiderTensor
 
@@ -16,10 +17,6 @@ __all__ = [
     "ExportReport",
     "TensorRtPrecision",
 ]
-
-
-#: Precisions of graphs for TensorRT; fp8 needs compute capability 8.9.
-TensorRtPrecision = Literal["bf16", "fp16", "int8", "fp8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +88,7 @@ class EngineReport:
         precision: of the engine.
         graphs: (path in the bundle, bytes with weights) of each graph.
         wider: what is kept wider than asked for.
+        num_quantised: layers in 8 bits with fixed scales, for TensorRT; None for other engines.
         imitated: what its rounding loses in the reference; None for float32.
         measured: by running it, or None if it was not run.
         below_floor: why it is further from float32 than its precision may be; empty if it is not.
@@ -98,9 +96,10 @@ class EngineReport:
     """
 
     name: str
-    precision: Precision
+    precision: Precision | TensorRtPrecision
     graphs: tuple[tuple[str, int], ...]
     wider: tuple[WiderTensor, ...]
+    num_quantised: int | None = None
     imitated: ImitatedLoss | None
     measured: EngineMeasurement | None
     below_floor: tuple[str, ...]

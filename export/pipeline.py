@@ -18,17 +18,17 @@ from trine.export.calibration.user_files import read_calibration
 from trine.export.calibration_run import CalibrationRun, calibration_inputs, run_calibration
 from trine.export.checkpoint import Checkpoint
 from trine.export.engine_files import EngineSource, engine_bytes
-from trine.export.engine_making import TIGHTNESS, EngineMaker, MadeEngine
+from trine.export.engine_making import TIGHTNESS, EngineMaker, MadeEngine, graph_bytes
 from trine.export.golden_inputs import make_golden
 from trine.export.options import EngineReport, ExportOptions, ExportReport, TensorRtPrecision
 from trine.export.parity import write_parity
+from trine.export.precision_floors import FloorCheck
 from trine.export.range_scan import RangeScan
 from trine.export.reference import Reference
 from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
 from trine.export.source import ResolvedSource, read_license, resolve_source
-from trine.export.trt.calibration import quantise_layers
-from trine.export.trt.graph_files import TrtPlans, write_trt_graphs
-from trine.export.trt.plan import uniform_plan
+from trine.export.trt.graph_files import write_trt_graphs
+from trine.export.trt.graph_plans import FLOOR_OF
 from trine.runtime.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, file_sha256
 from trine.runtime.embedding_table import EMBEDDING_TENSOR
 from trine.runtime.errors import BundleError, InputError
@@ -120,9 +120,11 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         if not entries:
             raise BundleError(_below_floor(reports))
         manifest = dataclasses.replace(manifest, engines=entries)
-        for kind in options.tensorrt:
-            _write_tensorrt(kind, engine_source, calibration, folder)
         write_parity(folder, [report for report in reports if report.written])
+        reports += [
+            _write_tensorrt(kind, maker, engine_source, options, folder, talk)
+            for kind in options.tensorrt
+        ]
         num_bytes = _write_manifest(manifest, folder, talk)
     return ExportReport(
         bundle=options.bundle,
@@ -183,25 +185,43 @@ def _make_engine(
 
 def _write_tensorrt(
     kind: TensorRtPrecision,
+    maker: EngineMaker,
     source: EngineSource,
-    calibration: CalibrationRun | None,
+    options: ExportOptions,
     folder: Path,
-) -> None:
-    """Write graphs for TensorRT; 8-bit ones compute what is not quantised in bfloat16."""
-    if kind == "int8" or kind == "fp8":
-        ranges = {} if calibration is None else calibration.scan.ranges
-        plan = uniform_plan("bf16", quantise_layers(ranges, kind))
-    else:
-        plan = uniform_plan("fp16" if kind == "fp16" else "bf16")
-    place = folder / "engines" / f"trt-{kind}"
-    place.mkdir()
-    write_trt_graphs(
-        source.checkpoint,
-        source.adapters,
-        source.tasks,
-        source.layout,
-        TrtPlans(vision=plan, decoder=plan),
-        place,
+    talk: TextIO,
+) -> EngineReport:
+    """Write graphs for TensorRT that are within their floor, as their imitation has it."""
+    layers = ProgressBar(talk, f"planning trt-{kind}", 0, "layers")
+    refined = maker.plan_tensorrt(kind, layers.advance)
+    layers.finish()
+    imitated, name = refined.imitated, f"engines/trt-{kind}"
+    below: tuple[str, ...] = ()
+    if imitated is not None:
+        below = FloorCheck.of(FLOOR_OF[kind], [1 - imitated.mean], [1 - imitated.worst]).problems
+    written = not below or options.allow_below_floor
+    paths = []
+    if written:
+        (folder / name).mkdir()
+        found = write_trt_graphs(
+            source.checkpoint,
+            source.adapters,
+            source.tasks,
+            source.layout,
+            refined.plan,
+            folder / name,
+        )
+        paths = list(found.values())
+    return EngineReport(
+        name=f"trt-{kind}",
+        precision=kind,
+        graphs=tuple((f"{name}/{path.name}", graph_bytes(path)) for path in paths),
+        wider=refined.plan.wider,
+        num_quantised=refined.plan.num_quantised if kind in ("int8", "fp8") else None,
+        imitated=imitated,
+        measured=None,
+        below_floor=below,
+        written=written,
     )
 
 

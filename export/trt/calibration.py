@@ -10,13 +10,12 @@ tokens are far larger than the rest, is left in 16 bits.
 from collections.abc import Mapping
 from typing import Literal
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from trine.export.range_scan import LinearRange
-from trine.export.trt.linears import FP8_MAX, INT8_MAX
 from trine.export.trt.plan import Quantisation
+from trine.export.trt.rounding import round_input
 
 __all__ = ["input_error", "quantise_layers"]
 
@@ -56,13 +55,7 @@ def input_error(rows: NDArray[np.float32], quantisation: Quantisation) -> float:
         quantisation: of the layer.
     """
     smooth = rows if quantisation.smoothing is None else rows / quantisation.smoothing
-    if quantisation.kind == "int8":
-        scale = quantisation.input_max / INT8_MAX or 1.0
-        rounded = np.clip(np.rint(smooth / scale), -INT8_MAX, INT8_MAX) * scale
-    else:
-        scale = quantisation.input_max / FP8_MAX or 1.0
-        narrow = np.clip(smooth / scale, -FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
-        rounded = narrow.astype(np.float32) * scale
+    rounded = round_input(rows, quantisation)
     lost = np.square(smooth - rounded).sum(axis=1)
     energy = np.square(smooth).sum(axis=1)
     return float(np.sqrt(np.mean(lost / np.maximum(energy, np.finfo(np.float32).tiny))))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trine.export.graph_builder import GraphBuilder, Weight
 from trine.export.trt.plan import HALF_DTYPES, Quantisation, TrtPlan
 
-__all__ = ["FP8_MAX", "INT8_MAX", "TrtLinears"]
+__all__ = ["FP8_MAX", "INT8_MAX", "LEAST_SCALE", "TrtLinears"]
 
 #: Largest magnitude of 8-bit integers; -128 is left out, so that signs are alike.
 INT8_MAX = 127.0

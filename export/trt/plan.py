@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from trine.runtime.precision import GraphPrecision, LinearPrecision
 
-__all__ = ["HALF_DTYPES", "Half", "Quantisation", "TrtPlan", "uniform_plan"]
+__all__ = ["HALF_DTYPES", "Half", "Quantisation", "TensorRtPrecision", "TrtPlan", "uniform_plan"]
 
+#: Precisions of graphs for TensorRT; fp8 needs compute capability 8.9.
+TensorRtPrecision = Literal["bf16", "fp16", "int8", "fp8"]
 #: Formats of products that are not quantised.
 Half = Literal["fp32", "fp16", "bf16"]
 HALF_DTYPES = {

@@ -19,7 +19,8 @@ from trine.export.golden_inputs import GOLDEN_TEXTS, golden_image, make_golden
 from trine.export.range_scan import LinearRange, RangeScan
 from trine.export.reference import Reference, ReferenceInput
 from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
-from trine.export.trt.graph_files import TrtPlans, write_trt_graphs
+from trine.export.trt.graph_files import write_trt_graphs
+from trine.export.trt.graph_plans import TrtPlans
 from trine.export.trt.plan import Half
 from trine.runtime.adapter_bank import AdapterBank
 from trine.runtime.adapter_file import adapter_from_peft
