@@ -82,6 +82,10 @@ class TrtPlan:
             raise ValueError(f"{name}: {number} is not a type of TensorRT's float products")
         return HALF_DTYPES[number]
 
+    def unquantised(self, name: str) -> ir.DataType:
+        """Return the type of a layer's output, and of what adapters add to it."""
+        return HALF_DTYPES[self.half] if name in self.quantised else self.dtype(name)
+
 
 def uniform_plan(half: Half, quantised: Mapping[str, Quantisation] | None = None) -> TrtPlan:
     """Return the plan of a graph all of whose products are in `half`, but for `quantised` layers.
