@@ -67,6 +67,9 @@ def _num_weights(graph: Path) -> int:
 def _rows(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, object]]:
     source, buckets = asked.checkpoint, asked.buckets
     checkpoint = Checkpoint(source)
+    if asked.layers is not None:
+        decoder = dataclasses.replace(checkpoint.config.decoder, num_layers=asked.layers)
+        checkpoint.config = dataclasses.replace(checkpoint.config, decoder=decoder)
     config = checkpoint.config
     adapters = PeftAdapters(source / "adapters", config, config.tasks)
     runtime = choose_layout(adapters, config.tasks, None)
@@ -125,6 +128,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=FORMATS, action="append")
     parser.add_argument("--adapters", choices=MODES, action="append")
     parser.add_argument("--sm", type=int, choices=SMS, action="append")
+    parser.add_argument("--layers", type=int, help="the first so many of the decoder")
     parser.add_argument("--graph", choices=GRAPHS, action="append")
     asked = parser.parse_args()
     rows, results = [], asked.results

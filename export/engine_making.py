@@ -2,13 +2,14 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trine.export.calibration.corpus import RankingCorpus, built_in_corpus
 from trine.export.calibration_run import CalibrationRun, choose_short, max_probe_tokens
 from trine.export.engine_files import EngineSource, engine_bytes, write_engine
+from trine.export.golden_inputs import golden_inputs
 from trine.export.options import EngineMeasurement, EngineReport
 from trine.export.parity import (
     check_float32,
@@ -16,17 +17,25 @@ from trine.export.parity import (
     reference_corpus,
     set_tolerance,
 )
-from trine.export.plan_refinement import ImitatedLoss, Probing, RefinedPlan, refine_plan
+from trine.export.plan_refinement import (
+    ImitatedLoss,
+    Probing,
+    RefinedPlan,
+    imitate,
+    refine_plan,
+)
 from trine.export.precision_floors import TARGETS, FloorCheck
 from trine.export.precision_plan import EnginePlan, plan_engine
 from trine.export.rank_agreement import CorpusVectors
-from trine.export.reference import Reference
-from trine.export.trt.graph_plans import TrtPlans, plan_trt
+from trine.export.reference import Reference, ReferenceInput
+from trine.export.trt.graph_files import write_trt_graphs
+from trine.export.trt.graph_plans import FLOOR_OF, TrtPlans, plan_trt
 from trine.export.trt.plan import TensorRtPrecision
 from trine.runtime.bundle import Bundle
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.precision import Precision
 from trine.runtime.preparation import Preparation
+from trine.runtime.tokenizer import TextTokenizer
 
 __all__ = ["CHECKED_WEIGHT_BYTES", "TIGHTNESS", "EngineMaker", "MadeEngine", "graph_bytes"]
 
@@ -95,12 +104,16 @@ class EngineMaker:
         )
 
     def plan_tensorrt(
-        self, precision: TensorRtPrecision, step: Callable[[int], None]
-    ) -> RefinedPlan[TrtPlans]:
-        """Return the plan of graphs for TensorRT, and what its imitation loses.
+        self, precision: TensorRtPrecision, tokenizer: TextTokenizer, step: Callable[[int], None]
+    ) -> tuple[RefinedPlan[TrtPlans], tuple[str, ...]]:
+        """Return the plan of graphs for TensorRT, and why it is below its floor, if it is.
+
+        Nothing here runs these graphs, so they are judged by imitation, on the golden inputs too,
+        from which neither ranges nor plans are made.
 
         Args:
             precision: asked for.
+            tokenizer: of the bundle.
             step: called with 1 after each layer of the reference.
 
         Raises:
@@ -108,8 +121,56 @@ class EngineMaker:
         """
         if self._calibration is None:
             raise ValueError("graphs for TensorRT are planned from calibration inputs")
-        ranges = self._calibration.scan.ranges
-        return plan_trt(precision, ranges, self._probing(self._calibration), step)
+        probing = self._probing(self._calibration)
+        golden = golden_inputs(probing.model, tokenizer, self._source.tasks).inputs
+        held_out = dataclasses.replace(probing, inputs=golden)
+        for tightness in TIGHTNESS:
+            ranges = self._calibration.scan.ranges
+            refined = plan_trt(precision, ranges, probing, tightness, step)
+            judged = imitate(held_out, refined.plan, step)
+            below = _trt_problems(precision, golden, judged)
+            if not below:
+                break
+        return RefinedPlan(refined.plan, judged), below
+
+    def write_tensorrt(
+        self,
+        precision: TensorRtPrecision,
+        refined: RefinedPlan[TrtPlans],
+        below: tuple[str, ...],
+        folder: Path,
+    ) -> EngineReport:
+        """Write graphs for TensorRT, unless they are below their floor and that is not allowed.
+
+        Args:
+            precision: asked for.
+            refined: their plan.
+            below: why they are below their floor.
+            folder: of the bundle.
+
+        Raises:
+            CheckpointError: a weight is not finite.
+        """
+        name, source = f"trt-{precision}", self._source
+        written = not below or self._allow_below_floor
+        graphs = {}
+        if written:
+            place = folder / "engines" / name
+            place.mkdir()
+            graphs = write_trt_graphs(
+                source.checkpoint, source.adapters, source.tasks, source.layout, refined.plan, place
+            )
+        return EngineReport(
+            name=name,
+            precision=precision,
+            graphs=tuple((f"engines/{name}/{p.name}", graph_bytes(p)) for p in graphs.values()),
+            wider=refined.plan.wider,
+            num_quantised=refined.plan.num_quantised if precision in ("int8", "fp8") else None,
+            imitated=refined.imitated,
+            measured=None,
+            below_floor=below,
+            written=written,
+        )
 
     def _probing(self, calibration: CalibrationRun) -> Probing:
         model = self._source.checkpoint.config
@@ -202,6 +263,17 @@ def _problems(
     if measured is None and imitated is not None:
         return FloorCheck.of(precision, [1 - imitated.mean], [1 - imitated.worst]).problems
     return ()
+
+
+def _trt_problems(
+    precision: TensorRtPrecision, inputs: Sequence[ReferenceInput], judged: ImitatedLoss
+) -> tuple[str, ...]:
+    """Return why imitated graphs are below their floor, texts and pictures apart."""
+    kinds: dict[bool, list[float]] = {}
+    for item, loss in zip(inputs, judged.losses, strict=True):
+        kinds.setdefault(bool(item.sequence.images), []).append(1 - loss)
+    means = [sum(found) / len(found) for found in kinds.values()]
+    return FloorCheck.of(FLOOR_OF[precision], means, [min(f) for f in kinds.values()]).problems
 
 
 def graph_bytes(path: Path) -> int:

@@ -40,7 +40,7 @@ def _engine_lines(engine: EngineReport) -> Iterator[str]:
             yield f"    {tensor.name}: {tensor.precision.weight}; {tensor.reason}"
     if engine.imitated is not None:
         yield (
-            f"  imitated in the float32 reference, {len(engine.imitated.losses)} calibration "
+            f"  imitated in the float32 reference, {len(engine.imitated.losses)} "
             f"inputs: mean cosine {1 - engine.imitated.mean:.5f}, worst "
             f"{1 - engine.imitated.worst:.5f}"
         )

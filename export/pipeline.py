@@ -18,17 +18,14 @@ from trine.export.calibration.user_files import read_calibration
 from trine.export.calibration_run import CalibrationRun, calibration_inputs, run_calibration
 from trine.export.checkpoint import Checkpoint
 from trine.export.engine_files import EngineSource, engine_bytes
-from trine.export.engine_making import TIGHTNESS, EngineMaker, MadeEngine, graph_bytes
+from trine.export.engine_making import TIGHTNESS, EngineMaker, MadeEngine
 from trine.export.golden_inputs import make_golden
 from trine.export.options import EngineReport, ExportOptions, ExportReport, TensorRtPrecision
 from trine.export.parity import write_parity
-from trine.export.precision_floors import FloorCheck
 from trine.export.range_scan import RangeScan
 from trine.export.reference import Reference
 from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
 from trine.export.source import ResolvedSource, read_license, resolve_source
-from trine.export.trt.graph_files import write_trt_graphs
-from trine.export.trt.graph_plans import FLOOR_OF
 from trine.runtime.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, file_sha256
 from trine.runtime.embedding_table import EMBEDDING_TENSOR
 from trine.runtime.errors import BundleError, InputError
@@ -122,8 +119,7 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         manifest = dataclasses.replace(manifest, engines=entries)
         write_parity(folder, [report for report in reports if report.written])
         reports += [
-            _write_tensorrt(kind, maker, engine_source, options, folder, talk)
-            for kind in options.tensorrt
+            _write_tensorrt(kind, maker, tokenizer, folder, talk) for kind in options.tensorrt
         ]
         num_bytes = _write_manifest(manifest, folder, talk)
     return ExportReport(
@@ -186,43 +182,15 @@ def _make_engine(
 def _write_tensorrt(
     kind: TensorRtPrecision,
     maker: EngineMaker,
-    source: EngineSource,
-    options: ExportOptions,
+    tokenizer: TextTokenizer,
     folder: Path,
     talk: TextIO,
 ) -> EngineReport:
-    """Write graphs for TensorRT that are within their floor, as their imitation has it."""
+    """Return what became of graphs for TensorRT, which are written if they keep their floor."""
     layers = ProgressBar(talk, f"planning trt-{kind}", 0, "layers")
-    refined = maker.plan_tensorrt(kind, layers.advance)
+    refined, below = maker.plan_tensorrt(kind, tokenizer, layers.advance)
     layers.finish()
-    imitated, name = refined.imitated, f"engines/trt-{kind}"
-    below: tuple[str, ...] = ()
-    if imitated is not None:
-        below = FloorCheck.of(FLOOR_OF[kind], [1 - imitated.mean], [1 - imitated.worst]).problems
-    written = not below or options.allow_below_floor
-    paths = []
-    if written:
-        (folder / name).mkdir()
-        found = write_trt_graphs(
-            source.checkpoint,
-            source.adapters,
-            source.tasks,
-            source.layout,
-            refined.plan,
-            folder / name,
-        )
-        paths = list(found.values())
-    return EngineReport(
-        name=f"trt-{kind}",
-        precision=kind,
-        graphs=tuple((f"{name}/{path.name}", graph_bytes(path)) for path in paths),
-        wider=refined.plan.wider,
-        num_quantised=refined.plan.num_quantised if kind in ("int8", "fp8") else None,
-        imitated=imitated,
-        measured=None,
-        below_floor=below,
-        written=written,
-    )
+    return maker.write_tensorrt(kind, refined, below, folder)
 
 
 def _output_ranges(

@@ -123,6 +123,7 @@ def plan_trt(
     precision: TensorRtPrecision,
     ranges: Mapping[str, LinearRange],
     probing: Probing,
+    tightness: float,
     step: Callable[[int], None],
 ) -> RefinedPlan[TrtPlans]:
     """Return the plans of a precision, and what their imitation loses.
@@ -131,9 +132,10 @@ def plan_trt(
         precision: asked for; 8-bit graphs compute what is not quantised in bfloat16.
         ranges: of every layer by name.
         probing: how plans are tried.
+        tightness: of the target; 1 for the usual one, smaller for less loss.
         step: called with 1 after each layer of the reference.
     """
-    target = TARGETS[FLOOR_OF[precision]]
+    target = TARGETS[FLOOR_OF[precision]].times(tightness)
     plans = plan_halves("fp16" if precision == "fp16" else "bf16", ranges)
     if precision not in ("int8", "fp8"):
         return refine_plan(plans, probing, target, step)

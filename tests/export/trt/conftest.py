@@ -174,10 +174,11 @@ class GraphRunner:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Cosines of vectors with the reference's: of single vectors, and of multi-vectors' rows."""
+    """Cosines with the reference's of single vectors and of multi-vectors' rows, and the graphs."""
 
     singles: NDArray[np.float64]
     rows: NDArray[np.float64]
+    graphs: Mapping[str, Path]
 
 
 Cosines = Callable[[TrtPlans, Half, Adapters], NDArray[np.float64]]
@@ -230,7 +231,7 @@ def _agreement(
         assert b.multi is not None
         singles.append(a.single.astype(np.float64) @ b.single)
         rows.extend((a.multi.astype(np.float64) * b.multi).sum(axis=1))
-    return Agreement(np.array(singles), np.array(rows))
+    return Agreement(np.array(singles), np.array(rows), paths)
 
 
 @pytest.fixture
@@ -283,7 +284,7 @@ def _plan(source: Path, precision: TensorRtPrecision, folder: Path) -> RefinedPl
         inputs=inputs,
         max_probe_tokens=200,
     )
-    return plan_trt(precision, scan.ranges, probing, lambda _: None)
+    return plan_trt(precision, scan.ranges, probing, 1.0, lambda _: None)
 
 
 @pytest.fixture(scope="session")

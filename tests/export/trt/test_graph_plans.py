@@ -11,6 +11,7 @@ from trine.export.sample_checkpoint import write_sample_checkpoint
 from trine.export.sample_spec import HARD_TRAITS, SampleSpec, changed_spec
 from trine.export.source import resolve_source
 from trine.export.trt.graph_plans import FLOOR_OF, TrtPlans
+from trine.export.trt.lint import lint_file
 from trine.export.trt.plan import TensorRtPrecision
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
@@ -47,15 +48,18 @@ def test_vectors_of_planned_graphs_keep_their_floor(
     agree: Callable[..., Any],
 ) -> None:
     floor = FLOORS[FLOOR_OF[precision]]
-    found = plan(source, precision)
-    plans: TrtPlans = found.plan
+    refined = plan(source, precision)
+    plans: TrtPlans = refined.plan
+    sms = (89, 120) if precision == "fp8" else (86, 89, 120)
     for mode in ("merged", "runtime"):
-        singles = agree(source, plans, mode).singles
+        found = agree(source, plans, mode)
+        singles = found.singles
         print(
             f"{source.name} {precision} {mode}: mean {singles.mean():.6f}, worst "
-            f"{singles.min():.6f}, imitated {1 - found.imitated.mean:.6f} / "
-            f"{1 - found.imitated.worst:.6f}, {plans.num_quantised} in 8 bits, "
+            f"{singles.min():.6f}, imitated {1 - refined.imitated.mean:.6f} / "
+            f"{1 - refined.imitated.worst:.6f}, {plans.num_quantised} in 8 bits, "
             f"{len(plans.wider)} wider"
         )
+        assert all(lint_file(graph, sms) == [] for graph in found.graphs.values())
         assert singles.min() >= floor.worst_cosine
         assert singles.mean() >= floor.mean_cosine
