@@ -67,12 +67,12 @@ def _num_weights(graph: Path) -> int:
 def _rows(asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, object]]:
     source, buckets = asked.checkpoint, asked.buckets
     checkpoint = Checkpoint(source)
-    if asked.layers is not None:
-        decoder = dataclasses.replace(checkpoint.config.decoder, num_layers=asked.layers)
-        checkpoint.config = dataclasses.replace(checkpoint.config, decoder=decoder)
     config = checkpoint.config
     adapters = PeftAdapters(source / "adapters", config, config.tasks)
     runtime = choose_layout(adapters, config.tasks, None)
+    if asked.layers is not None:
+        first = dataclasses.replace(config.decoder, num_layers=asked.layers)
+        checkpoint.config = config = dataclasses.replace(config, decoder=first)
     decoder, vision = parse_buckets(buckets)
     spec = BuildSpec(
         builder="tensorrt_rtx", sms=SMS, decoder=decoder, vision=vision, max_rank=runtime.max_rank

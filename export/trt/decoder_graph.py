@@ -1,8 +1,9 @@
 """The decoder's graph for TensorRT: packed token embeddings in, hidden states out.
 
 As in the graph for ONNX Runtime, only attention sees sequences padded to one length. Padding lies
-behind each sequence, where the causal rule alone keeps queries of real tokens from seeing it: no
-mask is stored, whose size would be B · S². What padded queries see is dropped.
+behind each sequence, where the causal rule alone keeps queries of real tokens from seeing it, and
+what padded queries see is dropped. So no mask is stored: one of causality and padding together
+would have B · S² bytes, and TensorRT refuses a mask beside `is_causal`.
 """
 
 import onnx_ir as ir

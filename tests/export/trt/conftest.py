@@ -15,15 +15,16 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from trine.export.adapter_files import choose_layout
 from trine.export.calibration.inputs import built_in_calibration
-from trine.export.calibration_run import calibration_inputs
+from trine.export.calibration_run import calibration_inputs, run_calibration
 from trine.export.checkpoint import Checkpoint
+from trine.export.engine_files import EngineSource
+from trine.export.engine_making import EngineMaker
 from trine.export.golden_inputs import GOLDEN_TEXTS, golden_image, make_golden
-from trine.export.plan_refinement import Probing, RefinedPlan
 from trine.export.range_scan import LinearRange, RangeScan
 from trine.export.reference import Reference, ReferenceInput
 from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
 from trine.export.trt.graph_files import write_trt_graphs
-from trine.export.trt.graph_plans import TrtPlans, plan_trt
+from trine.export.trt.graph_plans import TrtPlans
 from trine.export.trt.plan import Half, TensorRtPrecision
 from trine.runtime.adapter_bank import AdapterBank
 from trine.runtime.adapter_file import adapter_from_peft
@@ -182,7 +183,17 @@ class Agreement:
 
 
 Cosines = Callable[[TrtPlans, Half, Adapters], NDArray[np.float64]]
-PlanFor = Callable[[Path, TensorRtPrecision], RefinedPlan[TrtPlans]]
+
+
+@dataclass(frozen=True)
+class PlannedGraphs:
+    """Plans, and why they are below their floor by imitation."""
+
+    plans: TrtPlans
+    below: tuple[str, ...]
+
+
+PlanFor = Callable[[Path, TensorRtPrecision], PlannedGraphs]
 Agree = Callable[[Path, TrtPlans, Adapters], Agreement]
 
 
@@ -266,25 +277,24 @@ def plan(tmp_path: Path) -> PlanFor:
     return lambda source, precision: _plan(source, precision, _new_folder(tmp_path))
 
 
-def _plan(source: Path, precision: TensorRtPrecision, folder: Path) -> RefinedPlan[TrtPlans]:
+def _plan(source: Path, precision: TensorRtPrecision, folder: Path) -> PlannedGraphs:
     checkpoint = Checkpoint(source)
     config = checkpoint.config
     peft = PeftAdapters(source / "adapters", config, config.tasks)
-    preparation = Preparation(config, write_tokenizer(checkpoint, folder))
-    scan = RangeScan()
+    tokenizer = write_tokenizer(checkpoint, folder)
+    preparation = Preparation(config, tokenizer)
     chosen = built_in_calibration("small")
     chosen = dataclasses.replace(
         chosen, texts=chosen.texts[:NUM_TEXTS], images=chosen.images[:NUM_PICTURES]
     )
+    scan = RangeScan()
     inputs = list(calibration_inputs(config, preparation, chosen, config.tasks))
-    Reference(checkpoint, peft, scan).run(inputs)
-    probing = Probing(
-        reference=Reference(checkpoint, peft),
-        model=config,
-        inputs=inputs,
-        max_probe_tokens=200,
-    )
-    return plan_trt(precision, scan.ranges, probing, 1.0, lambda _: None)
+    calibration = run_calibration(Reference(checkpoint, peft, scan), scan, inputs, lambda _: None)
+    layout = dataclasses.replace(choose_layout(peft, config.tasks, None), files={})
+    engines = EngineSource(checkpoint=checkpoint, adapters=peft, tasks=config.tasks, layout=layout)
+    maker = EngineMaker(engines, preparation, calibration, check=False, allow_below_floor=False)
+    refined, below = maker.plan_tensorrt(precision, tokenizer, lambda _: None)
+    return PlannedGraphs(refined.plan, below)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def _cases() -> list[Any]:
-    quick = {("all", "fp16"), ("all", "int8"), ("golden", "fp8")}
+    quick = {("swiglu", "fp16"), ("all", "fp16")}
     return [
         pytest.param(
             name, precision, marks=[] if (name, precision) in quick else [pytest.mark.slow]
@@ -48,17 +48,18 @@ def test_vectors_of_planned_graphs_keep_their_floor(
     agree: Callable[..., Any],
 ) -> None:
     floor = FLOORS[FLOOR_OF[precision]]
-    refined = plan(source, precision)
-    plans: TrtPlans = refined.plan
+    planned = plan(source, precision)
+    if planned.below:  # then it is not written; the checkpoints that are not hard must be
+        assert source.name.startswith("hard-")
+        pytest.skip(f"refused: {planned.below[0]}")
+    plans: TrtPlans = planned.plans
     sms = (89, 120) if precision == "fp8" else (86, 89, 120)
     for mode in ("merged", "runtime"):
         found = agree(source, plans, mode)
         singles = found.singles
         print(
             f"{source.name} {precision} {mode}: mean {singles.mean():.6f}, worst "
-            f"{singles.min():.6f}, imitated {1 - refined.imitated.mean:.6f} / "
-            f"{1 - refined.imitated.worst:.6f}, {plans.num_quantised} in 8 bits, "
-            f"{len(plans.wider)} wider"
+            f"{singles.min():.6f}, {plans.num_quantised} in 8 bits, {len(plans.wider)} wider"
         )
         assert all(lint_file(graph, sms) == [] for graph in found.graphs.values())
         assert singles.min() >= floor.worst_cosine
