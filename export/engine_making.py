@@ -2,13 +2,14 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trine.export.calibration.corpus import RankingCorpus, built_in_corpus
 from trine.export.calibration_run import CalibrationRun, choose_short, max_probe_tokens
 from trine.export.engine_files import EngineSource, engine_bytes, write_engine
+from trine.export.golden_inputs import golden_inputs
 from trine.export.options import EngineMeasurement, EngineReport
 from trine.export.parity import (
     check_float32,
@@ -16,17 +17,27 @@ from trine.export.parity import (
     reference_corpus,
     set_tolerance,
 )
-from trine.export.plan_refinement import ImitatedLoss, Probing, RefinedPlan, refine_plan
+from trine.export.plan_refinement import (
+    ImitatedLoss,
+    Probing,
+    RefinedPlan,
+    imitate,
+    refine_plan,
+)
 from trine.export.precision_floors import TARGETS, FloorCheck
-from trine.export.precision_plan import plan_engine
+from trine.export.precision_plan import EnginePlan, plan_engine
 from trine.export.rank_agreement import CorpusVectors
-from trine.export.reference import Reference
+from trine.export.reference import Reference, ReferenceInput
+from trine.export.trt.graph_files import write_trt_graphs
+from trine.export.trt.graph_plans import FLOOR_OF, TrtPlans, plan_trt
+from trine.export.trt.plan import TensorRtPrecision
 from trine.runtime.bundle import Bundle
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.precision import Precision
 from trine.runtime.preparation import Preparation
+from trine.runtime.tokenizer import TextTokenizer
 
-__all__ = ["CHECKED_WEIGHT_BYTES", "TIGHTNESS", "EngineMaker", "MadeEngine"]
+__all__ = ["CHECKED_WEIGHT_BYTES", "TIGHTNESS", "EngineMaker", "MadeEngine", "graph_bytes"]
 
 #: Targets of the plans that are tried for an engine that comes out below its floor: inputs that
 #: were not tried in planning may lose much more than those that were.
@@ -75,7 +86,7 @@ class EngineMaker:
 
     def plan(
         self, precision: Precision, tightness: float, step: Callable[[int], None]
-    ) -> RefinedPlan:
+    ) -> RefinedPlan[EnginePlan]:
         """Return the plan of an engine, and what its imitation loses.
 
         Args:
@@ -85,18 +96,89 @@ class EngineMaker:
         """
         if precision == "fp32" or self._calibration is None:
             return RefinedPlan(plan_engine("fp32", {}), None)
-        model = self._source.checkpoint.config
         return refine_plan(
-            precision,
             plan_engine(precision, self._calibration.scan.ranges),
-            Probing(
-                reference=self._reference,
-                model=model,
-                inputs=choose_short(self._calibration.inputs, model),
-                max_probe_tokens=max_probe_tokens(model),
-            ),
+            self._probing(self._calibration),
             TARGETS[precision].times(tightness),
             step,
+        )
+
+    def plan_tensorrt(
+        self, precision: TensorRtPrecision, tokenizer: TextTokenizer, step: Callable[[int], None]
+    ) -> tuple[RefinedPlan[TrtPlans], tuple[str, ...]]:
+        """Return the plan of graphs for TensorRT, and why it is below its floor, if it is.
+
+        Nothing here runs these graphs, so they are judged by imitation, on the golden inputs too,
+        from which neither ranges nor plans are made.
+
+        Args:
+            precision: asked for.
+            tokenizer: of the bundle.
+            step: called with 1 after each layer of the reference.
+
+        Raises:
+            ValueError: there are no calibration inputs.
+        """
+        if self._calibration is None:
+            raise ValueError("graphs for TensorRT are planned from calibration inputs")
+        probing = self._probing(self._calibration)
+        golden = golden_inputs(probing.model, tokenizer, self._source.tasks).inputs
+        held_out = dataclasses.replace(probing, inputs=golden)
+        for tightness in TIGHTNESS:
+            ranges = self._calibration.scan.ranges
+            refined = plan_trt(precision, ranges, probing, tightness, step)
+            judged = imitate(held_out, refined.plan, step)
+            below = _trt_problems(precision, golden, judged)
+            if not below:
+                break
+        return RefinedPlan(refined.plan, judged), below
+
+    def write_tensorrt(
+        self,
+        precision: TensorRtPrecision,
+        refined: RefinedPlan[TrtPlans],
+        below: tuple[str, ...],
+        folder: Path,
+    ) -> EngineReport:
+        """Write graphs for TensorRT, unless they are below their floor and that is not allowed.
+
+        Args:
+            precision: asked for.
+            refined: their plan.
+            below: why they are below their floor.
+            folder: of the bundle.
+
+        Raises:
+            CheckpointError: a weight is not finite.
+        """
+        name, source = f"trt-{precision}", self._source
+        written = not below or self._allow_below_floor
+        graphs = {}
+        if written:
+            place = folder / "engines" / name
+            place.mkdir()
+            graphs = write_trt_graphs(
+                source.checkpoint, source.adapters, source.tasks, source.layout, refined.plan, place
+            )
+        return EngineReport(
+            name=name,
+            precision=precision,
+            graphs=tuple((f"engines/{name}/{p.name}", graph_bytes(p)) for p in graphs.values()),
+            wider=refined.plan.wider,
+            num_quantised=refined.plan.num_quantised if precision in ("int8", "fp8") else None,
+            imitated=refined.imitated,
+            measured=None,
+            below_floor=below,
+            written=written,
+        )
+
+    def _probing(self, calibration: CalibrationRun) -> Probing:
+        model = self._source.checkpoint.config
+        return Probing(
+            reference=self._reference,
+            model=model,
+            inputs=choose_short(calibration.inputs, model),
+            max_probe_tokens=max_probe_tokens(model),
         )
 
     def engine_bytes(self, precision: Precision) -> int:
@@ -106,7 +188,7 @@ class EngineMaker:
     def make(
         self,
         precision: Precision,
-        refined: RefinedPlan,
+        refined: RefinedPlan[EnginePlan],
         bundle: Bundle,
         written: Callable[[int], None],
         keep_below_floor: bool,
@@ -126,7 +208,7 @@ class EngineMaker:
         folder, plan, imitated = bundle.folder, refined.plan, refined.imitated
         entry = write_engine(self._source, precision, plan, folder, written)
         graphs = (entry.vision, *dict.fromkeys(entry.decoders.values()))
-        sizes = tuple((name, _graph_bytes(folder / name)) for name in graphs)
+        sizes = tuple((name, graph_bytes(folder / name)) for name in graphs)
         measured = None
         runs_here = "cpu" in entry.devices
         small = entry.weight_bytes <= CHECKED_WEIGHT_BYTES
@@ -183,5 +265,17 @@ def _problems(
     return ()
 
 
-def _graph_bytes(path: Path) -> int:
+def _trt_problems(
+    precision: TensorRtPrecision, inputs: Sequence[ReferenceInput], judged: ImitatedLoss
+) -> tuple[str, ...]:
+    """Return why imitated graphs are below their floor, texts and pictures apart."""
+    kinds: dict[bool, list[float]] = {}
+    for item, loss in zip(inputs, judged.losses, strict=True):
+        kinds.setdefault(bool(item.sequence.images), []).append(1 - loss)
+    means = [sum(found) / len(found) for found in kinds.values()]
+    return FloorCheck.of(FLOOR_OF[precision], means, [min(f) for f in kinds.values()]).problems
+
+
+def graph_bytes(path: Path) -> int:
+    """Return the size in bytes of a graph with its weights."""
     return path.stat().st_size + path.with_suffix(".data").stat().st_size

@@ -32,13 +32,15 @@ def _engine_lines(engine: EngineReport) -> Iterator[str]:
         )
     for name, size in engine.graphs:
         yield f"  {name:<44} {format_bytes(size):>9}"
+    if engine.num_quantised is not None:
+        yield f"  in 8 bits: {engine.num_quantised} layers; the rest has 16, but for the following"
     if engine.wider:
         yield f"  kept wider: {len(engine.wider)} layers and operations"
         for tensor in engine.wider:
             yield f"    {tensor.name}: {tensor.precision.weight}; {tensor.reason}"
     if engine.imitated is not None:
         yield (
-            f"  imitated in the float32 reference, {len(engine.imitated.losses)} calibration "
+            f"  imitated in the float32 reference, {len(engine.imitated.losses)} "
             f"inputs: mean cosine {1 - engine.imitated.mean:.5f}, worst "
             f"{1 - engine.imitated.worst:.5f}"
         )

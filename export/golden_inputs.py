@@ -5,6 +5,7 @@ and small enough to be embedded at every load.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from trine.runtime.preparation import Preparation
 from trine.runtime.request import check_request
 from trine.runtime.tokenizer import TextTokenizer
 
-__all__ = ["GOLDEN_TEXTS", "golden_image", "make_golden"]
+__all__ = ["GOLDEN_TEXTS", "GoldenInputs", "golden_image", "golden_inputs", "make_golden"]
 
 GOLDEN_TEXTS = (
     "Which inverter warranty covers panels that face east?",
@@ -37,21 +38,23 @@ def golden_image() -> NDArray[np.uint8]:
     return np.stack(channels, axis=2).astype(np.uint8)
 
 
-def make_golden(
-    model: ModelConfig,
-    tokenizer: TextTokenizer,
-    reference: Reference,
-    tasks: tuple[str, ...],
-    step: Callable[[int], None],
-) -> Golden:
-    """Return the golden inputs with what the reference makes of them for each of `tasks`.
+@dataclass(frozen=True, slots=True)
+class GoldenInputs:
+    """The golden inputs as the reference takes them, and the name of each one's vectors."""
+
+    keys: tuple[str, ...]
+    inputs: tuple[ReferenceInput, ...]
+
+
+def golden_inputs(
+    model: ModelConfig, tokenizer: TextTokenizer, tasks: tuple[str, ...]
+) -> GoldenInputs:
+    """Return the golden inputs for each of `tasks`.
 
     Args:
         model: the model's numbers.
         tokenizer: of the bundle.
-        reference: of the checkpoint.
-        tasks: to compute.
-        step: called with 1 after each layer of the model.
+        tasks: to embed them for.
     """
     preparation = Preparation(model, tokenizer)
     keys: list[str] = []
@@ -73,8 +76,28 @@ def make_golden(
     for task in tasks:
         keys.append(f"image/{task}")
         inputs.append(ReferenceInput(picture, task))
+    return GoldenInputs(tuple(keys), tuple(inputs))
+
+
+def make_golden(
+    model: ModelConfig,
+    tokenizer: TextTokenizer,
+    reference: Reference,
+    tasks: tuple[str, ...],
+    step: Callable[[int], None],
+) -> Golden:
+    """Return the golden inputs with what the reference makes of them for each of `tasks`.
+
+    Args:
+        model: the model's numbers.
+        tokenizer: of the bundle.
+        reference: of the checkpoint.
+        tasks: to compute.
+        step: called with 1 after each layer of the model.
+    """
+    found = golden_inputs(model, tokenizer, tasks)
     vectors = {}
-    for key, result in zip(keys, reference.run(inputs, step), strict=True):
+    for key, result in zip(found.keys, reference.run(found.inputs, step), strict=True):
         vectors[f"{key}/single"] = result.single
         vectors[f"{key}/multi"] = result.multi
     return Golden(GOLDEN_TEXTS, golden_image(), vectors)

@@ -1,11 +1,15 @@
 """What an export is asked for, and what it reports."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from trine.export.engine_files import DEVICES
 from trine.export.plan_refinement import ImitatedLoss
 from trine.export.rank_agreement import RankAgreement, VectorAgreement
+from trine.export.trt.plan import TensorRtPrecision
+from trine.runtime.errors import InputError
 from trine.runtime.golden import Deviation
 from trine.runtime.precision import Precision, WiderTensor
 
@@ -15,11 +19,8 @@ __all__ = [
     "ExportOptions",
     "ExportReport",
     "TensorRtPrecision",
+    "chosen_precisions",
 ]
-
-
-#: Precisions of graphs for TensorRT; fp8 needs compute capability 8.9.
-TensorRtPrecision = Literal["bf16", "fp16", "int8", "fp8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,7 @@ class EngineReport:
         precision: of the engine.
         graphs: (path in the bundle, bytes with weights) of each graph.
         wider: what is kept wider than asked for.
+        num_quantised: layers in 8 bits with fixed scales, for TensorRT; None for other engines.
         imitated: what its rounding loses in the reference; None for float32.
         measured: by running it, or None if it was not run.
         below_floor: why it is further from float32 than its precision may be; empty if it is not.
@@ -98,9 +100,10 @@ class EngineReport:
     """
 
     name: str
-    precision: Precision
+    precision: Precision | TensorRtPrecision
     graphs: tuple[tuple[str, int], ...]
     wider: tuple[WiderTensor, ...]
+    num_quantised: int | None = None
     imitated: ImitatedLoss | None
     measured: EngineMeasurement | None
     below_floor: tuple[str, ...]
@@ -128,3 +131,38 @@ class ExportReport:
     num_bytes: int
     seconds: float
     peak_bytes: int
+
+
+def chosen_precisions(
+    target: str, names: Sequence[str] | None
+) -> tuple[tuple[Precision, ...], tuple[TensorRtPrecision, ...]]:
+    """Return the precisions of ONNX Runtime's engines and of TensorRT's graphs.
+
+    A bundle for TensorRT also has a float32 engine, which runs and is verified anywhere.
+
+    Args:
+        target: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"; the last two take the same graphs.
+        names: of the precisions asked for; None or none for the target's default.
+
+    Raises:
+        InputError: the target does not run one of them.
+    """
+    if target in ("tensorrt", "tensorrt-rtx"):
+        known: tuple[TensorRtPrecision, ...] = get_args(TensorRtPrecision)
+        _check_known(target, names or (), known)
+        chosen = dict.fromkeys(names or ("bf16",))
+        return ("fp32",), tuple(k for name in chosen for k in known if k == name)
+    # bf16 may be written on the way to a GPU without saying so; int8 for CUDA would run nowhere.
+    runnable = tuple(p for p, devices in DEVICES.items() if target in devices or target == "cpu")
+    _check_known(target, names or (), runnable)
+    chosen = dict.fromkeys(names or ("fp32",))
+    return tuple(p for name in chosen for p in runnable if p == name), ()
+
+
+def _check_known(target: str, names: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(
+            f"--precision {unknown[0]} does not run on --target {target}; choose one of "
+            f"{', '.join(known)}"
+        )

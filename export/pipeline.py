@@ -26,9 +26,6 @@ from trine.export.range_scan import RangeScan
 from trine.export.reference import Reference
 from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
 from trine.export.source import ResolvedSource, read_license, resolve_source
-from trine.export.trt.calibration import quantise_layers
-from trine.export.trt.graph_files import TrtPlans, write_trt_graphs
-from trine.export.trt.plan import uniform_plan
 from trine.runtime.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, file_sha256
 from trine.runtime.embedding_table import EMBEDDING_TENSOR
 from trine.runtime.errors import BundleError, InputError
@@ -120,9 +117,10 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         if not entries:
             raise BundleError(_below_floor(reports))
         manifest = dataclasses.replace(manifest, engines=entries)
-        for kind in options.tensorrt:
-            _write_tensorrt(kind, engine_source, calibration, folder)
         write_parity(folder, [report for report in reports if report.written])
+        reports += [
+            _write_tensorrt(kind, maker, tokenizer, folder, talk) for kind in options.tensorrt
+        ]
         num_bytes = _write_manifest(manifest, folder, talk)
     return ExportReport(
         bundle=options.bundle,
@@ -183,26 +181,16 @@ def _make_engine(
 
 def _write_tensorrt(
     kind: TensorRtPrecision,
-    source: EngineSource,
-    calibration: CalibrationRun | None,
+    maker: EngineMaker,
+    tokenizer: TextTokenizer,
     folder: Path,
-) -> None:
-    """Write graphs for TensorRT; 8-bit ones compute what is not quantised in bfloat16."""
-    if kind == "int8" or kind == "fp8":
-        ranges = {} if calibration is None else calibration.scan.ranges
-        plan = uniform_plan("bf16", quantise_layers(ranges, kind))
-    else:
-        plan = uniform_plan("fp16" if kind == "fp16" else "bf16")
-    place = folder / "engines" / f"trt-{kind}"
-    place.mkdir()
-    write_trt_graphs(
-        source.checkpoint,
-        source.adapters,
-        source.tasks,
-        source.layout,
-        TrtPlans(vision=plan, decoder=plan),
-        place,
-    )
+    talk: TextIO,
+) -> EngineReport:
+    """Return what became of graphs for TensorRT, which are written if they keep their floor."""
+    layers = ProgressBar(talk, f"planning trt-{kind}", 0, "layers")
+    refined, below = maker.plan_tensorrt(kind, tokenizer, layers.advance)
+    layers.finish()
+    return maker.write_tensorrt(kind, refined, below, folder)
 
 
 def _output_ranges(

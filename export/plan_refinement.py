@@ -5,22 +5,27 @@ so the sum is not trusted: the whole plan is imitated and measured, and where it
 widened.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.export.linears import GraphPlan
-from trine.export.precision_plan import FLOAT32, INT8, EnginePlan, with_wider
-from trine.export.reference import Fork, Reference, ReferenceInput
-from trine.export.rounding import PlannedRounding
+from trine.export.reference import Fork, Reference, ReferenceInput, Rounding
 from trine.export.sensitivity import GroupLoss, layer_groups, measure_losses, with_own_pictures
 from trine.runtime.model_config import ModelConfig
-from trine.runtime.precision import LinearPrecision, Precision, linear_role
+from trine.runtime.precision import linear_role
 
-__all__ = ["ImitatedLoss", "LossTarget", "Probing", "RefinedPlan", "imitate", "refine_plan"]
+__all__ = [
+    "ImitatedLoss",
+    "LossTarget",
+    "Probing",
+    "RefinablePlan",
+    "RefinedPlan",
+    "imitate",
+    "refine_plan",
+]
 
 Array = NDArray[np.float32]
 
@@ -30,6 +35,35 @@ TIGHTER = 0.25
 MOST_TEXTS, MOST_PICTURES = 6, 2
 #: Attempts at a plan before everything is widened.
 ATTEMPTS = 5
+
+
+class RefinablePlan(Protocol):
+    """The precision of both stacks, for whatever runs them."""
+
+    @property
+    def num_stations(self) -> int:
+        """How many steps there are from the narrowest format to the widest."""
+        ...
+
+    def rounding(self, names: Set[str] | None) -> Rounding:
+        """Return what rounds as planned: some layers and operations, or all of both stacks."""
+        ...
+
+    def is_narrow(self, name: str) -> bool:
+        """Return whether a layer or operation could be wider than it is."""
+        ...
+
+    def widened(self, reasons: Mapping[str, str], station: int) -> Self:
+        """Return the plan with some layers and operations at least as wide as a station.
+
+        Args:
+            reasons: by name.
+            station: from 0; the last is the widest.
+        """
+        ...
+
+
+PlanT = TypeVar("PlanT", bound=RefinablePlan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +116,22 @@ class Probing:
 
 
 @dataclass(frozen=True, slots=True)
-class RefinedPlan:
+class RefinedPlan(Generic[PlanT]):
     """A plan with what its imitation loses; None for float32, which loses nothing."""
 
-    plan: EnginePlan
+    plan: PlanT
     imitated: ImitatedLoss | None
 
 
 def refine_plan(
-    precision: Precision,
-    plan: EnginePlan,
+    plan: PlanT,
     probing: Probing,
     target: LossTarget,
     step: Callable[[int], None],
-) -> RefinedPlan:
+) -> RefinedPlan[PlanT]:
     """Return a plan that meets the target, as near to `plan` as was found.
 
     Args:
-        precision: asked for.
         plan: by ranges alone.
         probing: how it is tried.
         target: to be met.
@@ -108,17 +140,17 @@ def refine_plan(
     found = imitate(probing, plan, step)
     if not target.missed(found.losses):
         return RefinedPlan(plan, found)
-    groups = [group for group in layer_groups(probing.model) if _narrow(plan, group.names)]
+    groups = [g for g in layer_groups(probing.model) if any(plan.is_narrow(n) for n in g.names)]
     probes = _worst(probing, found.losses)
-    losses = measure_losses(probing.reference, plan, groups, probes, step)
-    # 4 bits have a station on the way to float32.
-    stations = (INT8, FLOAT32) if precision == "int4" else (FLOAT32,)
+    losses = measure_losses(
+        probing.reference, lambda group: plan.rounding(set(group.names)), groups, probes, step
+    )
     tried = plan
-    for station in stations:
+    for station in range(plan.num_stations):
         budget = 1.0
         for attempt in range(ATTEMPTS):
             chosen = _choose(losses, target, budget) if attempt + 1 < ATTEMPTS else losses
-            tried = _widened(plan, chosen, station)
+            tried = plan.widened(_reasons(chosen), station)
             found = imitate(probing, tried, step)
             if not target.missed(found.losses):
                 return RefinedPlan(tried, found)
@@ -126,11 +158,11 @@ def refine_plan(
     return RefinedPlan(tried, found)
 
 
-def imitate(probing: Probing, plan: EnginePlan, step: Callable[[int], None]) -> ImitatedLoss:
+def imitate(probing: Probing, plan: RefinablePlan, step: Callable[[int], None]) -> ImitatedLoss:
     """Return what a plan loses in all layers together."""
     inputs = probing.inputs
     # One for all inputs, so that each weight is rounded once.
-    rounding = _BothStacks(plan)
+    rounding = plan.rounding(None)
     runs = list(inputs)
     for base, item in enumerate(inputs):
         sequence = with_own_pictures(item.sequence)
@@ -143,26 +175,6 @@ def imitate(probing: Probing, plan: EnginePlan, step: Callable[[int], None]) -> 
         cosine = float(vectors[len(inputs) + base].single @ vectors[base].single)
         losses.append(1 - cosine if np.isfinite(cosine) else 2.0)
     return ImitatedLoss(tuple(losses))
-
-
-class _BothStacks:
-    """Rounds the vision tower by its plan and the decoder by its own."""
-
-    def __init__(self, plan: EnginePlan) -> None:
-        self._vision = PlannedRounding(plan.vision, None)
-        self._decoder = PlannedRounding(plan.decoder, None)
-
-    def _of(self, module: str) -> PlannedRounding:
-        return self._vision if module.startswith("visual.") else self._decoder
-
-    def covers(self, module: str) -> bool:
-        return module.startswith(("visual.", "layers."))
-
-    def linear(self, module: str, x: Array, weight: Array, bias: Array | np.float32) -> Array:
-        return self._of(module).linear(module, x, weight, bias)
-
-    def attention(self, prefix: str, x: Array) -> Array:
-        return self._of(prefix).attention(prefix, x)
 
 
 def _worst(probing: Probing, losses: Sequence[float]) -> list[ReferenceInput]:
@@ -181,12 +193,6 @@ def _worst(probing: Probing, losses: Sequence[float]) -> list[ReferenceInput]:
     return chosen
 
 
-def _narrow(plan: EnginePlan, names: Sequence[str]) -> bool:
-    """Return whether any of some layers and operations is narrower than float32."""
-    graph = plan.decoder if names[0].startswith("layers.") else plan.vision
-    return any(graph.precision.of(name) != FLOAT32 for name in names)
-
-
 def _choose(losses: Sequence[GroupLoss], target: LossTarget, budget: float) -> list[GroupLoss]:
     """Return the fewest groups without which the sum of losses is within the target's budget."""
     table = np.array([loss.losses for loss in losses])
@@ -201,21 +207,11 @@ def _choose(losses: Sequence[GroupLoss], target: LossTarget, budget: float) -> l
     return chosen
 
 
-def _widened(plan: EnginePlan, chosen: Sequence[GroupLoss], to: LinearPrecision) -> EnginePlan:
-    reasons = {
+def _reasons(chosen: Sequence[GroupLoss]) -> dict[str, str]:
+    return {
         name: f"rounding {linear_role(loss.group.names[0])}"
         + (" and what follows it in its MLP" if len(loss.group.names) > 2 else "")
         + f" alone costs up to {max(loss.losses):.1e} of the cosine"
         for loss in chosen
         for name in loss.group.names
     }
-
-    def widen(graph: GraphPlan, decoder: bool) -> GraphPlan:
-        names = {n: r for n, r in reasons.items() if n.startswith("layers.") == decoder}
-        if to == INT8:
-            names = {n: r for n, r in names.items() if graph.precision.of(n).weight == "int4"}
-        return with_wider(graph, names, to)
-
-    return dataclasses.replace(
-        plan, vision=widen(plan.vision, False), decoder=widen(plan.decoder, True)
-    )

@@ -1,7 +1,7 @@
 """Decides each layer's precision: what was asked for, less what the range scan forbids."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from trine.export.linears import GraphPlan
 from trine.export.range_scan import LinearRange
+from trine.export.reference import Rounding
+from trine.export.rounding import BothStacks, PlannedRounding
 from trine.runtime.precision import (
     GraphPrecision,
     LinearPrecision,
@@ -58,6 +60,41 @@ class EnginePlan:
     def wider(self) -> tuple[WiderTensor, ...]:
         """All that is kept wider than asked for."""
         return self.vision.precision.wider + self.decoder.precision.wider
+
+    @property
+    def num_stations(self) -> int:
+        """Return how often layers can be widened: 4 bits have a station before float32."""
+        return len(self._stations)
+
+    @property
+    def _stations(self) -> tuple[LinearPrecision, ...]:
+        four_bits = any(p.weight == "int4" for p in self.decoder.precision.linears.values())
+        return (INT8, FLOAT32) if four_bits else (FLOAT32,)
+
+    def rounding(self, names: Set[str] | None) -> Rounding:
+        """Return what rounds some layers and operations, or all, as the engine would."""
+        return BothStacks(
+            vision=PlannedRounding(self.vision, names), decoder=PlannedRounding(self.decoder, names)
+        )
+
+    def is_narrow(self, name: str) -> bool:
+        """Return whether a layer or operation is narrower than float32."""
+        graph = self.decoder if name.startswith("layers.") else self.vision
+        return graph.precision.of(name) != FLOAT32
+
+    def widened(self, reasons: Mapping[str, str], station: int) -> "EnginePlan":
+        """Return the plan with some layers and operations at a station; reasons are by name."""
+        to = self._stations[station]
+
+        def widen(graph: GraphPlan, decoder: bool) -> GraphPlan:
+            names = {n: r for n, r in reasons.items() if n.startswith("layers.") == decoder}
+            if to == INT8:
+                names = {n: r for n, r in names.items() if graph.precision.of(n).weight == "int4"}
+            return with_wider(graph, names, to)
+
+        return dataclasses.replace(
+            self, vision=widen(self.vision, False), decoder=widen(self.decoder, True)
+        )
 
 
 def plan_engine(precision: Precision, ranges: Mapping[str, LinearRange]) -> EnginePlan:

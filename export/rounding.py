@@ -6,6 +6,7 @@ bfloat16, are imitated as well as those it can.
 """
 
 from collections.abc import Set
+from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from trine.export.linears import GraphPlan
 from trine.export.range_scan import linear_name
+from trine.export.reference import Rounding
 from trine.export.weight_quantisation import (
     INT8_MAX,
     quantise_blocks,
@@ -20,7 +22,7 @@ from trine.export.weight_quantisation import (
     unpack_blocks,
 )
 
-__all__ = ["PlannedRounding"]
+__all__ = ["HALVES", "BothStacks", "PlannedRounding", "round_half"]
 
 Array = NDArray[np.float32]
 #: numpy's types of the 16-bit formats.
@@ -53,8 +55,8 @@ class PlannedRounding:
             return x @ weight.T + bias
         if precision.weight in HALVES:
             half = precision.weight
-            product = _half(x, half) @ self._rounded(module, weight, half).T
-            return _half(product + _half(np.asarray(bias, np.float32), half), half)
+            product = round_half(x, half) @ self._rounded(module, weight, half).T
+            return round_half(product + round_half(np.asarray(bias, np.float32), half), half)
         if precision.block is not None:
             return x @ self._rounded(module, weight, "int4").T + bias
         return self._int8(name, module, x, weight) + bias
@@ -92,7 +94,7 @@ class PlannedRounding:
 
     def _round(self, name: str, weight: Array, number: str) -> Array:
         if number in HALVES:
-            return _half(weight, number)
+            return round_half(weight, number)
         if number == "int4":
             block = self._plan.precision.of(name).block or 0
             importance = self._plan.importance.get(name)
@@ -112,9 +114,31 @@ class PlannedRounding:
         stack = "attn" if prefix.startswith("visual.") else "self_attn"
         name = f"{name}.{stack}.attended"
         number = self._plan.precision.of(name).activation
-        return _half(x, number) if number in HALVES and self._includes(name) else x
+        return round_half(x, number) if number in HALVES and self._includes(name) else x
 
 
-def _half(x: Array, number: str) -> Array:
+@dataclass(frozen=True, slots=True)
+class BothStacks:
+    """Rounds the vision tower in one way and the decoder in another."""
+
+    vision: Rounding
+    decoder: Rounding
+
+    def _of(self, module: str) -> Rounding:
+        return self.vision if module.startswith("visual.") else self.decoder
+
+    def covers(self, module: str) -> bool:
+        is_in_stack = module.startswith(("visual.", "layers."))
+        return is_in_stack and self._of(module).covers(module)
+
+    def linear(self, module: str, x: Array, weight: Array, bias: Array | np.float32) -> Array:
+        return self._of(module).linear(module, x, weight, bias)
+
+    def attention(self, prefix: str, x: Array) -> Array:
+        return self._of(prefix).attention(prefix, x)
+
+
+def round_half(x: Array, number: str) -> Array:
+    """Return float32 values on the grid of "fp16" or "bf16"; too large ones become infinite."""
     with np.errstate(over="ignore"):  # what overflows must show as infinity
         return x.astype(HALVES[number]).astype(np.float32)

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trine.export.precision_plan import EnginePlan
-from trine.export.reference import Fork, Reference, ReferenceInput
-from trine.export.rounding import PlannedRounding
+from trine.export.reference import Fork, Reference, ReferenceInput, Rounding
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.sequence import TokenSequence
 
@@ -69,7 +67,7 @@ def layer_groups(model: ModelConfig) -> Iterator[LayerGroup]:
 
 def measure_losses(
     reference: Reference,
-    plan: EnginePlan,
+    rounding_of: Callable[[LayerGroup], Rounding],
     groups: Sequence[LayerGroup],
     inputs: Sequence[ReferenceInput],
     step: Callable[[int], None],
@@ -78,7 +76,7 @@ def measure_losses(
 
     Args:
         reference: of the checkpoint.
-        plan: how each layer would be rounded.
+        rounding_of: what rounds one group alone.
         groups: to measure.
         inputs: without forks.
         step: called with 1 after each layer.
@@ -87,7 +85,7 @@ def measure_losses(
     places: list[list[tuple[int, int]]] = []
     for group in groups:
         vision = group.start.startswith("visual.")
-        rounding = PlannedRounding(plan.vision if vision else plan.decoder, frozenset(group.names))
+        rounding = rounding_of(group)
         mine = []
         for base, item in enumerate(inputs):
             if vision and not item.sequence.images:

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.bundle / "engines" / arguments.engine
     graphs = sorted(folder.glob("*.onnx"))
     if not graphs:
-        raise BundleError(f"{folder}: has no graphs; export the bundle with --tensorrt bf16")
+        raise BundleError(f"{folder}: has no graphs; export the bundle with --target tensorrt")
     decoder, vision = parse_buckets(arguments.buckets)
     spec = BuildSpec(
         builder="tensorrt" if arguments.builder == "tensorrt" else "tensorrt_rtx",

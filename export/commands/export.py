@@ -46,10 +46,18 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--precision",
-        choices=["fp32", "fp16", "bf16", "int8", "int4"],
+        choices=["fp32", "fp16", "bf16", "int8", "int4", "fp8"],
         action="append",
         help="of weights and matrix products; several make a bundle of several engines, the first "
-        "of which is the default (default: fp32)",
+        "of which is the default (default: fp32; bf16 for TensorRT)",
+    )
+    parser.add_argument(
+        "--target",
+        choices=["cpu", "cuda", "tensorrt", "tensorrt-rtx"],
+        default="cpu",
+        help="what runs the engines: ONNX Runtime on a processor or with CUDA, or TensorRT, for "
+        "which graphs are written beside a float32 engine, and `trine build` builds the engines "
+        "(default: cpu)",
     )
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
     parser.add_argument(
@@ -58,13 +66,6 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default=None,
         help="run the engine on the golden inputs before keeping it "
         "(default: for engines up to 2 GiB; larger ones take their own size in memory)",
-    )
-    parser.add_argument(
-        "--tensorrt",
-        choices=["bf16", "fp16", "int8", "fp8"],
-        action="append",
-        help="also write graphs for TensorRT, from which `trine build` builds engines; the "
-        "runtime has no runner for them yet",
     )
     parser.add_argument(
         "--calibration",
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, and say what was written."""
     try:
         from trine.export.export_report import export_lines
-        from trine.export.options import ExportOptions
+        from trine.export.options import ExportOptions, chosen_precisions
         from trine.export.pipeline import export_checkpoint
     except ImportError as cause:
         raise missing_package(
@@ -93,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         ) from cause
 
     tasks = arguments.tasks
+    precisions, tensorrt = chosen_precisions(arguments.target, arguments.precision)
     report = export_checkpoint(
         ExportOptions(
             source=arguments.source,
@@ -104,12 +106,12 @@ def run(arguments: argparse.Namespace) -> int:
             adapters=arguments.adapters,
             max_rank=arguments.max_rank,
             onnx_adapters=arguments.onnx_adapters,
-            precisions=tuple(dict.fromkeys(arguments.precision or ["fp32"])),
+            precisions=precisions,
             force=arguments.force,
             check=arguments.check,
             calibration=arguments.calibration,
             allow_below_floor=arguments.allow_below_floor,
-            tensorrt=tuple(dict.fromkeys(arguments.tensorrt or ())),
+            tensorrt=tensorrt,
         ),
         sys.stderr,
     )

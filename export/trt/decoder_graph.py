@@ -1,8 +1,9 @@
 """The decoder's graph for TensorRT: packed token embeddings in, hidden states out.
 
 As in the graph for ONNX Runtime, only attention sees sequences padded to one length. Padding lies
-behind each sequence, where the causal rule alone keeps queries of real tokens from seeing it: no
-mask is stored, whose size would be B · S². What padded queries see is dropped.
+behind each sequence, where the causal rule alone keeps queries of real tokens from seeing it, and
+what padded queries see is dropped. So no mask is stored: one of causality and padding together
+would have B · S² bytes, and TensorRT refuses a mask beside `is_causal`.
 """
 
 import onnx_ir as ir
@@ -11,7 +12,7 @@ from trine.export.decoder_weights import DecoderWeights
 from trine.export.graph_builder import GraphBuilder
 from trine.export.trt.linears import TrtLinears
 from trine.export.trt.operators import TrtOperators, trt_model
-from trine.export.trt.plan import HALF_DTYPES, TrtPlan
+from trine.export.trt.plan import TrtPlan
 from trine.runtime.lora_layout import LoraGroup, lora_groups
 from trine.runtime.manifest import AdapterLayout
 from trine.runtime.model_config import DecoderConfig
@@ -35,7 +36,7 @@ def build_trt_decoder(
     """Return the graph with `weights`, unread, typed by `plan`.
 
     With `adapters`, each adapted product y = x·W gets ((x·Aᵀ) where the mask is set, else 0) · B,
-    in the plan's 16-bit format, of the input as it is before quantisation.
+    in the layer's own float format, of the input as it is before quantisation.
 
     Inputs: `embeddings` float32 [T, hidden]; `rope_cos`, `rope_sin` float32 [T, head_dim / 2];
     `pad_index` int64 [B, S], the token in each slot of the padded view (any token in unused slots,
@@ -114,7 +115,7 @@ class _Decoder:
         group = self.groups.get(name)
         if group is None:
             return base
-        graph, parts, dtype = self.graph, len(group.modules), HALF_DTYPES[self.plan.half]
+        graph, parts, dtype = self.graph, len(group.modules), self.plan.unquantised(name)
         ranks = "ranks_qkv" if parts == 3 else "ranks"
         a, b = (
             graph.cast(graph.input(f"{name}.lora_{half}", self.lora_dtype, [ranks, width]), dtype)
@@ -130,7 +131,7 @@ class _Decoder:
             dtype=dtype,
         )
         delta = graph.node(f"{name}.lora_delta", "MatMul", [kept, b])
-        # In 16 bits: a float32 sum would be the largest tensor of the whole graph.
+        # In 16 bits where the layer has them: in float32 it would be the graph's largest tensor.
         return graph.node(f"{name}.adapted", "Add", [graph.cast(base, dtype), delta])
 
     def _attention(self, name: str, x: ir.Value) -> ir.Value:

@@ -1,26 +1,17 @@
 """Writes the graphs that TensorRT engines are built from."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from trine.export.checkpoint import Checkpoint
 from trine.export.decoder_weights import DecoderWeights
 from trine.export.graph_builder import save_graph
 from trine.export.trt.decoder_graph import build_trt_decoder
-from trine.export.trt.plan import TrtPlan
+from trine.export.trt.graph_plans import TrtPlans
 from trine.export.trt.vision_graph import build_trt_vision
 from trine.runtime.manifest import AdapterLayout
 from trine.runtime.peft_adapter import PeftAdapters
 
 __all__ = ["TrtPlans", "write_trt_graphs"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrtPlans:
-    """The plans of both graphs."""
-
-    vision: TrtPlan
-    decoder: TrtPlan
 
 
 def write_trt_graphs(

@@ -9,9 +9,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trine.export.graph_builder import GraphBuilder, Weight
-from trine.export.trt.plan import HALF_DTYPES, Quantisation, TrtPlan
+from trine.export.trt.plan import Quantisation, TrtPlan
 
-__all__ = ["FP8_MAX", "INT8_MAX", "TrtLinears"]
+__all__ = ["FP8_MAX", "INT8_MAX", "LEAST_SCALE", "TrtLinears"]
 
 #: Largest magnitude of 8-bit integers; -128 is left out, so that signs are alike.
 INT8_MAX = 127.0
@@ -47,11 +47,10 @@ class TrtLinears:
         """
         graph = self._graph
         quantisation = self._plan.quantised.get(name)
+        dtype = self._plan.unquantised(name)
         if quantisation is None:
-            dtype = self._plan.dtype(name)
             inputs = [graph.cast(x, dtype), graph.weight(weight.to(dtype))]
         else:
-            dtype = HALF_DTYPES[self._plan.half]
             inputs = [
                 self._quantised_input(name, x, dtype, quantisation),
                 self._quantised_weight(name, weight, dtype, quantisation),

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from trine.runtime.precision import GraphPrecision, LinearPrecision
 
-__all__ = ["HALF_DTYPES", "Half", "Quantisation", "TrtPlan", "uniform_plan"]
+__all__ = ["HALF_DTYPES", "Half", "Quantisation", "TensorRtPrecision", "TrtPlan", "uniform_plan"]
 
+#: Precisions of graphs for TensorRT; fp8 needs compute capability 8.9.
+TensorRtPrecision = Literal["bf16", "fp16", "int8", "fp8"]
 #: Formats of products that are not quantised.
 Half = Literal["fp32", "fp16", "bf16"]
 HALF_DTYPES = {
@@ -79,6 +81,10 @@ class TrtPlan:
         if number not in HALF_DTYPES:
             raise ValueError(f"{name}: {number} is not a type of TensorRT's float products")
         return HALF_DTYPES[number]
+
+    def unquantised(self, name: str) -> ir.DataType:
+        """Return the type of a layer's output, and of what adapters add to it."""
+        return HALF_DTYPES[self.half] if name in self.quantised else self.dtype(name)
 
 
 def uniform_plan(half: Half, quantised: Mapping[str, Quantisation] | None = None) -> TrtPlan:

@@ -14,13 +14,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from trine.export.adapter_files import choose_layout
+from trine.export.calibration.inputs import built_in_calibration
+from trine.export.calibration_run import calibration_inputs, run_calibration
 from trine.export.checkpoint import Checkpoint
+from trine.export.engine_files import EngineSource
+from trine.export.engine_making import EngineMaker
 from trine.export.golden_inputs import GOLDEN_TEXTS, golden_image, make_golden
 from trine.export.range_scan import LinearRange, RangeScan
 from trine.export.reference import Reference, ReferenceInput
 from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
-from trine.export.trt.graph_files import TrtPlans, write_trt_graphs
-from trine.export.trt.plan import Half
+from trine.export.trt.graph_files import write_trt_graphs
+from trine.export.trt.graph_plans import TrtPlans
+from trine.export.trt.plan import Half, TensorRtPrecision
 from trine.runtime.adapter_bank import AdapterBank
 from trine.runtime.adapter_file import adapter_from_peft
 from trine.runtime.adapters import AdapterHandle, AdapterSource, MergedAdapters
@@ -38,12 +43,14 @@ from trine.runtime.tensor_file import widen
 from trine.runtime.vision_layout import VisionInputs
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
+#: Of the built-in calibration inputs, for plans in tests.
+NUM_TEXTS, NUM_PICTURES = 12, 3
 FLOAT = TensorProto.FLOAT
 HALVES: dict[Half, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 Adapters = Literal["merged", "runtime"]
 
 
-def _imitate(model: onnx.ModelProto, half: int) -> onnx.ModelProto:
+def _imitate(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model in float32 with every 16-bit result rounded to its grid, or to infinity.
 
     ONNX Runtime has no products of bfloat16 on a CPU, and keeps float16 in float32 between nodes,
@@ -52,15 +59,15 @@ def _imitate(model: onnx.ModelProto, half: int) -> onnx.ModelProto:
     inferred = shape_inference.infer_shapes(model, strict_mode=True).graph
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.value_info}
     for tensor in model.graph.initializer:
-        if tensor.data_type == half:
+        if tensor.data_type in HALVES.values():
             values = numpy_helper.to_array(tensor).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     for value in model.graph.input:
-        if value.type.tensor_type.elem_type == half:
+        if value.type.tensor_type.elem_type in HALVES.values():
             value.type.tensor_type.elem_type = FLOAT
     nodes = []
     for node in model.graph.node:
-        narrow = [name for name in node.output if types.get(name) == half]
+        narrow = [name for name in node.output if types.get(name) in HALVES.values()]
         if node.op_type == "Cast" and narrow:
             node.attribute[0].i = FLOAT
         exact = {name: f"{name}.exact" for name in narrow}
@@ -68,7 +75,7 @@ def _imitate(model: onnx.ModelProto, half: int) -> onnx.ModelProto:
         nodes.append(node)
         for name in narrow:
             low = f"{name}.low"
-            nodes.append(helper.make_node("Cast", [exact[name]], [low], to=half))
+            nodes.append(helper.make_node("Cast", [exact[name]], [low], to=types[name]))
             nodes.append(helper.make_node("Cast", [low], [name], to=FLOAT))
     del model.graph.node[:], model.graph.value_info[:]
     model.graph.node.extend(nodes)
@@ -108,7 +115,7 @@ def _open(path: Path, half: Half) -> onnxruntime.InferenceSession:
     if half != "fp32":
         # The optimiser would remove the pairs of casts that round.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        model = _imitate(model, HALVES[half])
+        model = _imitate(model)
     content = _square_masks(model).SerializeToString()
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
@@ -155,7 +162,7 @@ class GraphRunner:
         for name, array in view.arrays.items():
             feeds[name] = (
                 widen(array, layout.dtype)
-                if ONNX_TYPES[layout.dtype] == HALVES.get(self.half)
+                if self.half != "fp32" and ONNX_TYPES[layout.dtype] in HALVES.values()
                 else onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
                     array, ONNX_TYPES[layout.dtype]
                 )
@@ -166,13 +173,33 @@ class GraphRunner:
         return np.asarray(self.sessions["decoder"].run(None, feeds)[0])
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """Cosines with the reference's of single vectors and of multi-vectors' rows, and the graphs."""
+
+    singles: NDArray[np.float64]
+    rows: NDArray[np.float64]
+    graphs: Mapping[str, Path]
+
+
 Cosines = Callable[[TrtPlans, Half, Adapters], NDArray[np.float64]]
 
 
-def _cosines(
+@dataclass(frozen=True)
+class PlannedGraphs:
+    """Plans, and why they are below their floor by imitation."""
+
+    plans: TrtPlans
+    below: tuple[str, ...]
+
+
+PlanFor = Callable[[Path, TensorRtPrecision], PlannedGraphs]
+Agree = Callable[[Path, TrtPlans, Adapters], Agreement]
+
+
+def _agreement(
     source: Path, folder: Path, plans: TrtPlans, half: Half, mode: Adapters
-) -> NDArray[np.float64]:
-    """Return the cosine of each vector with the reference's: singles and rows of multi-vectors."""
+) -> Agreement:
     checkpoint = Checkpoint(source)
     config = checkpoint.config
     peft = PeftAdapters(source / "adapters", config, config.tasks)
@@ -209,19 +236,65 @@ def _cosines(
         have = pipeline.run(
             [i.sequence for i in inputs], [handles[i.task] for i in inputs], True, True
         )
-    found = []
+    singles, rows = [], []
     for a, b in zip(want, have, strict=True):
         assert b.single is not None
         assert b.multi is not None
-        found.append(a.single.astype(np.float64) @ b.single)
-        found.extend((a.multi.astype(np.float64) * b.multi).sum(axis=1))
-    return np.array(found)
+        singles.append(a.single.astype(np.float64) @ b.single)
+        rows.extend((a.multi.astype(np.float64) * b.multi).sum(axis=1))
+    return Agreement(np.array(singles), np.array(rows), paths)
 
 
 @pytest.fixture
 def golden_cosines(tmp_path: Path) -> Cosines:
     """Returns the cosines of the golden checkpoint's vectors with the float32 reference's."""
-    return lambda plans, half, mode: _cosines(GOLDEN, tmp_path, plans, half, mode)
+
+    def cosines(plans: TrtPlans, half: Half, mode: Adapters) -> NDArray[np.float64]:
+        found = _agreement(GOLDEN, tmp_path, plans, half, mode)
+        return np.concatenate([found.singles, found.rows])
+
+    return cosines
+
+
+@pytest.fixture
+def agree(tmp_path: Path) -> Agree:
+    """Returns how vectors of a checkpoint's typed graphs agree with the reference's."""
+    return lambda source, plans, mode: _agreement(
+        source, _new_folder(tmp_path), plans, "bf16", mode
+    )
+
+
+def _new_folder(folder: Path) -> Path:
+    """Return a new folder in another."""
+    place = folder / f"graphs-{len(list(folder.iterdir()))}"
+    place.mkdir()
+    return place
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> PlanFor:
+    """Returns the plans of a checkpoint from some built-in texts and pictures."""
+    return lambda source, precision: _plan(source, precision, _new_folder(tmp_path))
+
+
+def _plan(source: Path, precision: TensorRtPrecision, folder: Path) -> PlannedGraphs:
+    checkpoint = Checkpoint(source)
+    config = checkpoint.config
+    peft = PeftAdapters(source / "adapters", config, config.tasks)
+    tokenizer = write_tokenizer(checkpoint, folder)
+    preparation = Preparation(config, tokenizer)
+    chosen = built_in_calibration("small")
+    chosen = dataclasses.replace(
+        chosen, texts=chosen.texts[:NUM_TEXTS], images=chosen.images[:NUM_PICTURES]
+    )
+    scan = RangeScan()
+    inputs = list(calibration_inputs(config, preparation, chosen, config.tasks))
+    calibration = run_calibration(Reference(checkpoint, peft, scan), scan, inputs, lambda _: None)
+    layout = dataclasses.replace(choose_layout(peft, config.tasks, None), files={})
+    engines = EngineSource(checkpoint=checkpoint, adapters=peft, tasks=config.tasks, layout=layout)
+    maker = EngineMaker(engines, preparation, calibration, check=False, allow_below_floor=False)
+    refined, below = maker.plan_tensorrt(precision, tokenizer, lambda _: None)
+    return PlannedGraphs(refined.plan, below)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 
 from trine.export.range_scan import LinearRange
 from trine.export.trt.calibration import input_error, quantise_layers
-from trine.export.trt.graph_files import TrtPlans
+from trine.export.trt.graph_plans import TrtPlans
 from trine.export.trt.plan import Half, Quantisation, uniform_plan
 
 Cosines = Callable[[TrtPlans, Half, str], np.ndarray]

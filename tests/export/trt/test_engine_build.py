@@ -14,7 +14,8 @@ from trine.export.cli import main
 from trine.export.trt import engine_build
 from trine.export.trt.build_spec import BuildSpec, DecoderBucket, VisionBucket
 from trine.export.trt.engine_build import build_engine
-from trine.export.trt.graph_files import TrtPlans, write_trt_graphs
+from trine.export.trt.graph_files import write_trt_graphs
+from trine.export.trt.graph_plans import TrtPlans
 from trine.export.trt.lint import lint_file
 from trine.export.trt.plan import Half, Quantisation, uniform_plan
 from trine.runtime.errors import EngineError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from trine.export.trt.graph_files import TrtPlans
+from trine.export.trt.graph_plans import TrtPlans
 from trine.export.trt.plan import Half, uniform_plan
 
 

@@ -1,0 +1,173 @@
+"""Plans both TensorRT graphs: 8 or 16 bits where the vectors allow it, wider where they do not.
+
+What 16 bits lose is mended first, so that 8 bits are tried only on layers that bear 16. Attention
+is never float32, for which there is no fused kernel: where bfloat16 is too coarse for it and values
+are small enough, it is float16, and where values are too large for float16, bfloat16.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
+
+from trine.export.plan_refinement import Probing, RefinedPlan, refine_plan
+from trine.export.precision_floors import TARGETS
+from trine.export.precision_plan import FLOAT16_MAX, FLOAT32, RANGE_MARGIN, plan_engine
+from trine.export.range_scan import LinearRange
+from trine.export.reference import Rounding
+from trine.export.rounding import BothStacks
+from trine.export.trt.calibration import quantise_layers
+from trine.export.trt.plan import Half, TensorRtPrecision, TrtPlan, uniform_plan
+from trine.export.trt.rounding import TrtRounding
+from trine.runtime.precision import LinearPrecision, Precision, WiderTensor
+
+__all__ = ["FLOOR_OF", "TrtPlans", "plan_trt"]
+
+#: Whose floor each precision must keep: 8 bits are 8 bits.
+FLOOR_OF: dict[TensorRtPrecision, Precision] = {
+    "bf16": "bf16",
+    "fp16": "fp16",
+    "int8": "int8",
+    "fp8": "int8",
+}
+#: Share of the target that the 16-bit layers beside 8-bit ones may use up.
+HALF_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrtPlans:
+    """The plans of both graphs (`trine.export.plan_refinement.RefinablePlan`).
+
+    Attributes:
+        vision, decoder: of each graph.
+        fits_fp16: attention operations whose values are small enough for float16.
+    """
+
+    vision: TrtPlan
+    decoder: TrtPlan
+    fits_fp16: Set[str] = field(default_factory=frozenset)
+
+    @property
+    def wider(self) -> tuple[WiderTensor, ...]:
+        """All that is kept wider than 16 bits, or in the other 16-bit format."""
+        return self.vision.precision.wider + self.decoder.precision.wider
+
+    @property
+    def num_quantised(self) -> int:
+        """How many layers have 8 bits."""
+        return len(self.vision.quantised) + len(self.decoder.quantised)
+
+    @property
+    def num_stations(self) -> int:
+        return 2 if self.num_quantised else 1
+
+    def rounding(self, names: Set[str] | None) -> Rounding:
+        return BothStacks(
+            vision=TrtRounding(self.vision, names), decoder=TrtRounding(self.decoder, names)
+        )
+
+    def is_narrow(self, name: str) -> bool:
+        plan = self.decoder if name.startswith("layers.") else self.vision
+        if name in plan.quantised:
+            return True
+        number = plan.precision.of(name).activation
+        if name.endswith(".attended"):
+            return number == "bf16" and name in self.fits_fp16
+        return number != "fp32"
+
+    def widened(self, reasons: Mapping[str, str], station: int) -> "TrtPlans":
+        wide = station + 1 == self.num_stations
+        return dataclasses.replace(
+            self,
+            vision=self._widened(self.vision, reasons, wide),
+            decoder=self._widened(self.decoder, reasons, wide),
+        )
+
+    def _widened(self, plan: TrtPlan, reasons: Mapping[str, str], wide: bool) -> TrtPlan:
+        quantised = {name: how for name, how in plan.quantised.items() if name not in reasons}
+        tensors = []
+        is_decoder = plan is self.decoder
+        for name, reason in reasons.items():
+            if name.startswith("layers.") != is_decoder or not self.is_narrow(name):
+                continue
+            if name.endswith(".attended"):
+                to = LinearPrecision(weight="fp16", activation="fp16")
+            elif wide:
+                to = FLOAT32
+            else:
+                continue
+            tensors.append(WiderTensor(name=name, precision=to, reason=reason))
+        known = {tensor.name for tensor in tensors}
+        kept = tuple(tensor for tensor in plan.precision.wider if tensor.name not in known)
+        precision = dataclasses.replace(plan.precision, wider=(*kept, *tensors))
+        return dataclasses.replace(plan, precision=precision, quantised=quantised)
+
+    def quantise(self, kind: str, ranges: Mapping[str, LinearRange]) -> "TrtPlans":
+        """Return the plans with every layer in 8 bits that has 16 and whose inputs fit."""
+        found = quantise_layers(ranges, "int8" if kind == "int8" else "fp8")
+
+        def of(plan: TrtPlan, is_decoder: bool) -> TrtPlan:
+            mine = {
+                name: how
+                for name, how in found.items()
+                if name.startswith("layers.") == is_decoder
+                and plan.precision.of(name).activation != "fp32"
+            }
+            return dataclasses.replace(plan, quantised=mine)
+
+        return dataclasses.replace(
+            self, vision=of(self.vision, False), decoder=of(self.decoder, True)
+        )
+
+
+def plan_trt(
+    precision: TensorRtPrecision,
+    ranges: Mapping[str, LinearRange],
+    probing: Probing,
+    tightness: float,
+    step: Callable[[int], None],
+) -> RefinedPlan[TrtPlans]:
+    """Return the plans of a precision, and what their imitation loses.
+
+    Args:
+        precision: asked for; 8-bit graphs compute what is not quantised in bfloat16.
+        ranges: of every layer by name.
+        probing: how plans are tried.
+        tightness: of the target; 1 for the usual one, smaller for less loss.
+        step: called with 1 after each layer of the reference.
+    """
+    target = TARGETS[FLOOR_OF[precision]].times(tightness)
+    plans = plan_halves("fp16" if precision == "fp16" else "bf16", ranges)
+    if precision not in ("int8", "fp8"):
+        return refine_plan(plans, probing, target, step)
+    halves = refine_plan(plans, probing, target.times(HALF_SHARE), step)
+    return refine_plan(halves.plan.quantise(precision, ranges), probing, target, step)
+
+
+def plan_halves(half: Half, ranges: Mapping[str, LinearRange]) -> TrtPlans:
+    """Return the plans in one 16-bit format, by the ranges alone."""
+    uniform = uniform_plan(half)
+    fits = frozenset(
+        f"{name.removesuffix('.qkv')}.attended"
+        for name, seen in ranges.items()
+        if name.endswith(".qkv") and max(seen.output_max.values()) * RANGE_MARGIN <= FLOAT16_MAX
+    )
+    if half != "fp16":
+        return TrtPlans(vision=uniform, decoder=uniform, fits_fp16=fits)
+    checked = plan_engine("fp16", ranges)
+    return TrtPlans(
+        vision=_with_fused_attention(uniform, checked.vision.precision.wider),
+        decoder=_with_fused_attention(uniform, checked.decoder.precision.wider),
+        fits_fp16=fits,
+    )
+
+
+def _with_fused_attention(plan: TrtPlan, wider: tuple[WiderTensor, ...]) -> TrtPlan:
+    """Return the plan with exceptions, those of attention in bfloat16 in place of float32."""
+    other = LinearPrecision(weight="bf16", activation="bf16")
+    tensors = tuple(
+        dataclasses.replace(tensor, precision=other)
+        if tensor.name.endswith(".attended")
+        else tensor
+        for tensor in wider
+    )
+    return dataclasses.replace(plan, precision=dataclasses.replace(plan.precision, wider=tensors))

@@ -1,0 +1,88 @@
+"""Imitates TensorRT's formats inside the float32 reference: 16 bits, and 8 with fixed scales."""
+
+from collections.abc import Set
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.export.range_scan import linear_name
+from trine.export.rounding import HALVES, round_half
+from trine.export.trt.linears import FP8_MAX, INT8_MAX, LEAST_SCALE
+from trine.export.trt.plan import Quantisation, TrtPlan
+
+__all__ = ["TrtRounding", "round_input"]
+
+Array = NDArray[np.float32]
+
+
+def round_input(x: Array, quantisation: Quantisation) -> Array:
+    """Return float32 [T, in], a layer's input divided by its smoothing, on its fixed grid."""
+    smooth = x if quantisation.smoothing is None else x / quantisation.smoothing
+    largest = INT8_MAX if quantisation.kind == "int8" else FP8_MAX
+    scale = np.float32(max(quantisation.input_max / largest, LEAST_SCALE))
+    return _on_grid(smooth, scale, quantisation.kind)
+
+
+def _on_grid(x: Array, scale: Array | np.float32, kind: str) -> Array:
+    if kind == "int8":
+        return np.asarray(np.clip(np.rint(x / scale), -INT8_MAX, INT8_MAX) * scale, np.float32)
+    narrow = np.clip(x / scale, -FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
+    return np.asarray(narrow.astype(np.float32) * scale, np.float32)
+
+
+class TrtRounding:
+    """Rounds some layers of one stack as a plan has them (`trine.export.reference.Rounding`).
+
+    Args:
+        plan: of the graph that the layers are of.
+        names: the layers and operations to round, as the graphs call them; None for all.
+    """
+
+    def __init__(self, plan: TrtPlan, names: Set[str] | None) -> None:
+        self._plan = plan
+        self._names = names
+        self._weight: tuple[str, Array] | None = None
+
+    def _includes(self, name: str) -> bool:
+        return self._names is None or name in self._names
+
+    def covers(self, module: str) -> bool:
+        return self._includes(linear_name(module))
+
+    def linear(self, module: str, x: Array, weight: Array, bias: Array | np.float32) -> Array:
+        name = linear_name(module)
+        quantisation = self._plan.quantised.get(name)
+        half = self._plan.precision.of(name).activation
+        if quantisation is not None:
+            half = self._plan.half
+            inputs = round_input(round_half(x, half), quantisation)
+        elif half in HALVES:
+            inputs = round_half(x, half)
+        else:
+            return x @ weight.T + bias
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is judged by its result
+            product = round_half(inputs @ self._rounded(module, weight, quantisation, half).T, half)
+            return round_half(product + round_half(np.asarray(bias, np.float32), half), half)
+
+    def _rounded(
+        self, module: str, weight: Array, quantisation: Quantisation | None, half: str
+    ) -> Array:
+        """Return the weight [out, in] on its grid; the last one is kept for the next input."""
+        if self._weight is None or self._weight[0] != module:
+            if quantisation is None:
+                rounded = round_half(weight, half)
+            else:
+                if quantisation.smoothing is not None:
+                    weight = weight * quantisation.smoothing
+                largest = INT8_MAX if quantisation.kind == "int8" else FP8_MAX
+                scales = np.maximum(np.abs(weight).max(axis=1) / largest, LEAST_SCALE)
+                rounded = _on_grid(weight, round_half(scales, half)[:, None], quantisation.kind)
+            self._weight = module, rounded
+        return self._weight[1]
+
+    def attention(self, prefix: str, x: Array) -> Array:
+        stack = "attn" if prefix.startswith("visual.") else "self_attn"
+        name = f"{linear_name(prefix)}.{stack}.attended"
+        number = self._plan.precision.of(name).activation
+        return round_half(x, number) if number in HALVES and self._includes(name) else x

@@ -1,0 +1,66 @@
+"""Planned graphs keep their floors, on usual checkpoints and on those made hard to round."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trine.export.precision_floors import FLOORS
+from trine.export.sample_checkpoint import write_sample_checkpoint
+from trine.export.sample_spec import HARD_TRAITS, SampleSpec, changed_spec
+from trine.export.source import resolve_source
+from trine.export.trt.graph_plans import FLOOR_OF, TrtPlans
+from trine.export.trt.lint import lint_file
+from trine.export.trt.plan import TensorRtPrecision
+
+GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
+
+
+@pytest.fixture
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param == "golden":
+        return GOLDEN
+    if request.param == "nano":
+        return resolve_source("nano", None).folder
+    traits = HARD_TRAITS if request.param == "all" else (request.param,)
+    folder = tmp_path / f"hard-{request.param}"
+    write_sample_checkpoint(changed_spec(SampleSpec.tiny(), {"hard": traits}), folder)
+    return folder
+
+
+def _cases() -> list[Any]:
+    quick = {("swiglu", "fp16"), ("all", "fp16")}
+    return [
+        pytest.param(
+            name, precision, marks=[] if (name, precision) in quick else [pytest.mark.slow]
+        )
+        for name in ("golden", "nano", *HARD_TRAITS, "all")
+        for precision in ("bf16", "fp16", "int8", "fp8")
+    ]
+
+
+@pytest.mark.parametrize(("source", "precision"), _cases(), indirect=["source"])
+def test_vectors_of_planned_graphs_keep_their_floor(
+    source: Path,
+    precision: TensorRtPrecision,
+    plan: Callable[..., Any],
+    agree: Callable[..., Any],
+) -> None:
+    floor = FLOORS[FLOOR_OF[precision]]
+    planned = plan(source, precision)
+    if planned.below:  # then it is not written; the checkpoints that are not hard must be
+        assert source.name.startswith("hard-")
+        pytest.skip(f"refused: {planned.below[0]}")
+    plans: TrtPlans = planned.plans
+    sms = (89, 120) if precision == "fp8" else (86, 89, 120)
+    for mode in ("merged", "runtime"):
+        found = agree(source, plans, mode)
+        singles = found.singles
+        print(
+            f"{source.name} {precision} {mode}: mean {singles.mean():.6f}, worst "
+            f"{singles.min():.6f}, {plans.num_quantised} in 8 bits, {len(plans.wider)} wider"
+        )
+        assert all(lint_file(graph, sms) == [] for graph in found.graphs.values())
+        assert singles.min() >= floor.worst_cosine
+        assert singles.mean() >= floor.mean_cosine
