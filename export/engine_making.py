@@ -6,25 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trine.export.calibration.corpus import RankingCorpus, built_in_corpus
-from trine.export.calibration_run import CalibrationRun, choose_short, max_probe_tokens
+from trine.export.calibration_run import choose_affordable, max_probe_tokens
 from trine.export.engine_files import EngineSource, engine_bytes, write_engine
 from trine.export.options import EngineMeasurement, EngineReport
 from trine.export.parity import (
     check_float32,
     measure_engine,
-    reference_corpus,
     set_tolerance,
 )
 from trine.export.plan_refinement import ImitatedLoss, Probing, RefinedPlan, refine_plan
 from trine.export.precision_floors import TARGETS, FloorCheck
 from trine.export.precision_plan import plan_engine
-from trine.export.rank_agreement import CorpusVectors
 from trine.export.reference import Reference
+from trine.export.reference_pass import ReferencePass
 from trine.runtime.bundle import Bundle
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.precision import Precision
-from trine.runtime.preparation import Preparation
 
 __all__ = ["CHECKED_WEIGHT_BYTES", "TIGHTNESS", "EngineMaker", "MadeEngine"]
 
@@ -50,8 +47,8 @@ class EngineMaker:
 
     Args:
         source: of the weights.
-        preparation: of the bundle's tokenizer.
-        calibration: what calibration inputs came to; None if only float32 is to be made.
+        reference: what the float32 reference made of golden inputs, of calibration inputs unless
+            only float32 is to be made, and of the corpus if engines are to be checked.
         check: whether to run engines; None for those up to `CHECKED_WEIGHT_BYTES`.
         allow_below_floor: keep engines that are below their floor.
     """
@@ -59,19 +56,17 @@ class EngineMaker:
     def __init__(
         self,
         source: EngineSource,
-        preparation: Preparation,
-        calibration: CalibrationRun | None,
+        reference: ReferencePass,
         *,
         check: bool | None,
         allow_below_floor: bool,
     ) -> None:
         self._source = source
-        self._preparation = preparation
-        self._calibration = calibration
+        self._calibration = reference.calibration
+        self._corpus = reference.corpus
         self._check = check
         self._allow_below_floor = allow_below_floor
         self._reference = Reference(source.checkpoint, source.adapters)
-        self._corpus: tuple[RankingCorpus, dict[str, CorpusVectors]] | None = None
 
     def plan(
         self, precision: Precision, tightness: float, step: Callable[[int], None]
@@ -85,14 +80,16 @@ class EngineMaker:
         """
         if precision == "fp32" or self._calibration is None:
             return RefinedPlan(plan_engine("fp32", {}), None)
-        model = self._source.checkpoint.config
+        model, calibration = self._source.checkpoint.config, self._calibration
+        chosen = choose_affordable(calibration.inputs, model)
         return refine_plan(
             precision,
-            plan_engine(precision, self._calibration.scan.ranges),
+            plan_engine(precision, calibration.scan.ranges),
             Probing(
                 reference=self._reference,
                 model=model,
-                inputs=choose_short(self._calibration.inputs, model),
+                inputs=[calibration.inputs[index] for index in chosen],
+                singles=calibration.singles[list(chosen)],
                 max_probe_tokens=max_probe_tokens(model),
             ),
             TARGETS[precision].times(tightness),
@@ -153,22 +150,10 @@ class EngineMaker:
 
     def _measure(self, bundle: Bundle, entry: EngineEntry) -> EngineMeasurement:
         if entry.precision == "fp32":
-            found = measure_engine(bundle, entry, None, {})
+            found = measure_engine(bundle, entry, None)
             check_float32(entry, found)
             return found
-        if self._corpus is None:
-            model = self._source.checkpoint.config
-            corpus = built_in_corpus("small")
-            vectors = reference_corpus(
-                model,
-                self._preparation,
-                self._reference,
-                corpus,
-                self._source.tasks,
-                lambda _: None,
-            )
-            self._corpus = corpus, vectors
-        return measure_engine(bundle, entry, *self._corpus)
+        return measure_engine(bundle, entry, self._corpus)
 
 
 def _problems(

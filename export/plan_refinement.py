@@ -16,7 +16,7 @@ from trine.export.linears import GraphPlan
 from trine.export.precision_plan import FLOAT32, INT8, EnginePlan, with_wider
 from trine.export.reference import Fork, Reference, ReferenceInput
 from trine.export.rounding import PlannedRounding
-from trine.export.sensitivity import GroupLoss, layer_groups, measure_losses, with_own_pictures
+from trine.export.sensitivity import GroupLoss, layer_groups, measure_losses
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.precision import LinearPrecision, Precision, linear_role
 
@@ -72,12 +72,14 @@ class Probing:
         reference: of the checkpoint.
         model: the model's numbers.
         inputs: texts and at least one picture, without forks.
+        singles: float32 [n, hidden], what the reference makes of each of them.
         max_probe_tokens: of the inputs that each layer is probed with, beyond one of each kind.
     """
 
     reference: Reference
     model: ModelConfig
     inputs: Sequence[ReferenceInput]
+    singles: Array
     max_probe_tokens: int
 
 
@@ -128,19 +130,16 @@ def refine_plan(
 
 def imitate(probing: Probing, plan: EnginePlan, step: Callable[[int], None]) -> ImitatedLoss:
     """Return what a plan loses in all layers together."""
-    inputs = probing.inputs
     # One for all inputs, so that each weight is rounded once.
     rounding = _BothStacks(plan)
-    runs = list(inputs)
-    for base, item in enumerate(inputs):
-        sequence = with_own_pictures(item.sequence)
-        start = "visual.patch_embed" if item.sequence.images else "layers.0"
-        fork = Fork(base=base, start=start, rounding=rounding)
-        runs.append(ReferenceInput(sequence, item.task, fork))
+    runs = [
+        ReferenceInput(item.sequence, item.task, Fork(base=None, start="", rounding=rounding))
+        for item in probing.inputs
+    ]
     vectors = probing.reference.run(runs, step)
     losses = []
-    for base in range(len(inputs)):
-        cosine = float(vectors[len(inputs) + base].single @ vectors[base].single)
+    for found, wanted in zip(vectors, probing.singles, strict=True):
+        cosine = float(found.single @ wanted)
         losses.append(1 - cosine if np.isfinite(cosine) else 2.0)
     return ImitatedLoss(tuple(losses))
 
