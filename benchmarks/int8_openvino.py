@@ -1,6 +1,6 @@
 """OpenVINO's ways of multiplying in 8 bits, for `int8_options`: weights only, dynamic and static.
 
-Inputs and sums are float32 by request: where a processor has bfloat16, OpenVINO would else use that.
+Inputs and sums are float32 by request; where a processor has bfloat16, that is its own choice.
 """
 
 from collections.abc import Callable

@@ -29,8 +29,9 @@ __all__ = ["CHECKED_WEIGHT_BYTES", "TIGHTNESS", "EngineMaker", "MadeEngine"]
 #: were not tried in planning may lose much more than those that were.
 TIGHTNESS = (1.0, 0.1, 0.01)
 
-#: Engines up to this size are run before the bundle is kept; a larger one would take more memory
-#: than the export itself.
+#: Engines up to this size are run as they will be in use before the bundle is kept. Larger ones
+#: would take more memory than the export itself: they are run from mapped files, or, in float32,
+#: not at all.
 CHECKED_WEIGHT_BYTES = 2 << 30
 
 
@@ -49,7 +50,7 @@ class EngineMaker:
         source: of the weights.
         reference: what the float32 reference made of golden inputs, of calibration inputs unless
             only float32 is to be made, and of the corpus if engines are to be checked.
-        check: whether to run engines; None for those up to `CHECKED_WEIGHT_BYTES`.
+        check: whether to run engines; None for all but float32 beyond `CHECKED_WEIGHT_BYTES`.
         allow_below_floor: keep engines that are below their floor.
     """
 
@@ -127,8 +128,10 @@ class EngineMaker:
         measured = None
         runs_here = "cpu" in entry.devices
         small = entry.weight_bytes <= CHECKED_WEIGHT_BYTES
-        if runs_here and (small if self._check is None else self._check):
-            measured = self._measure(bundle, entry)
+        # A narrow engine's distance from float32 must be known, whatever its size.
+        usual = small or precision != "fp32"
+        if runs_here and (usual if self._check is None else self._check):
+            measured = self._measure(bundle, entry, mapped=not small)
         below = _problems(precision, measured, imitated)
         kept = not below or (keep_below_floor and self._allow_below_floor)
         if not kept:
@@ -148,12 +151,12 @@ class EngineMaker:
             ),
         )
 
-    def _measure(self, bundle: Bundle, entry: EngineEntry) -> EngineMeasurement:
+    def _measure(self, bundle: Bundle, entry: EngineEntry, mapped: bool) -> EngineMeasurement:
         if entry.precision == "fp32":
-            found = measure_engine(bundle, entry, None)
+            found = measure_engine(bundle, entry, None, mapped)
             check_float32(entry, found)
             return found
-        return measure_engine(bundle, entry, self._corpus)
+        return measure_engine(bundle, entry, self._corpus, mapped)
 
 
 def _problems(

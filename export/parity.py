@@ -9,15 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from trine.export.corpus_run import CorpusRun
+from trine.export.mapped_engine import MappedEngine
 from trine.export.options import EngineMeasurement, EngineReport
 from trine.export.rank_agreement import Agreement, CorpusVectors, Vectors, measure_agreement
 from trine.runtime.bundle import PARITY_NAME, Bundle
 from trine.runtime.embedder import Embedder
+from trine.runtime.engine import EngineOptions
+from trine.runtime.engines.opening import open_engine
 from trine.runtime.errors import BundleError
 from trine.runtime.golden import Deviation, worst
 from trine.runtime.manifest import EngineEntry, Tolerance
 from trine.runtime.memory import resident_bytes
 from trine.runtime.outputs import Embeddings
+from trine.runtime.pipeline import BatchLimits
 
 __all__ = ["check_float32", "measure_engine", "set_tolerance", "write_parity"]
 
@@ -46,6 +50,7 @@ def measure_engine(
     bundle: Bundle,
     entry: EngineEntry,
     corpus: CorpusRun | None,
+    mapped: bool,
 ) -> EngineMeasurement:
     """Return how far the engine is from the reference, task by task, so one decoder is loaded.
 
@@ -53,13 +58,19 @@ def measure_engine(
         bundle: with the engine's files.
         entry: of the engine.
         corpus: to embed and rank, with float32's vectors; None for the golden inputs alone.
+        mapped: run it in the memory of one graph, for engines that would take too much.
     """
     deviations: list[Deviation] = []
     agreements: list[Agreement] = []
-    before, load_s, run_s, num_tokens = resident_bytes(), 0.0, 0.0, 0
+    before, peak, load_s, run_s, num_tokens = resident_bytes(), 0, 0.0, 0.0, 0
     for task in entry.decoders:
         started = time.perf_counter()
-        embedder = Embedder.open(bundle, entry, tasks=(task,), threads=None)
+        engine = (
+            MappedEngine(bundle, entry, (task,))
+            if mapped
+            else open_engine(bundle, entry, EngineOptions(threads=None, tasks=(task,)))
+        )
+        embedder = Embedder(bundle, entry, engine, BatchLimits(), self_test=False)
         load_s = max(load_s, time.perf_counter() - started)
         deviations += embedder.deviations("text") + embedder.deviations("image")
         if corpus is None:
@@ -74,12 +85,16 @@ def measure_engine(
         queries, passages, images = (_vectors(side) for side in sides)
         found = CorpusVectors(queries=queries, passages=passages, images=images)
         agreements.append(measure_agreement(task, corpus.vectors[task], found))
+        peak = max(
+            peak, engine.peak_bytes if isinstance(engine, MappedEngine) else resident_bytes()
+        )
     return EngineMeasurement(
         deviations=tuple(deviations),
         vectors=tuple(row for agreement in agreements for row in agreement.vectors),
         rankings=tuple(row for agreement in agreements for row in agreement.rankings),
         load_s=load_s,
-        resident_bytes=max(0, resident_bytes() - before),
+        resident_bytes=max(0, (peak or resident_bytes()) - before),
+        mapped=mapped,
         tokens_per_s=num_tokens / run_s if run_s else None,
     )
 

@@ -171,14 +171,18 @@ class Reference:
     ) -> list[Array]:
         """Return W·x + scale·B·(A·x) + bias for each state, with its input's adapter."""
         weight = self._checkpoint.float32(f"{module}.weight")
-        pairs = {task: self._adapters.pair(module, task) for task in {item.task for item in inputs}}
         has_bias = module == PROJECTOR or module.endswith(("q_proj", "k_proj", "v_proj"))
         bias = self._checkpoint.float32(f"{module}.bias") if has_bias else np.float32(0)
         results = _products(inputs, module, states, weight, bias)
-        for item, state, result in zip(inputs, states, results, strict=True):
-            pair = pairs[item.task]
-            if pair is not None:
-                result += (state @ pair.a.T) @ pair.b.T
+        for task in dict.fromkeys(item.task for item in inputs):
+            pair = self._adapters.pair(module, task)
+            if pair is None:
+                continue
+            members = [index for index, item in enumerate(inputs) if item.task == task]
+            rows = np.concatenate([states[index] for index in members])
+            deltas = _split((rows @ pair.a.T) @ pair.b.T, [len(states[index]) for index in members])
+            for index, delta in zip(members, deltas, strict=True):
+                results[index] += delta
         if module != PROJECTOR:
             self._observe(module, inputs, states, results)
         return results
@@ -368,9 +372,14 @@ def _products(
         else:
             product = rows @ weight.T
             product += bias
-        ends = np.cumsum([len(states[index]) for index in members])[:-1]
-        results |= zip(members, np.split(product, ends), strict=True)
+        lengths = [len(states[index]) for index in members]
+        results |= zip(members, _split(product, lengths), strict=True)
     return [results[index] for index in range(len(states))]
+
+
+def _split(rows: Array, lengths: Sequence[int]) -> list[Array]:
+    """Return views of the rows of each of several sequences."""
+    return np.split(rows, np.cumsum(lengths)[:-1])
 
 
 def _sums(states: Sequence[Array], branches: Sequence[Array]) -> list[Array]:
