@@ -43,10 +43,19 @@ class LossTarget:
         """Return the target multiplied by a factor."""
         return LossTarget(self.mean * factor, self.worst * factor)
 
-    def missed(self, losses: Sequence[float]) -> bool:
-        """Return whether losses of several inputs are more than that, or none can be told."""
+    def missed(self, losses: Sequence[float], inputs: Sequence[ReferenceInput]) -> bool:
+        """Return whether losses are more than that, or cannot be told, in texts or in pictures.
+
+        Apart, for there are more texts, and a mean over both would hide what pictures lose.
+
+        Args:
+            losses: of each input.
+            inputs: that lost them.
+        """
+        pictures = np.array([bool(item.sequence.images) for item in inputs])
         values = np.asarray(losses)
-        return not (values.mean() <= self.mean and values.max() <= self.worst)
+        kinds = [values[pictures == kind] for kind in (False, True) if (pictures == kind).any()]
+        return not all(k.mean() <= self.mean and k.max() <= self.worst for k in kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +117,7 @@ def refine_plan(
         step: called with 1 after each layer that was computed.
     """
     found = imitate(probing, plan, step)
-    if not target.missed(found.losses):
+    if not target.missed(found.losses, probing.inputs):
         return RefinedPlan(plan, found)
     groups = [group for group in layer_groups(probing.model) if _narrow(plan, group.names)]
     probes = _worst(probing, found.losses)
@@ -119,10 +128,12 @@ def refine_plan(
     for station in stations:
         budget = 1.0
         for attempt in range(ATTEMPTS):
-            chosen = _choose(losses, target, budget) if attempt + 1 < ATTEMPTS else losses
+            chosen = (
+                _choose(losses, probes, target.times(budget)) if attempt + 1 < ATTEMPTS else losses
+            )
             tried = _widened(plan, chosen, station)
             found = imitate(probing, tried, step)
-            if not target.missed(found.losses):
+            if not target.missed(found.losses, probing.inputs):
                 return RefinedPlan(tried, found)
             budget *= TIGHTER
     return RefinedPlan(tried, found)
@@ -186,17 +197,19 @@ def _narrow(plan: EnginePlan, names: Sequence[str]) -> bool:
     return any(graph.precision.of(name) != FLOAT32 for name in names)
 
 
-def _choose(losses: Sequence[GroupLoss], target: LossTarget, budget: float) -> list[GroupLoss]:
-    """Return the fewest groups without which the sum of losses is within the target's budget."""
+def _choose(
+    losses: Sequence[GroupLoss], probes: Sequence[ReferenceInput], target: LossTarget
+) -> list[GroupLoss]:
+    """Return the fewest groups without which the sum of the others' losses meets the target."""
     table = np.array([loss.losses for loss in losses])
     weight = table.max(axis=1) / target.worst + table.mean(axis=1) / target.mean
-    order = np.argsort(-weight, kind="stable")
+    rest = table.sum(axis=0)
     chosen: list[GroupLoss] = []
-    for index in order:
-        rest = table[[i for i in range(len(losses)) if losses[i] not in chosen]].sum(axis=0)
-        if rest.max() <= target.worst * budget and rest.mean() <= target.mean * budget:
+    for index in np.argsort(-weight, kind="stable"):
+        if not target.missed(rest.tolist(), probes):
             break
         chosen.append(losses[index])
+        rest = np.maximum(rest - table[index], 0)
     return chosen
 
 
