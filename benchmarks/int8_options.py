@@ -1,5 +1,6 @@
 """Ways of multiplying in 8 bits on the CPU: error and speed of one layer's product, side by side.
 
+    pip install openvino    # or leave its rows out
     python benchmarks/int8_options.py --out benchmarks/results/NAME.json
 
 Each option computes x · W for the same random x and W at the published widths, all in one process,
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -283,7 +285,16 @@ def main() -> None:
         f"{r.error:.4f} | {r.error_channels:.4f} |"
         for r in results
     ]
-    content = {"machine": machine_record(), "results": [asdict(result) for result in results]}
+    content = {
+        "machine": machine_record(),
+        "threads": arguments.threads,
+        "versions": {
+            package: version(package)
+            for package, _, _ in MORE_OPTIONS
+            if importlib.util.find_spec(package) and "." not in package
+        },
+        "results": [asdict(result) for result in results],
+    }
     arguments.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

@@ -120,22 +120,30 @@ def refine_plan(
     if not target.missed(found.losses, probing.inputs):
         return RefinedPlan(plan, found)
     groups = [group for group in layer_groups(probing.model) if _narrow(plan, group.names)]
-    probes = _worst(probing, found.losses)
+    worst = _worst(probing, found.losses)
+    probes = [probing.inputs[index] for index in worst]
     losses = measure_losses(probing.reference, plan, groups, probes, step)
+    table = np.array([loss.losses for loss in losses])
+    # Where all groups together lose more than their sum, each has its share of the rest.
+    together = np.array([found.losses[index] for index in worst])
+    table *= np.maximum(together / np.maximum(table.sum(axis=0), 1e-12), 1)
     # 4 bits have a station on the way to float32.
     stations = (INT8, FLOAT32) if precision == "int4" else (FLOAT32,)
     tried = plan
     for station in stations:
-        budget = 1.0
+        budget, before = 1.0, -1
         for attempt in range(ATTEMPTS):
-            chosen = (
-                _choose(losses, probes, target.times(budget)) if attempt + 1 < ATTEMPTS else losses
-            )
-            tried = _widened(plan, chosen, station)
+            order = _order(table, target)
+            last = attempt + 1 == ATTEMPTS
+            count = len(order) if last else _count(table[order], probes, target.times(budget))
+            budget *= TIGHTER
+            if count == before:
+                continue
+            before = count
+            tried = _widened(plan, [losses[index] for index in order[:count]], station)
             found = imitate(probing, tried, step)
             if not target.missed(found.losses, probing.inputs):
                 return RefinedPlan(tried, found)
-            budget *= TIGHTER
     return RefinedPlan(tried, found)
 
 
@@ -175,10 +183,10 @@ class _BothStacks:
         return self._of(prefix).attention(prefix, x)
 
 
-def _worst(probing: Probing, losses: Sequence[float]) -> list[ReferenceInput]:
-    """Return the inputs that lose most: some texts and some pictures."""
+def _worst(probing: Probing, losses: Sequence[float]) -> list[int]:
+    """Return which inputs lose most: some texts and some pictures."""
     inputs = probing.inputs
-    chosen: list[ReferenceInput] = []
+    chosen: list[int] = []
     for pictures, count in ((False, MOST_TEXTS), (True, MOST_PICTURES)):
         kind = [i for i, item in enumerate(inputs) if bool(item.sequence.images) == pictures]
         kind.sort(key=lambda i: -losses[i])
@@ -187,7 +195,7 @@ def _worst(probing: Probing, losses: Sequence[float]) -> list[ReferenceInput]:
             total += len(inputs[index].sequence)
             if place and total > probing.max_probe_tokens:
                 break
-            chosen.append(inputs[index])
+            chosen.append(index)
     return chosen
 
 
@@ -197,20 +205,19 @@ def _narrow(plan: EnginePlan, names: Sequence[str]) -> bool:
     return any(graph.precision.of(name) != FLOAT32 for name in names)
 
 
-def _choose(
-    losses: Sequence[GroupLoss], probes: Sequence[ReferenceInput], target: LossTarget
-) -> list[GroupLoss]:
-    """Return the fewest groups without which the sum of the others' losses meets the target."""
-    table = np.array([loss.losses for loss in losses])
+def _order(table: NDArray[np.float64], target: LossTarget) -> NDArray[np.intp]:
+    """Return the groups of a table [groups, probes] of losses, the costliest first."""
     weight = table.max(axis=1) / target.worst + table.mean(axis=1) / target.mean
-    rest = table.sum(axis=0)
-    chosen: list[GroupLoss] = []
-    for index in np.argsort(-weight, kind="stable"):
-        if not target.missed(rest.tolist(), probes):
-            break
-        chosen.append(losses[index])
-        rest = np.maximum(rest - table[index], 0)
-    return chosen
+    return np.argsort(-weight, kind="stable")
+
+
+def _count(table: NDArray[np.float64], probes: Sequence[ReferenceInput], target: LossTarget) -> int:
+    """Return after how many of the first groups the sum of the others' losses meets the target."""
+    rest = np.cumsum(table[::-1], axis=0)[::-1]
+    for count, losses in enumerate(rest):
+        if not target.missed(losses.tolist(), probes):
+            return count
+    return len(table)
 
 
 def _widened(plan: EnginePlan, chosen: Sequence[GroupLoss], to: LinearPrecision) -> EnginePlan:
