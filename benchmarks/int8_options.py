@@ -1,5 +1,6 @@
 """Ways of multiplying in 8 bits on the CPU: error and speed of one layer's product, side by side.
 
+    pip install openvino    # or leave its rows out
     python benchmarks/int8_options.py --out benchmarks/results/NAME.json
 
 Each option computes x · W for the same random x and W at the published widths, all in one process,
@@ -9,11 +10,15 @@ rest.
 """
 
 import argparse
+import importlib.util
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +29,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 Array = NDArray[np.float32]
+#: x [T, in] float32 to x · W [T, out].
+Product = Callable[[Array], Array]
+#: Options that are measured where their package is installed: package, and the module and function
+#: that make them, called as `options` is.
+MORE_OPTIONS = (
+    ("openvino", "int8_openvino", "openvino_options"),
+    ("trine.kernels.cpu._native", "int8_native", "native_options"),
+)
 #: Products of the published decoder: (inputs, outputs).
 SHAPES = ((2048, 2560), (2048, 11008), (11008, 2048))
 OUTLIERS = 8
@@ -44,7 +57,10 @@ class Result:
 
 
 def session(
-    nodes: list[onnx.NodeProto], weights: dict[str, NDArray[np.generic]], num_in: int
+    nodes: list[onnx.NodeProto],
+    weights: dict[str, NDArray[np.generic]],
+    num_in: int,
+    threads: int,
 ) -> onnxruntime.InferenceSession:
     """Return a session from x [T, num_in] to y."""
     graph = helper.make_graph(
@@ -56,13 +72,43 @@ def session(
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    # Threads that wait must not spin on the cores that the next option needs.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )
 
 
-def options(weight: Array, calibration: Array) -> dict[str, onnxruntime.InferenceSession]:
-    """Return a session for each option.
+def options(weight: Array, calibration: Array, threads: int) -> dict[str, Product]:
+    """Return a product for each option that the installed packages offer.
+
+    Args:
+        weight: float32 [in, out].
+        calibration: float32 [n, in], for the options with static scales.
+        threads: of a product.
+    """
+    made = {
+        name: runner(session(nodes, weights, len(weight), threads))
+        for name, (nodes, weights) in onnxruntime_options(weight, calibration).items()
+    }
+    for package, module, function in MORE_OPTIONS:
+        if importlib.util.find_spec(package) is None:
+            print(f"{package} is not installed: its rows are left out", file=sys.stderr)
+            continue
+        made |= getattr(importlib.import_module(module), function)(weight, calibration, threads)
+    return made
+
+
+def runner(made: onnxruntime.InferenceSession) -> Product:
+    return lambda x: np.asarray(made.run(None, {"x": x})[0], np.float32)
+
+
+def onnxruntime_options(
+    weight: Array, calibration: Array
+) -> dict[str, tuple[list[onnx.NodeProto], dict[str, NDArray[np.generic]]]]:
+    """Return nodes and weights of the graph for each option of ONNX Runtime.
 
     Args:
         weight: float32 [in, out].
@@ -117,7 +163,7 @@ def options(weight: Array, calibration: Array) -> dict[str, onnxruntime.Inferenc
         ),
     ]
     smoothed_static = np.array(np.abs(calibration / smooth).max() / 127, np.float32)
-    made = {
+    return {
         "float32": ([node("MatMul", ["x", "w"], ["y"])], {"w": weight}),
         "8 bits, a scale for each token": (by_token, quantised | extra),
         "the same, large channels in float32": (
@@ -162,7 +208,6 @@ def options(weight: Array, calibration: Array) -> dict[str, onnxruntime.Inferenc
             {"w": nbits, "steps": block_steps.reshape(-1)},
         ),
     }
-    return {name: session(nodes, weights, num_in) for name, (nodes, weights) in made.items()}
 
 
 def relative_error(found: Array, wanted: Array) -> float:
@@ -186,7 +231,7 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def measure(num_in: int, num_out: int, rows: int, rounds: int) -> list[Result]:
+def measure(num_in: int, num_out: int, rows: int, rounds: int, threads: int) -> list[Result]:
     """Return the results of all options on one shape."""
     rng = np.random.default_rng(0)
     weight = (rng.standard_normal((num_in, num_out)) * 0.02).astype(np.float32)
@@ -195,18 +240,16 @@ def measure(num_in: int, num_out: int, rows: int, rounds: int) -> list[Result]:
     for channels in (False, True):
         x = inputs(rng, rows, num_in, channels)
         # Calibrated on other rows of the same kind, without the large one.
-        sessions = options(weight, inputs(rng, rows, num_in, channels)[1:])
+        products = options(weight, inputs(rng, rows, num_in, channels)[1:], threads)
         wanted = (x @ weight)[1:]
-        for name, made in sessions.items():
-            found = made.run(None, {"x": x})[0][1:]
+        for name, product in products.items():
+            found = product(x)[1:]
             errors.setdefault(name, []).append(relative_error(found, wanted))
         if channels:
             continue
         for _ in range(rounds):
-            for name, made in sessions.items():
-                times.setdefault(name, []).append(
-                    seconds(lambda made=made, x=x: made.run(None, {"x": x}))  # type: ignore[misc]
-                )
+            for name, product in products.items():
+                times.setdefault(name, []).append(seconds(partial(product, x)))
     medians = {name: statistics.median(found) for name, found in times.items()}
     return [
         Result(
@@ -219,7 +262,7 @@ def measure(num_in: int, num_out: int, rows: int, rounds: int) -> list[Result]:
             error=round(errors[name][0], 5),
             error_channels=round(errors[name][1], 5),
         )
-        for name in sessions
+        for name in products
     ]
 
 
@@ -228,11 +271,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--rows", type=int, default=512, help="tokens (default: 512)")
     parser.add_argument("--rounds", type=int, default=9, help="(default: 9)")
+    parser.add_argument("--threads", type=int, default=2, help="of a product (default: 2)")
     arguments = parser.parse_args()
     results = [
         result
         for num_in, num_out in SHAPES
-        for result in measure(num_in, num_out, arguments.rows, arguments.rounds)
+        for result in measure(num_in, num_out, arguments.rows, arguments.rounds, arguments.threads)
     ]
     lines = ["| product | option | ms | × float32 | error | error, large channels |"]
     lines += ["| --- | --- | --- | --- | --- | --- |"]
@@ -241,7 +285,16 @@ def main() -> None:
         f"{r.error:.4f} | {r.error_channels:.4f} |"
         for r in results
     ]
-    content = {"machine": machine_record(), "results": [asdict(result) for result in results]}
+    content = {
+        "machine": machine_record(),
+        "threads": arguments.threads,
+        "versions": {
+            package: version(package)
+            for package, _, _ in MORE_OPTIONS
+            if importlib.util.find_spec(package) and "." not in package
+        },
+        "results": [asdict(result) for result in results],
+    }
     arguments.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))

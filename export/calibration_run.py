@@ -1,14 +1,14 @@
-"""Puts calibration inputs through the float32 reference, and chooses some for dearer runs."""
+"""What calibration inputs came to in the float32 reference, and which of them try out plans."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.export.calibration.inputs import CalibrationSet
+from trine.export.calibration.inputs import CalibrationSet, CalibrationSize
 from trine.export.range_scan import RangeScan
-from trine.export.reference import Reference, ReferenceInput
+from trine.export.reference import ReferenceInput
 from trine.runtime.inputs import ImageText
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.preparation import Preparation
@@ -16,31 +16,39 @@ from trine.runtime.request import check_request
 
 __all__ = [
     "CalibrationRun",
+    "affordable_size",
     "calibration_inputs",
-    "choose_short",
+    "choose_affordable",
     "max_probe_tokens",
-    "run_calibration",
+    "operations_per_token",
 ]
 
-#: Operations spent on imitating a plan once, and on probing its layers: a minute or two on two
-#: cores for the largest models, and no limit in practice for small ones.
-IMITATION_OPERATIONS = 4e12
-PROBING_OPERATIONS = 3e13
+#: Operations spent on imitating a plan once, and on probing its layers: a quarter of a minute and
+#: a minute on two cores for the largest models, and no limit in practice for small ones.
+IMITATION_OPERATIONS = 2e12
+PROBING_OPERATIONS = 1e13
+#: Operations of a token in the decoder from which on a model is large: calibration and checks take
+#: fewer inputs then.
+LARGE_MODEL_OPERATIONS = 2e9
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRun:
-    """What came of it.
+    """What calibration inputs came to in the float32 reference.
 
     Attributes:
         inputs: that were run; a task each, by turns.
         scan: of the ranges.
-        singles: float32 [n, hidden] of each task, normalised.
+        singles: float32 [n, hidden], the single vector of each, normalised.
     """
 
     inputs: tuple[ReferenceInput, ...]
     scan: RangeScan
-    singles: dict[str, NDArray[np.float32]]
+    singles: NDArray[np.float32]
+
+    def singles_of(self, task: str) -> NDArray[np.float32]:
+        """Return float32 [n, hidden] of the inputs of one task, none or more."""
+        return self.singles[[item.task == task for item in self.inputs]]
 
 
 def calibration_inputs(
@@ -77,53 +85,52 @@ def calibration_inputs(
         yield ReferenceInput(sequence, task)
 
 
-def run_calibration(
-    reference: Reference,
-    scan: RangeScan,
-    inputs: Sequence[ReferenceInput],
-    step: Callable[[int], None],
-) -> CalibrationRun:
-    """Return what the inputs came to.
+def affordable_size(model: ModelConfig) -> CalibrationSize:
+    """Return how many of the built-in inputs an export of this model runs."""
+    return "brief" if operations_per_token(model) > LARGE_MODEL_OPERATIONS else "small"
 
-    Args:
-        reference: whose observer is `scan`.
-        scan: to be filled.
-        inputs: texts and pictures.
-        step: called with 1 after each layer.
+
+def choose_affordable(inputs: Sequence[ReferenceInput], model: ModelConfig) -> tuple[int, ...]:
+    """Return which inputs to imitate plans with: all of a small model's, some of a large one's.
+
+    They are spread over the texts and over the pictures, so that no language or kind of picture
+    that the inputs have is passed over for being late in them. There is at least one text and
+    one picture, if the inputs have them.
     """
-    vectors = reference.run(inputs, step)
-    singles: dict[str, list[NDArray[np.float32]]] = {}
-    for item, found in zip(inputs, vectors, strict=True):
-        singles.setdefault(item.task, []).append(found.single)
-    stacked = {task: np.stack(rows) for task, rows in singles.items()}
-    return CalibrationRun(tuple(inputs), scan, stacked)
-
-
-def choose_short(inputs: Sequence[ReferenceInput], model: ModelConfig) -> list[ReferenceInput]:
-    """Return the inputs to imitate plans with: all of a small model's, the short ones of a large.
-
-    There is at least one text and one picture, if the inputs have them.
-    """
-    budget = IMITATION_OPERATIONS / _operations(model)
-    chosen: list[ReferenceInput] = []
+    budget = IMITATION_OPERATIONS / operations_per_token(model)
+    chosen: list[int] = []
     for pictures in (False, True):
-        kind = [item for item in inputs if bool(item.sequence.images) == pictures]
+        kind = [i for i, item in enumerate(inputs) if bool(item.sequence.images) == pictures]
+        lengths = [len(inputs[index].sequence) for index in kind]
+        if sum(lengths) <= budget / 2:
+            chosen += kind
+            continue
         total = 0
-        for place, item in enumerate(sorted(kind, key=lambda item: len(item.sequence))):
-            total += len(item.sequence)
-            if place and total > budget / 2:
-                break
-            chosen.append(item)
-    return chosen
+        for place in _spread(len(kind)):
+            if total and total + lengths[place] > budget / 2:
+                continue
+            total += lengths[place]
+            chosen.append(kind[place])
+    return tuple(sorted(chosen))
+
+
+def _spread(count: int) -> list[int]:
+    """Return the numbers below `count`, each as far as may be from those before it."""
+    order: dict[int, None] = {}
+    step = 1 << max(count - 1, 0).bit_length()
+    while step:
+        order |= dict.fromkeys(range(0, count, step))
+        step //= 2
+    return list(order)
 
 
 def max_probe_tokens(model: ModelConfig) -> int:
     """Return how many tokens each layer of a model may be probed with, in texts or in pictures."""
     groups = 3 * model.decoder.num_layers + 3 * model.vision.depth
-    return int(PROBING_OPERATIONS / (_operations(model) * groups))
+    return int(PROBING_OPERATIONS / (operations_per_token(model) * groups))
 
 
-def _operations(model: ModelConfig) -> int:
+def operations_per_token(model: ModelConfig) -> int:
     """Return the operations of one token in the decoder's linear layers."""
     decoder = model.decoder
     attention = decoder.hidden_size + decoder.num_kv_heads * decoder.head_dim

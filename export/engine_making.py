@@ -6,15 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trine.export.calibration.corpus import RankingCorpus, built_in_corpus
-from trine.export.calibration_run import CalibrationRun, choose_short, max_probe_tokens
+import numpy as np
+
+from trine.export.calibration_run import (
+    CalibrationRun,
+    affordable_size,
+    choose_affordable,
+    max_probe_tokens,
+)
 from trine.export.engine_files import EngineSource, engine_bytes, write_engine
 from trine.export.golden_inputs import golden_inputs
 from trine.export.options import EngineMeasurement, EngineReport
 from trine.export.parity import (
     check_float32,
     measure_engine,
-    reference_corpus,
     set_tolerance,
 )
 from trine.export.plan_refinement import (
@@ -26,15 +31,14 @@ from trine.export.plan_refinement import (
 )
 from trine.export.precision_floors import TARGETS, FloorCheck
 from trine.export.precision_plan import EnginePlan, plan_engine
-from trine.export.rank_agreement import CorpusVectors
 from trine.export.reference import Reference, ReferenceInput
+from trine.export.reference_pass import ReferencePass
 from trine.export.trt.graph_files import write_trt_graphs
 from trine.export.trt.graph_plans import FLOOR_OF, TrtPlans, plan_trt
 from trine.export.trt.plan import TensorRtPrecision
 from trine.runtime.bundle import Bundle
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.precision import Precision
-from trine.runtime.preparation import Preparation
 from trine.runtime.tokenizer import TextTokenizer
 
 __all__ = ["CHECKED_WEIGHT_BYTES", "TIGHTNESS", "EngineMaker", "MadeEngine", "graph_bytes"]
@@ -43,8 +47,13 @@ __all__ = ["CHECKED_WEIGHT_BYTES", "TIGHTNESS", "EngineMaker", "MadeEngine", "gr
 #: were not tried in planning may lose much more than those that were.
 TIGHTNESS = (1.0, 0.1, 0.01)
 
-#: Engines up to this size are run before the bundle is kept; a larger one would take more memory
-#: than the export itself.
+#: How much nearer to their floor plans of large models may come: wide layers average errors out, so
+#: inputs that were not tried lose about what those lose that were. The engine is measured anyway.
+LARGE_MODEL_ROOM = 1.75
+
+#: Engines up to this size are run as they will be in use before the bundle is kept. Larger ones
+#: would take more memory than the export itself: they are run from mapped files, or, in float32,
+#: not at all.
 CHECKED_WEIGHT_BYTES = 2 << 30
 
 
@@ -61,28 +70,27 @@ class EngineMaker:
 
     Args:
         source: of the weights.
-        preparation: of the bundle's tokenizer.
-        calibration: what calibration inputs came to; None if only float32 is to be made.
-        check: whether to run engines; None for those up to `CHECKED_WEIGHT_BYTES`.
+        reference: what the float32 reference made of golden inputs, of calibration inputs unless
+            only float32 is to be made, and of the corpus if engines are to be checked.
+        check: whether to run engines; None for all but float32 beyond `CHECKED_WEIGHT_BYTES`.
         allow_below_floor: keep engines that are below their floor.
     """
 
     def __init__(
         self,
         source: EngineSource,
-        preparation: Preparation,
-        calibration: CalibrationRun | None,
+        reference: ReferencePass,
         *,
         check: bool | None,
         allow_below_floor: bool,
     ) -> None:
         self._source = source
-        self._preparation = preparation
-        self._calibration = calibration
+        self._golden = reference.golden
+        self._calibration = reference.calibration
+        self._corpus = reference.corpus
         self._check = check
         self._allow_below_floor = allow_below_floor
         self._reference = Reference(source.checkpoint, source.adapters)
-        self._corpus: tuple[RankingCorpus, dict[str, CorpusVectors]] | None = None
 
     def plan(
         self, precision: Precision, tightness: float, step: Callable[[int], None]
@@ -99,7 +107,7 @@ class EngineMaker:
         return refine_plan(
             plan_engine(precision, self._calibration.scan.ranges),
             self._probing(self._calibration),
-            TARGETS[precision].times(tightness),
+            TARGETS[precision].times(tightness * self._room),
             step,
         )
 
@@ -122,13 +130,14 @@ class EngineMaker:
         if self._calibration is None:
             raise ValueError("graphs for TensorRT are planned from calibration inputs")
         probing = self._probing(self._calibration)
-        golden = golden_inputs(probing.model, tokenizer, self._source.tasks).inputs
-        held_out = dataclasses.replace(probing, inputs=golden)
+        held_out = golden_inputs(probing.model, tokenizer, self._source.tasks)
+        singles = np.stack([self._golden.vectors[f"{key}/single"] for key in held_out.keys])
+        golden = dataclasses.replace(probing, inputs=held_out.inputs, singles=singles)
         for tightness in TIGHTNESS:
             ranges = self._calibration.scan.ranges
             refined = plan_trt(precision, ranges, probing, tightness, step)
-            judged = imitate(held_out, refined.plan, step)
-            below = _trt_problems(precision, golden, judged)
+            judged = imitate(golden, refined.plan, step)
+            below = _trt_problems(precision, golden.inputs, judged)
             if not below:
                 break
         return RefinedPlan(refined.plan, judged), below
@@ -172,12 +181,19 @@ class EngineMaker:
             written=written,
         )
 
+    @property
+    def _room(self) -> float:
+        large = affordable_size(self._source.checkpoint.config) == "brief"
+        return LARGE_MODEL_ROOM if large else 1.0
+
     def _probing(self, calibration: CalibrationRun) -> Probing:
         model = self._source.checkpoint.config
+        chosen = choose_affordable(calibration.inputs, model)
         return Probing(
             reference=self._reference,
             model=model,
-            inputs=choose_short(calibration.inputs, model),
+            inputs=[calibration.inputs[index] for index in chosen],
+            singles=calibration.singles[list(chosen)],
             max_probe_tokens=max_probe_tokens(model),
         )
 
@@ -212,8 +228,10 @@ class EngineMaker:
         measured = None
         runs_here = "cpu" in entry.devices
         small = entry.weight_bytes <= CHECKED_WEIGHT_BYTES
-        if runs_here and (small if self._check is None else self._check):
-            measured = self._measure(bundle, entry)
+        # A narrow engine's distance from float32 must be known, whatever its size.
+        usual = small or precision != "fp32"
+        if runs_here and (usual if self._check is None else self._check):
+            measured = self._measure(bundle, entry, mapped=not small)
         below = _problems(precision, measured, imitated)
         kept = not below or (keep_below_floor and self._allow_below_floor)
         if not kept:
@@ -233,24 +251,12 @@ class EngineMaker:
             ),
         )
 
-    def _measure(self, bundle: Bundle, entry: EngineEntry) -> EngineMeasurement:
+    def _measure(self, bundle: Bundle, entry: EngineEntry, mapped: bool) -> EngineMeasurement:
         if entry.precision == "fp32":
-            found = measure_engine(bundle, entry, None, {})
+            found = measure_engine(bundle, entry, None, mapped)
             check_float32(entry, found)
             return found
-        if self._corpus is None:
-            model = self._source.checkpoint.config
-            corpus = built_in_corpus("small")
-            vectors = reference_corpus(
-                model,
-                self._preparation,
-                self._reference,
-                corpus,
-                self._source.tasks,
-                lambda _: None,
-            )
-            self._corpus = corpus, vectors
-        return measure_engine(bundle, entry, *self._corpus)
+        return measure_engine(bundle, entry, self._corpus, mapped)
 
 
 def _problems(

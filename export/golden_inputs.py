@@ -4,13 +4,13 @@ A few texts and one small picture, enough to notice a wrong weight, id, position
 and small enough to be embedded at every load.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.export.reference import Reference, ReferenceInput
+from trine.export.reference import ReferenceInput, ReferenceVectors
 from trine.runtime.golden import Golden
 from trine.runtime.inputs import ImageText
 from trine.runtime.model_config import ModelConfig
@@ -18,7 +18,7 @@ from trine.runtime.preparation import Preparation
 from trine.runtime.request import check_request
 from trine.runtime.tokenizer import TextTokenizer
 
-__all__ = ["GOLDEN_TEXTS", "GoldenInputs", "golden_image", "golden_inputs", "make_golden"]
+__all__ = ["GOLDEN_TEXTS", "GoldenInputs", "golden_image", "golden_inputs"]
 
 GOLDEN_TEXTS = (
     "Which inverter warranty covers panels that face east?",
@@ -45,11 +45,19 @@ class GoldenInputs:
     keys: tuple[str, ...]
     inputs: tuple[ReferenceInput, ...]
 
+    def golden(self, vectors: Sequence[ReferenceVectors]) -> Golden:
+        """Return the golden inputs with the reference's vectors of `inputs`."""
+        named = {}
+        for key, result in zip(self.keys, vectors, strict=True):
+            named[f"{key}/single"] = result.single
+            named[f"{key}/multi"] = result.multi
+        return Golden(GOLDEN_TEXTS, golden_image(), named)
+
 
 def golden_inputs(
     model: ModelConfig, tokenizer: TextTokenizer, tasks: tuple[str, ...]
 ) -> GoldenInputs:
-    """Return the golden inputs for each of `tasks`.
+    """Return the golden inputs for each of `tasks`, which no observer of the reference sees.
 
     Args:
         model: the model's numbers.
@@ -70,34 +78,10 @@ def golden_inputs(
             seen_prefixes.add(request.prefixes[0])
             for index, sequence in enumerate(preparation.sequences(GOLDEN_TEXTS, request)):
                 keys.append(f"text/{index}/{task}/{prompt}")
-                inputs.append(ReferenceInput(sequence, task))
+                inputs.append(ReferenceInput(sequence, task, observed=False))
     request = check_request(model.tasks, model, num_items=1, task=tasks[0])
     (picture,) = preparation.sequences([ImageText((golden_image(),))], request)
     for task in tasks:
         keys.append(f"image/{task}")
-        inputs.append(ReferenceInput(picture, task))
+        inputs.append(ReferenceInput(picture, task, observed=False))
     return GoldenInputs(tuple(keys), tuple(inputs))
-
-
-def make_golden(
-    model: ModelConfig,
-    tokenizer: TextTokenizer,
-    reference: Reference,
-    tasks: tuple[str, ...],
-    step: Callable[[int], None],
-) -> Golden:
-    """Return the golden inputs with what the reference makes of them for each of `tasks`.
-
-    Args:
-        model: the model's numbers.
-        tokenizer: of the bundle.
-        reference: of the checkpoint.
-        tasks: to compute.
-        step: called with 1 after each layer of the model.
-    """
-    found = golden_inputs(model, tokenizer, tasks)
-    vectors = {}
-    for key, result in zip(found.keys, reference.run(found.inputs, step), strict=True):
-        vectors[f"{key}/single"] = result.single
-        vectors[f"{key}/multi"] = result.multi
-    return Golden(GOLDEN_TEXTS, golden_image(), vectors)

@@ -38,9 +38,9 @@ class ExportOptions:
         onnx_adapters: with "runtime", also write each adapter in ONNX Runtime's own format.
         precisions: of the engines to write, the preferred one first.
         force: replace a bundle that is there.
-        check: run the engine on the golden inputs before the bundle is kept; None does so up to
-            `CHECKED_WEIGHT_BYTES` of weights, beyond which it would need more memory than the
-            export.
+        check: run the engines before the bundle is kept; None does so but for float32 engines of
+            more than `CHECKED_WEIGHT_BYTES`, which would need more memory than the export and
+            are the reference's own arithmetic.
         calibration: file or folder of inputs that decide ranges and layers kept wider; None for
             the built-in ones.
         allow_below_floor: write engines that are further from float32 than their precision may
@@ -72,6 +72,8 @@ class EngineMeasurement:
         vectors, rankings: agreement with float32 on the built-in corpus; empty if it was left out.
         load_s: longest load of a task's decoder, in seconds.
         resident_bytes: by which this process grew.
+        mapped: whether the engine ran from memory-mapped files, each graph given back after its
+            run: slower and in less memory than where it is loaded to stay.
         tokens_per_s: texts and pictures of the corpus, or None if it was left out.
     """
 
@@ -80,6 +82,7 @@ class EngineMeasurement:
     rankings: tuple[RankAgreement, ...]
     load_s: float
     resident_bytes: int
+    mapped: bool
     tokens_per_s: float | None
 
 

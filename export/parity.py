@@ -3,27 +3,27 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from trine.export.calibration.corpus import RankingCorpus
+from trine.export.corpus_run import CorpusRun
+from trine.export.mapped_engine import MappedEngine
 from trine.export.options import EngineMeasurement, EngineReport
 from trine.export.rank_agreement import Agreement, CorpusVectors, Vectors, measure_agreement
-from trine.export.reference import Reference, ReferenceInput
 from trine.runtime.bundle import PARITY_NAME, Bundle
 from trine.runtime.embedder import Embedder
+from trine.runtime.engine import EngineOptions
+from trine.runtime.engines.opening import open_engine
 from trine.runtime.errors import BundleError
 from trine.runtime.golden import Deviation, worst
 from trine.runtime.manifest import EngineEntry, Tolerance
 from trine.runtime.memory import resident_bytes
-from trine.runtime.model_config import ModelConfig
 from trine.runtime.outputs import Embeddings
-from trine.runtime.preparation import Preparation
-from trine.runtime.request import check_request
+from trine.runtime.pipeline import BatchLimits
 
-__all__ = ["check_float32", "measure_engine", "reference_corpus", "set_tolerance", "write_parity"]
+__all__ = ["check_float32", "measure_engine", "set_tolerance", "write_parity"]
 
 #: Digits kept of a measured difference: enough to compare, few enough to be the same on each run.
 DIGITS = 3
@@ -46,67 +46,31 @@ UNMEASURED = {
 }
 
 
-def reference_corpus(
-    model: ModelConfig,
-    preparation: Preparation,
-    reference: Reference,
-    corpus: RankingCorpus,
-    tasks: Sequence[str],
-    step: Callable[[int], None],
-) -> dict[str, CorpusVectors]:
-    """Return the float32 vectors of a corpus for each task.
-
-    Args:
-        model: the model's numbers.
-        preparation: of the bundle's tokenizer.
-        reference: of the checkpoint.
-        corpus: to embed.
-        tasks: to embed it for.
-        step: called with 1 after each layer.
-    """
-    inputs: list[ReferenceInput] = []
-    for task in tasks:
-        for items, prompt in corpus.sides:
-            request = check_request(
-                model.tasks, model, num_items=len(items), task=task, prompt_name=prompt
-            )
-            inputs += [
-                ReferenceInput(sequence, task) for sequence in preparation.sequences(items, request)
-            ]
-    vectors = reference.run(inputs, step)
-    result, start = {}, 0
-    for task in tasks:
-        sides = []
-        for items, _ in corpus.sides:
-            rows = vectors[start : start + len(items)]
-            start += len(items)
-            sides.append(
-                Vectors(single=np.stack([v.single for v in rows]), multi=[v.multi for v in rows])
-            )
-        result[task] = CorpusVectors(queries=sides[0], passages=sides[1], images=sides[2])
-    return result
-
-
 def measure_engine(
     bundle: Bundle,
     entry: EngineEntry,
-    corpus: RankingCorpus | None,
-    reference: dict[str, CorpusVectors],
+    corpus: CorpusRun | None,
+    mapped: bool,
 ) -> EngineMeasurement:
     """Return how far the engine is from the reference, task by task, so one decoder is loaded.
 
     Args:
         bundle: with the engine's files.
         entry: of the engine.
-        corpus: to embed and rank; None for the golden inputs alone.
-        reference: float32 vectors of the corpus by task.
+        corpus: to embed and rank, with float32's vectors; None for the golden inputs alone.
+        mapped: run it in the memory of one graph, for engines that would take too much.
     """
     deviations: list[Deviation] = []
     agreements: list[Agreement] = []
-    before, load_s, run_s, num_tokens = resident_bytes(), 0.0, 0.0, 0
+    before, peak, load_s, run_s, num_tokens = resident_bytes(), 0, 0.0, 0.0, 0
     for task in entry.decoders:
         started = time.perf_counter()
-        embedder = Embedder.open(bundle, entry, tasks=(task,), threads=None)
+        engine = (
+            MappedEngine(bundle, entry, (task,))
+            if mapped
+            else open_engine(bundle, entry, EngineOptions(threads=None, tasks=(task,)))
+        )
+        embedder = Embedder(bundle, entry, engine, BatchLimits(), self_test=False)
         load_s = max(load_s, time.perf_counter() - started)
         deviations += embedder.deviations("text") + embedder.deviations("image")
         if corpus is None:
@@ -114,19 +78,23 @@ def measure_engine(
         started = time.perf_counter()
         sides = [
             embedder.encode(items, task, prompt_name=prompt, return_multivector=True)
-            for items, prompt in corpus.sides
+            for items, prompt in corpus.corpus.sides
         ]
         run_s += time.perf_counter() - started
         num_tokens += sum(int(side.num_tokens.sum()) for side in sides)
         queries, passages, images = (_vectors(side) for side in sides)
         found = CorpusVectors(queries=queries, passages=passages, images=images)
-        agreements.append(measure_agreement(task, reference[task], found))
+        agreements.append(measure_agreement(task, corpus.vectors[task], found))
+        peak = max(
+            peak, engine.peak_bytes if isinstance(engine, MappedEngine) else resident_bytes()
+        )
     return EngineMeasurement(
         deviations=tuple(deviations),
         vectors=tuple(row for agreement in agreements for row in agreement.vectors),
         rankings=tuple(row for agreement in agreements for row in agreement.rankings),
         load_s=load_s,
-        resident_bytes=max(0, resident_bytes() - before),
+        resident_bytes=max(0, (peak or resident_bytes()) - before),
+        mapped=mapped,
         tokens_per_s=num_tokens / run_s if run_s else None,
     )
 

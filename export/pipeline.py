@@ -15,15 +15,13 @@ from trine.export.adapter_files import choose_layout, write_adapters, write_onnx
 from trine.export.bundle_writer import check_destination, check_disk_space, write_atomically
 from trine.export.calibration.inputs import built_in_calibration
 from trine.export.calibration.user_files import read_calibration
-from trine.export.calibration_run import CalibrationRun, calibration_inputs, run_calibration
+from trine.export.calibration_run import affordable_size
 from trine.export.checkpoint import Checkpoint
-from trine.export.engine_files import EngineSource, engine_bytes
+from trine.export.engine_files import DEVICES, EngineSource, engine_bytes
 from trine.export.engine_making import TIGHTNESS, EngineMaker, MadeEngine
-from trine.export.golden_inputs import make_golden
 from trine.export.options import EngineReport, ExportOptions, ExportReport, TensorRtPrecision
 from trine.export.parity import write_parity
-from trine.export.range_scan import RangeScan
-from trine.export.reference import Reference
+from trine.export.reference_pass import ReferencePass, run_reference
 from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
 from trine.export.source import ResolvedSource, read_license, resolve_source
 from trine.runtime.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, file_sha256
@@ -47,7 +45,6 @@ from trine.runtime.output_quantisation import (
 )
 from trine.runtime.peft_adapter import PeftAdapters
 from trine.runtime.precision import Precision
-from trine.runtime.preparation import Preparation
 from trine.runtime.progress import ProgressBar
 from trine.runtime.tokenizer import TextTokenizer
 
@@ -90,10 +87,9 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     )
     with write_atomically(options.bundle) as folder:
         tokenizer = write_tokenizer(checkpoint, folder)
-        preparation = Preparation(checkpoint.config, tokenizer)
-        golden, calibration = _run_reference(options, engine_source, tokenizer, preparation, talk)
-        _write_golden(folder / GOLDEN_NAME, golden)
-        write_ranges(folder / RANGES_NAME, _output_ranges(golden, calibration, checkpoint, tasks))
+        reference = _run_reference(options, engine_source, tokenizer, talk)
+        _write_golden(folder / GOLDEN_NAME, reference.golden)
+        write_ranges(folder / RANGES_NAME, _output_ranges(reference, checkpoint, tasks))
         bar = ProgressBar(talk, "copying", checkpoint.info(EMBEDDING_TENSOR).num_bytes, "B")
         write_embedding(checkpoint, folder, bar.advance)
         bar.finish()
@@ -105,8 +101,7 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         manifest = _manifest(source, checkpoint, adapters, layout)
         maker = EngineMaker(
             engine_source,
-            preparation,
-            calibration,
+            reference,
             check=options.check,
             allow_below_floor=options.allow_below_floor,
         )
@@ -134,32 +129,24 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
 
 
 def _run_reference(
-    options: ExportOptions,
-    source: EngineSource,
-    tokenizer: TextTokenizer,
-    preparation: Preparation,
-    talk: TextIO,
-) -> tuple[Golden, CalibrationRun | None]:
-    """Return the golden vectors, and what calibration inputs came to if an engine needs them."""
+    options: ExportOptions, source: EngineSource, tokenizer: TextTokenizer, talk: TextIO
+) -> ReferencePass:
+    """Return what the export learns from the float32 reference, as far as its engines need it."""
     config = source.checkpoint.config
-    layers = config.vision.depth + config.decoder.num_layers
-    narrow = bool(options.tensorrt) or any(p != "fp32" for p in options.precisions)
-    bar = ProgressBar(talk, "reference", layers * (1 + narrow), "layers")
-    reference = Reference(source.checkpoint, source.adapters)
-    golden = make_golden(config, tokenizer, reference, source.tasks, bar.advance)
+    narrow = [precision for precision in options.precisions if precision != "fp32"]
+    size = affordable_size(config)
     calibration = None
-    if narrow:
-        chosen = (
-            built_in_calibration("small")
+    if options.tensorrt or narrow:
+        calibration = (
+            built_in_calibration(size)
             if options.calibration is None
             else read_calibration(options.calibration)
         )
-        scan = RangeScan()
-        inputs = list(calibration_inputs(config, preparation, chosen, source.tasks))
-        observed = Reference(source.checkpoint, source.adapters, scan)
-        calibration = run_calibration(observed, scan, inputs, bar.advance)
+    checked = options.check is not False and any("cpu" in DEVICES[p] for p in narrow)
+    bar = ProgressBar(talk, "reference", config.vision.depth + config.decoder.num_layers, "layers")
+    found = run_reference(source, tokenizer, calibration, size if checked else None, bar.advance)
     bar.finish()
-    return golden, calibration
+    return found
 
 
 def _make_engine(
@@ -194,8 +181,7 @@ def _write_tensorrt(
 
 
 def _output_ranges(
-    golden: Golden,
-    calibration: CalibrationRun | None,
+    reference: ReferencePass,
     checkpoint: Checkpoint,
     tasks: tuple[str, ...],
 ) -> Int8Ranges:
@@ -204,11 +190,11 @@ def _output_ranges(
     for task in tasks:
         rows = [
             vector[None]
-            for key, vector in golden.vectors.items()
+            for key, vector in reference.golden.vectors.items()
             if f"/{task}" in key and key.endswith("/single")
         ]
-        if calibration is not None and task in calibration.singles:
-            rows.append(calibration.singles[task])
+        if reference.calibration is not None:
+            rows.append(reference.calibration.singles_of(task))
         vectors[task] = np.concatenate(rows)
     return calibrate_ranges(vectors, checkpoint.config.matryoshka_dims)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.export.reference import Fork, Reference, ReferenceInput, Rounding
-from trine.export.sensitivity import GroupLoss, layer_groups, measure_losses, with_own_pictures
+from trine.export.sensitivity import GroupLoss, layer_groups, measure_losses
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.precision import linear_role
 
@@ -77,10 +77,19 @@ class LossTarget:
         """Return the target multiplied by a factor."""
         return LossTarget(self.mean * factor, self.worst * factor)
 
-    def missed(self, losses: Sequence[float]) -> bool:
-        """Return whether losses of several inputs are more than that, or none can be told."""
+    def missed(self, losses: Sequence[float], inputs: Sequence[ReferenceInput]) -> bool:
+        """Return whether losses are more than that, or cannot be told, in texts or in pictures.
+
+        Apart, for there are more texts, and a mean over both would hide what pictures lose.
+
+        Args:
+            losses: of each input.
+            inputs: that lost them.
+        """
+        pictures = np.array([bool(item.sequence.images) for item in inputs])
         values = np.asarray(losses)
-        return not (values.mean() <= self.mean and values.max() <= self.worst)
+        kinds = [values[pictures == kind] for kind in (False, True) if (pictures == kind).any()]
+        return not all(k.mean() <= self.mean and k.max() <= self.worst for k in kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +115,14 @@ class Probing:
         reference: of the checkpoint.
         model: the model's numbers.
         inputs: texts and at least one picture, without forks.
+        singles: float32 [n, hidden], what the reference makes of each of them.
         max_probe_tokens: of the inputs that each layer is probed with, beyond one of each kind.
     """
 
     reference: Reference
     model: ModelConfig
     inputs: Sequence[ReferenceInput]
+    singles: Array
     max_probe_tokens: int
 
 
@@ -138,49 +149,57 @@ def refine_plan(
         step: called with 1 after each layer that was computed.
     """
     found = imitate(probing, plan, step)
-    if not target.missed(found.losses):
+    if not target.missed(found.losses, probing.inputs):
         return RefinedPlan(plan, found)
     groups = [g for g in layer_groups(probing.model) if any(plan.is_narrow(n) for n in g.names)]
-    probes = _worst(probing, found.losses)
+    worst = _worst(probing, found.losses)
+    probes = [probing.inputs[index] for index in worst]
     losses = measure_losses(
         probing.reference, lambda group: plan.rounding(set(group.names)), groups, probes, step
     )
+    table = np.array([loss.losses for loss in losses])
+    # Where all groups together lose more than their sum, each has its share of the rest.
+    together = np.array([found.losses[index] for index in worst])
+    table *= np.maximum(together / np.maximum(table.sum(axis=0), 1e-12), 1)
     tried = plan
     for station in range(plan.num_stations):
-        budget = 1.0
+        budget, before = 1.0, -1
         for attempt in range(ATTEMPTS):
-            chosen = _choose(losses, target, budget) if attempt + 1 < ATTEMPTS else losses
+            order = _order(table, target)
+            last = attempt + 1 == ATTEMPTS
+            count = len(order) if last else _count(table[order], probes, target.times(budget))
+            budget *= TIGHTER
+            if count == before:
+                continue
+            before = count
+            chosen = [losses[index] for index in order[:count]]
             tried = plan.widened(_reasons(chosen), station)
             found = imitate(probing, tried, step)
-            if not target.missed(found.losses):
+            if not target.missed(found.losses, probing.inputs):
                 return RefinedPlan(tried, found)
-            budget *= TIGHTER
     return RefinedPlan(tried, found)
 
 
 def imitate(probing: Probing, plan: RefinablePlan, step: Callable[[int], None]) -> ImitatedLoss:
     """Return what a plan loses in all layers together."""
-    inputs = probing.inputs
     # One for all inputs, so that each weight is rounded once.
     rounding = plan.rounding(None)
-    runs = list(inputs)
-    for base, item in enumerate(inputs):
-        sequence = with_own_pictures(item.sequence)
-        start = "visual.patch_embed" if item.sequence.images else "layers.0"
-        fork = Fork(base=base, start=start, rounding=rounding)
-        runs.append(ReferenceInput(sequence, item.task, fork))
+    runs = [
+        ReferenceInput(item.sequence, item.task, Fork(base=None, start="", rounding=rounding))
+        for item in probing.inputs
+    ]
     vectors = probing.reference.run(runs, step)
     losses = []
-    for base in range(len(inputs)):
-        cosine = float(vectors[len(inputs) + base].single @ vectors[base].single)
+    for found, wanted in zip(vectors, probing.singles, strict=True):
+        cosine = float(found.single @ wanted)
         losses.append(1 - cosine if np.isfinite(cosine) else 2.0)
     return ImitatedLoss(tuple(losses))
 
 
-def _worst(probing: Probing, losses: Sequence[float]) -> list[ReferenceInput]:
-    """Return the inputs that lose most: some texts and some pictures."""
+def _worst(probing: Probing, losses: Sequence[float]) -> list[int]:
+    """Return which inputs lose most: some texts and some pictures."""
     inputs = probing.inputs
-    chosen: list[ReferenceInput] = []
+    chosen: list[int] = []
     for pictures, count in ((False, MOST_TEXTS), (True, MOST_PICTURES)):
         kind = [i for i, item in enumerate(inputs) if bool(item.sequence.images) == pictures]
         kind.sort(key=lambda i: -losses[i])
@@ -189,22 +208,23 @@ def _worst(probing: Probing, losses: Sequence[float]) -> list[ReferenceInput]:
             total += len(inputs[index].sequence)
             if place and total > probing.max_probe_tokens:
                 break
-            chosen.append(inputs[index])
+            chosen.append(index)
     return chosen
 
 
-def _choose(losses: Sequence[GroupLoss], target: LossTarget, budget: float) -> list[GroupLoss]:
-    """Return the fewest groups without which the sum of losses is within the target's budget."""
-    table = np.array([loss.losses for loss in losses])
+def _order(table: NDArray[np.float64], target: LossTarget) -> NDArray[np.intp]:
+    """Return the groups of a table [groups, probes] of losses, the costliest first."""
     weight = table.max(axis=1) / target.worst + table.mean(axis=1) / target.mean
-    order = np.argsort(-weight, kind="stable")
-    chosen: list[GroupLoss] = []
-    for index in order:
-        rest = table[[i for i in range(len(losses)) if losses[i] not in chosen]].sum(axis=0)
-        if rest.max() <= target.worst * budget and rest.mean() <= target.mean * budget:
-            break
-        chosen.append(losses[index])
-    return chosen
+    return np.argsort(-weight, kind="stable")
+
+
+def _count(table: NDArray[np.float64], probes: Sequence[ReferenceInput], target: LossTarget) -> int:
+    """Return after how many of the first groups the sum of the others' losses meets the target."""
+    rest = np.cumsum(table[::-1], axis=0)[::-1]
+    for count, losses in enumerate(rest):
+        if not target.missed(losses.tolist(), probes):
+            return count
+    return len(table)
 
 
 def _reasons(chosen: Sequence[GroupLoss]) -> dict[str, str]:

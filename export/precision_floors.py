@@ -37,7 +37,7 @@ TARGETS: dict[Precision, LossTarget] = {
     "fp16": LossTarget(3e-5, 1e-4),
     "bf16": LossTarget(5e-4, 2e-3),
     "int8": LossTarget(4e-4, 1.2e-3),
-    "int4": LossTarget(1.4e-2, 4e-2),
+    "int4": LossTarget(8e-3, 2.5e-2),
 }
 
 

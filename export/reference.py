@@ -2,8 +2,9 @@
 
 It shares nothing with the graphs but the host's layouts (`trine.runtime.sequence`,
 `trine.runtime.vision_layout`): adapters stay unmerged, attention is written out per sequence, and
-each weight is read, used for all tasks, and dropped, so that it runs on a model of any size in the
-memory of one layer. float32 throughout, with norms and softmax summed in float64.
+each weight is read, multiplied with the rows of all sequences at once, and dropped, so that it runs
+on a model of any size in the memory of one layer and reads the model once however many sequences
+there are. float32 throughout, with norms and softmax summed in float64.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.export.checkpoint import Checkpoint
+from trine.export.reference_operations import attention, gelu, heads, rms_norm, rotate, silu
 from trine.kernels.pooling import l2_normalise
 from trine.runtime.lora_layout import PROJECTOR
 from trine.runtime.model_config import VISION_NORM_EPS
@@ -48,12 +50,13 @@ class Fork:
     """A copy of another input that is the same up to one layer, and rounded from there.
 
     Attributes:
-        base: index of the other input, which comes before all its forks.
-        start: the layer it leaves at, e.g. "layers.3" or "visual.blocks.0".
+        base: index of the other input, which comes before all its forks; None for an input that
+            is rounded from its first layer and needs no other.
+        start: the layer it leaves its base at, e.g. "layers.3" or "visual.blocks.0"; "" without.
         rounding: from there on.
     """
 
-    base: int
+    base: int | None
     start: str
     rounding: Rounding
 
@@ -62,12 +65,19 @@ class Fork:
 class ReferenceInput:
     """One sequence, the task it is embedded for, and where it is rounded, if it is a fork.
 
-    A fork in the vision tower has pictures of its own, equal to the other's.
+    A fork in the vision tower has pictures of its own, equal to the other's. Inputs that are not
+    `observed` are kept from the reference's observer.
     """
 
     sequence: TokenSequence
     task: str
     fork: Fork | None = None
+    observed: bool = True
+
+    @property
+    def base(self) -> int | None:
+        """Index of the input this one leaves at some layer; None where it has its own start."""
+        return None if self.fork is None else self.fork.base
 
     def starts(self, prefix: str) -> bool:
         """Return whether this is a fork that leaves its base at the layer `prefix`."""
@@ -125,19 +135,19 @@ class Reference:
         images = self._image_tokens(inputs, step)
         states: dict[int, Array] = {}
         for index, item in enumerate(inputs):
-            if item.fork is None or item.fork.start.startswith("visual."):
+            if item.base is None or (item.fork and item.fork.start.startswith("visual.")):
                 states[index] = self._embed(item.sequence, images)
         for layer in range(self._decoder.num_layers):
             prefix = f"layers.{layer}"
             for index, item in enumerate(inputs):
-                if item.fork is not None and item.starts(prefix):
-                    states[index] = states[item.fork.base].copy()
+                if item.base is not None and item.starts(prefix):
+                    states[index] = states[item.base].copy()
             rows = list(states.values())
             self._layer(prefix, [inputs[index] for index in states], rows)
             states = dict(zip(states, rows, strict=True))
             step(1)
         norm, eps = self._checkpoint.float32("norm.weight"), self._decoder.rms_norm_eps
-        hidden = [_rms_norm(states[index], norm, eps) for index in range(len(inputs))]
+        hidden = [rms_norm(states[index], norm, eps) for index in range(len(inputs))]
         projected = self._linear(PROJECTOR, inputs, hidden)
         return [
             ReferenceVectors(
@@ -161,19 +171,33 @@ class Reference:
     ) -> list[Array]:
         """Return W·x + scale·B·(A·x) + bias for each state, with its input's adapter."""
         weight = self._checkpoint.float32(f"{module}.weight")
-        pairs = {task: self._adapters.pair(module, task) for task in {item.task for item in inputs}}
         has_bias = module == PROJECTOR or module.endswith(("q_proj", "k_proj", "v_proj"))
         bias = self._checkpoint.float32(f"{module}.bias") if has_bias else np.float32(0)
-        results = []
-        for item, state in zip(inputs, states, strict=True):
-            pair = pairs[item.task]
-            result = _product(item, module, state, weight, bias)
-            if pair is not None:
-                result += (state @ pair.a.T) @ pair.b.T
-            results.append(result)
-        if self._observer is not None and module != PROJECTOR:
-            self._observer.see(module, states, results)
+        results = _products(inputs, module, states, weight, bias)
+        for task in dict.fromkeys(item.task for item in inputs):
+            pair = self._adapters.pair(module, task)
+            if pair is None:
+                continue
+            members = [index for index, item in enumerate(inputs) if item.task == task]
+            rows = np.concatenate([states[index] for index in members])
+            deltas = _split((rows @ pair.a.T) @ pair.b.T, [len(states[index]) for index in members])
+            for index, delta in zip(members, deltas, strict=True):
+                results[index] += delta
+        if module != PROJECTOR:
+            self._observe(module, inputs, states, results)
         return results
+
+    def _observe(
+        self,
+        module: str,
+        owners: Sequence[ReferenceInput],
+        states: Sequence[Array],
+        results: Sequence[Array],
+    ) -> None:
+        if self._observer is not None:
+            seen = [index for index, owner in enumerate(owners) if owner.observed]
+            if seen:
+                self._observer.see(module, [states[i] for i in seen], [results[i] for i in seen])
 
     def _layer(
         self,
@@ -184,7 +208,7 @@ class Reference:
         """Advance `states` by one layer, in place."""
         eps = self._decoder.rms_norm_eps
         weight = self._checkpoint.float32(f"{prefix}.input_layernorm.weight")
-        normed = [_rms_norm(state, weight, eps) for state in states]
+        normed = [rms_norm(state, weight, eps) for state in states]
         q, k, v = (self._linear(f"{prefix}.self_attn.{n}_proj", inputs, normed) for n in "qkv")
         attended = [
             self._attend(prefix, item, q_rows, k_rows, v_rows)
@@ -195,10 +219,10 @@ class Reference:
         ):
             state += out
         weight = self._checkpoint.float32(f"{prefix}.post_attention_layernorm.weight")
-        normed = [_rms_norm(state, weight, eps) for state in states]
+        normed = [rms_norm(state, weight, eps) for state in states]
         gate = self._linear(f"{prefix}.mlp.gate_proj", inputs, normed)
         up = self._linear(f"{prefix}.mlp.up_proj", inputs, normed)
-        product = [_silu(g) * u for g, u in zip(gate, up, strict=True)]
+        product = [silu(g) * u for g, u in zip(gate, up, strict=True)]
         for state, out in zip(
             states, self._linear(f"{prefix}.mlp.down_proj", inputs, product), strict=True
         ):
@@ -208,14 +232,14 @@ class Reference:
         decoder = self._decoder
         groups = decoder.num_heads // decoder.num_kv_heads
         table = rope_tables(item.sequence.positions, decoder)
-        q = _rotate(_heads(q, decoder.num_heads), *table)
-        k = _rotate(_heads(k, decoder.num_kv_heads), *table)
-        v = _heads(v, decoder.num_kv_heads)
+        q = rotate(heads(q, decoder.num_heads), *table)
+        k = rotate(heads(k, decoder.num_kv_heads), *table)
+        v = heads(v, decoder.num_kv_heads)
         if item.fork is not None:
             q, k, v = (item.fork.rounding.attention(prefix, part) for part in (q, k, v))
         k, v = k.repeat(groups, axis=0), v.repeat(groups, axis=0)
         length = q.shape[1]
-        return _attention(q, k, v, np.tril(np.ones((length, length), np.bool_)))
+        return attention(q, k, v, np.tril(np.ones((length, length), np.bool_)))
 
     def _image_tokens(
         self, inputs: Sequence[ReferenceInput], step: Callable[[int], None]
@@ -223,7 +247,11 @@ class Reference:
         """Return the image tokens of each picture in raster order, by the picture's identity."""
         vision = self._checkpoint.config.vision
         # Forks of the decoder share their base's pictures.
-        own = [i for i in inputs if i.fork is None or i.fork.start.startswith("visual.")]
+        own = [
+            item
+            for item in inputs
+            if item.base is None or (item.fork and item.fork.start.startswith("visual."))
+        ]
         owners = {id(image): item for item in own for image in item.sequence.images}
         images = {id(image): image for item in own for image in item.sequence.images}
         if not images:
@@ -231,14 +259,14 @@ class Reference:
         layouts = {key: lay_out_images([image], vision) for key, image in images.items()}
         kernel = self._checkpoint.float32("visual.patch_embed.proj.weight")
         kernel = kernel.reshape(vision.hidden_size, vision.patch_features)
-        states: dict[int, Array] = {}
-        for key, item in owners.items():
-            if item.fork is None or item.starts("visual.patch_embed"):
-                patches = layouts[key].patches
-                states[key] = _product(item, "visual.patch_embed", patches, kernel, np.float32(0))
-        if self._observer is not None:
-            seen = [layout.patches for layout in layouts.values()]
-            self._observer.see("visual.patch_embed", seen, list(states.values()))
+        first = [
+            key for key, i in owners.items() if i.base is None or i.starts("visual.patch_embed")
+        ]
+        patches = [layouts[key].patches for key in first]
+        owning = [owners[key] for key in first]
+        rows = _products(owning, "visual.patch_embed", patches, kernel, np.float32(0))
+        self._observe("visual.patch_embed", owning, patches, rows)
+        states = dict(zip(first, rows, strict=True))
         for block in range(vision.depth):
             self._fork_pictures(f"visual.blocks.{block}", inputs, states)
             entries = [_Picture(owners[key], layouts[key]) for key in states]
@@ -262,8 +290,8 @@ class Reference:
     ) -> None:
         """Add the states of pictures that leave their base at `prefix`."""
         for item in inputs:
-            if item.fork is not None and item.starts(prefix):
-                bases = inputs[item.fork.base].sequence.images
+            if item.base is not None and item.starts(prefix):
+                bases = inputs[item.base].sequence.images
                 for image, base in zip(item.sequence.images, bases, strict=True):
                     states[id(image)] = states[id(base)].copy()
 
@@ -272,12 +300,9 @@ class Reference:
     ) -> list[Array]:
         weight = self._checkpoint.float32(f"{module}.weight")
         bias = self._checkpoint.float32(f"{module}.bias")
-        results = [
-            _product(picture.owner, module, state, weight, bias)
-            for picture, state in zip(pictures, states, strict=True)
-        ]
-        if self._observer is not None:
-            self._observer.see(module, states, results)
+        owners = [picture.owner for picture in pictures]
+        results = _products(owners, module, states, weight, bias)
+        self._observe(module, owners, states, results)
         return results
 
     def _vision_block(
@@ -295,22 +320,22 @@ class Reference:
         normed = self._vision_norm(f"{prefix}.norm2", states)
         gate = self._plain_linear(f"{prefix}.mlp.gate_proj", normed, pictures)
         up = self._plain_linear(f"{prefix}.mlp.up_proj", normed, pictures)
-        product = [_silu(g) * u for g, u in zip(gate, up, strict=True)]
+        product = [silu(g) * u for g, u in zip(gate, up, strict=True)]
         return _sums(states, self._plain_linear(f"{prefix}.mlp.down_proj", product, pictures))
 
     def _vision_attend(self, prefix: str, picture: _Picture, qkv: Array, full: bool) -> Array:
         num_heads, layout = self._checkpoint.config.vision.num_heads, picture.layout
-        q, k, v = (_heads(part, num_heads) for part in np.split(qkv, 3, axis=1))
+        q, k, v = (heads(part, num_heads) for part in np.split(qkv, 3, axis=1))
         table = (layout.rope_cos, layout.rope_sin)
-        q, k = _rotate(q, *table), _rotate(k, *table)
+        q, k = rotate(q, *table), rotate(k, *table)
         if picture.owner.fork is not None:
             q, k, v = (picture.owner.fork.rounding.attention(prefix, part) for part in (q, k, v))
         owner = np.repeat(np.arange(len(layout.window_lengths)), layout.window_lengths)
-        return _attention(q, k, v, full | (owner[:, None] == owner[None]))
+        return attention(q, k, v, full | (owner[:, None] == owner[None]))
 
     def _vision_norm(self, name: str, states: Sequence[Array]) -> list[Array]:
         weight = self._checkpoint.float32(f"{name}.weight")
-        return [_rms_norm(state, weight, VISION_NORM_EPS) for state in states]
+        return [rms_norm(state, weight, VISION_NORM_EPS) for state in states]
 
     def _merge(self, states: Sequence[Array], pictures: Sequence[_Picture]) -> list[Array]:
         vision = self._checkpoint.config.vision
@@ -318,56 +343,44 @@ class Reference:
         normed = self._vision_norm("visual.merger.ln_q", states)
         grouped = [state.reshape(-1, width) for state in normed]
         inner = self._plain_linear("visual.merger.mlp.0", grouped, pictures)
-        return self._plain_linear("visual.merger.mlp.2", [_gelu(rows) for rows in inner], pictures)
+        return self._plain_linear("visual.merger.mlp.2", [gelu(rows) for rows in inner], pictures)
 
 
-def _product(
-    item: ReferenceInput, module: str, x: Array, weight: Array, bias: Array | np.float32
-) -> Array:
-    """Return x · weightᵀ + bias, rounded where the input's fork has it rounded."""
-    if item.fork is not None and item.fork.rounding.covers(module):
-        return item.fork.rounding.linear(module, x, weight, bias)
-    return x @ weight.T + bias
+def _products(
+    owners: Sequence[ReferenceInput],
+    module: str,
+    states: Sequence[Array],
+    weight: Array,
+    bias: Array | np.float32,
+) -> list[Array]:
+    """Return x · weightᵀ + bias for each state, rounded where its owner has it rounded.
+
+    Rows of all states that are rounded alike are multiplied at once: BLAS lays the weight out
+    anew for each product, which for a short sequence costs more than the product itself.
+    """
+    groups: dict[Rounding | None, list[int]] = {}
+    for index, owner in enumerate(owners):
+        rounding = owner.fork.rounding if owner.fork is not None else None
+        if rounding is not None and not rounding.covers(module):
+            rounding = None
+        groups.setdefault(rounding, []).append(index)
+    results: dict[int, Array] = {}
+    for rounding, members in groups.items():
+        rows = np.concatenate([states[index] for index in members])
+        if rounding is not None:
+            product = rounding.linear(module, rows, weight, bias)
+        else:
+            product = rows @ weight.T
+            product += bias
+        lengths = [len(states[index]) for index in members]
+        results |= zip(members, _split(product, lengths), strict=True)
+    return [results[index] for index in range(len(states))]
+
+
+def _split(rows: Array, lengths: Sequence[int]) -> list[Array]:
+    """Return views of the rows of each of several sequences."""
+    return np.split(rows, np.cumsum(lengths)[:-1])
 
 
 def _sums(states: Sequence[Array], branches: Sequence[Array]) -> list[Array]:
     return [state + branch for state, branch in zip(states, branches, strict=True)]
-
-
-def _rms_norm(x: Array, weight: Array, eps: float) -> Array:
-    """Return x / sqrt(mean(x²) + eps) · weight over the last axis."""
-    square = np.square(x, dtype=np.float64).mean(axis=-1, keepdims=True)
-    return ((x / np.sqrt(square + eps)) * weight).astype(np.float32)
-
-
-def _silu(x: Array) -> Array:
-    """Return x · sigmoid(x), without overflow."""
-    return x * (0.5 * (1.0 + np.tanh(0.5 * x))).astype(np.float32)
-
-
-def _gelu(x: Array) -> Array:
-    """Return x · Φ(x) with the exact error function."""
-    from math import erf, sqrt
-
-    gate = np.vectorize(erf, otypes=[np.float64])(x / sqrt(2.0))
-    return (x * 0.5 * (1.0 + gate)).astype(np.float32)
-
-
-def _heads(x: Array, num_heads: int) -> Array:
-    """Return [heads, T, head size] of [T, heads × head size]."""
-    return x.reshape(len(x), num_heads, -1).swapaxes(0, 1)
-
-
-def _rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """Return [heads, T, head size] with its halves rotated as pairs by the angle of each token."""
-    first, second = np.split(x, 2, axis=-1)
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-
-
-def _attention(q: Array, k: Array, v: Array, visible: NDArray[np.bool_]) -> Array:
-    """Return [T, heads × head size] of [heads, T, head size] each; `visible` is bool [T, T]."""
-    scores = q @ k.swapaxes(1, 2) / np.float32(np.sqrt(q.shape[-1]))
-    scores = np.where(visible, scores, -np.inf).astype(np.float64)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    return (weights.astype(np.float32) @ v).swapaxes(0, 1).reshape(q.shape[1], -1)

@@ -18,7 +18,7 @@ from trine.export.reference import Rounding
 from trine.export.weight_quantisation import (
     INT8_MAX,
     quantise_blocks,
-    quantise_channels,
+    round_channels,
     unpack_blocks,
 )
 
@@ -99,15 +99,7 @@ class PlannedRounding:
             block = self._plan.precision.of(name).block or 0
             importance = self._plan.importance.get(name)
             return unpack_blocks(quantise_blocks(weight.T, block, importance), weight.shape[1])
-        outliers = self._plan.float32_inputs.get(name)
-        inliers = weight.T.copy()
-        if outliers is not None:
-            inliers[outliers] = 0
-        quantised = quantise_channels(inliers)
-        rounded = (quantised.values * quantised.scales).T
-        if outliers is not None:
-            rounded[:, outliers] = weight[:, outliers]
-        return np.ascontiguousarray(rounded)
+        return round_channels(weight, self._plan.float32_inputs.get(name))
 
     def attention(self, prefix: str, x: Array) -> Array:
         name = linear_name(prefix)

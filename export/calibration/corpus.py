@@ -29,8 +29,12 @@ from trine.runtime.inputs import ImageText, Item, Prompt
 
 __all__ = ["RankingCorpus", "built_in_corpus"]
 
-#: The small corpus takes every n-th query and passage, but half of the pictures.
-SMALL_EVERY, SMALL_EVERY_PICTURE = 3, 2
+#: Every how many queries, passages and pictures are taken.
+EVERY: dict[CalibrationSize, tuple[int, int, int]] = {
+    "full": (1, 1, 1),
+    "small": (3, 3, 2),
+    "brief": (7, 13, 7),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +68,14 @@ def built_in_corpus(size: CalibrationSize) -> RankingCorpus:
 
     Args:
         size: "full" has 60 queries, 139 passages and 24 pictures; "small" a third of the texts
-            and half of the pictures.
+            and half of the pictures; "brief" 9 queries, 11 passages and 4 pictures.
     """
     texts = corpus_texts()
-    step, picture_step = (1, 1) if size == "full" else (SMALL_EVERY, SMALL_EVERY_PICTURE)
+    query, passage, picture = EVERY[size]
     return RankingCorpus(
-        queries=tuple(text.text for text in texts if text.kind == "query")[::step],
-        passages=tuple(text.text for text in texts if text.kind == "passage")[::step],
-        images=_pictures()[::picture_step],
+        queries=tuple(text.text for text in texts if text.kind == "query")[::query],
+        passages=tuple(text.text for text in texts if text.kind == "passage")[::passage],
+        images=_pictures()[::picture],
     )
 
 

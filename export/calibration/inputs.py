@@ -25,15 +25,17 @@ from trine.runtime.inputs import Prompt
 
 __all__ = ["CalibrationSet", "CalibrationSize", "CalibrationText", "built_in_calibration"]
 
-CalibrationSize = Literal["small", "full"]
+CalibrationSize = Literal["brief", "small", "full"]
 Pixels = NDArray[np.uint8]
 
 #: Characters of the long text in the small set: some 200 tokens.
 SMALL_LONG = 700
 #: Characters of the long texts in the full set: some 400 and 1500 tokens of English.
 FULL_LONG = (1_500, 6_000)
-#: Of the shipped texts the small set takes every n-th, beginning with the first.
-SMALL_EVERY = 3
+#: Of the shipped texts the smaller sets take every n-th, beginning with the first.
+SMALL_EVERY, BRIEF_EVERY = 3, 5
+#: Characters of the long text in the brief set.
+BRIEF_LONG = 350
 RED, BLUE, GREEN = (230, 20, 30), (20, 40, 220), (20, 200, 60)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
@@ -65,11 +67,17 @@ def built_in_calibration(size: CalibrationSize) -> CalibrationSet:
     """Return inputs that come with the exporter; the same on each run.
 
     Args:
-        size: "small" has some 1,500 tokens of text and 9 pictures of up to 200 image tokens;
-            "full" some 6,000 tokens and 24 pictures, the largest as large as a model takes.
+        size: "brief" has some 800 tokens of text and 5 pictures of up to 80 image tokens, for
+            models of which each token takes its time; "small" some 1,500 tokens and 9 pictures of
+            up to 200; "full" some 6,000 tokens and 24 pictures, the largest as large as a model
+            takes.
     """
     shipped = range_texts()
-    if size == "small":
+    if size == "brief":
+        chosen = shipped[::BRIEF_EVERY]
+        long = [long_text(_english(shipped), BRIEF_LONG)]
+        images = _brief_pictures()
+    elif size == "small":
         chosen = shipped[::SMALL_EVERY]
         long = [long_text(_english(shipped), SMALL_LONG)]
         images = _small_pictures()
@@ -93,6 +101,17 @@ def _english(texts: tuple[ShippedText, ...]) -> list[ShippedText]:
 
 def _page_text() -> str:
     return " ".join(text.text for text in _english(range_texts()))
+
+
+def _brief_pictures() -> tuple[Pixels, ...]:
+    """Return the kinds that are least like one another."""
+    return (
+        checkerboard((112, 168), 56),
+        text_page((224, 224), _page_text(), points=11),
+        bar_chart((168, 168), (20, 45, 95, 60)),
+        photo((168, 224), seed=1),
+        noise((84, 112), seed=2),
+    )
 
 
 def _small_pictures() -> tuple[Pixels, ...]:

@@ -64,8 +64,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--check",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="run the engine on the golden inputs before keeping it "
-        "(default: for engines up to 2 GiB; larger ones take their own size in memory)",
+        help="run the engines before keeping them (default: all but float32 ones over 2 GiB)",
     )
     parser.add_argument(
         "--calibration",

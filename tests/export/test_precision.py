@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from trine.export.export_report import export_lines
+from trine.export.mapped_engine import MappedEngine
 from trine.export.options import ExportOptions, ExportReport
 from trine.export.pipeline import export_checkpoint
 from trine.export.sample_checkpoint import write_sample_checkpoint
@@ -17,6 +18,7 @@ from trine.runtime.bundle_summary import bundle_lines
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import BundleError, EngineError
 from trine.runtime.inputs import ImageText, Item
+from trine.runtime.pipeline import BatchLimits
 from trine.runtime.precision import Precision
 
 TEXTS = ["a", "Which warranty covers the inverter?", "def area(r):\n    return 3.14 * r * r"]
@@ -205,3 +207,31 @@ def test_the_users_own_calibration_is_used_and_the_bundle_is_the_same_each_time(
         )
     first, second = ((tmp_path / name / "manifest.json").read_bytes() for name in "ab")
     assert first == second
+
+
+def test_an_engine_runs_from_mapped_files_as_it_does_from_memory(
+    engines: tuple[ExportReport, Path],
+) -> None:
+    bundle = open_bundle(engines[1])
+    entry = bundle.engine("ort-int8")
+    mapped = MappedEngine(bundle, entry, ("code",))
+    embedder = Embedder(bundle, entry, mapped, BatchLimits(), self_test=False)
+    usual = Embedder.load(engines[1], engine="ort-int8", tasks=("code",))
+    found, wanted = (e.encode(items(), "code").single for e in (embedder, usual))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    assert not mapped.weights_in_memory
+    assert mapped.peak_bytes > 0
+
+
+def test_engines_too_large_to_be_held_are_measured_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trine.export.engine_making.CHECKED_WEIGHT_BYTES", 0)
+    monkeypatch.setattr("trine.export.calibration_run.LARGE_MODEL_OPERATIONS", 0)
+    report = export(GOLDEN, tmp_path / "b", precisions=("fp32", "int8"), tasks=("retrieval",))
+    wide, narrow = report.engines
+    assert wide.measured is None
+    assert narrow.measured is not None
+    assert narrow.measured.mapped
+    assert all(row.mean > 0.999 for row in narrow.measured.vectors if row.head == "single")
+    assert "memory-mapped weights" in "\n".join(export_lines(report))

@@ -227,8 +227,8 @@ def test_each_input_is_embedded_for_itself(
     ]
     for item, together in zip(inputs, reference.run(inputs), strict=True):
         (alone,) = reference.run([item])
-        np.testing.assert_allclose(alone.single, together.single, rtol=0, atol=1e-7)
-        np.testing.assert_allclose(alone.multi, together.multi, rtol=0, atol=1e-7)
+        np.testing.assert_allclose(alone.single, together.single, rtol=0, atol=MAX_SINGLE)
+        np.testing.assert_allclose(alone.multi, together.multi, rtol=0, atol=MAX_SINGLE)
 
 
 def test_progress_counts_every_layer_once(

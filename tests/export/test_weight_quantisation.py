@@ -4,7 +4,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trine.export.weight_quantisation import quantise_blocks, quantise_channels, unpack_blocks
+from trine.export.weight_quantisation import (
+    quantise_blocks,
+    quantise_channels,
+    round_channels,
+    unpack_blocks,
+)
 
 SHAPES = st.tuples(st.integers(1, 70), st.integers(1, 9))
 
@@ -18,6 +23,22 @@ def test_channels_are_within_half_a_step(shape: tuple[int, int], seed: int) -> N
     assert np.abs(found.values.astype(int)).max() == 127
     error = np.abs(found.values * found.scales - weight)
     assert (error <= found.scales * 0.5001).all()
+
+
+@given(st.tuples(st.integers(1, 40), st.integers(1, 150)), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_rounded_channels_are_what_their_integers_stand_for(
+    shape: tuple[int, int], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal(shape).astype(np.float32)
+    exact = np.flatnonzero(rng.random(shape[0]) < 0.2)
+    inliers = weight.copy()
+    inliers[exact] = 0
+    found = quantise_channels(inliers)
+    wanted = found.values * found.scales
+    wanted[exact] = weight[exact]
+    np.testing.assert_array_equal(round_channels(np.ascontiguousarray(weight.T), exact).T, wanted)
 
 
 def test_a_channel_of_zeros_stays_zero() -> None:

@@ -44,7 +44,7 @@ def test_what_is_ranked_is_not_what_calibrates() -> None:
     assert len(set(texts)) == len(texts)
 
 
-@pytest.mark.parametrize("size", ["small", "full"])
+@pytest.mark.parametrize("size", ["brief", "small", "full"])
 def test_the_built_in_set_is_the_same_each_time(size: CalibrationSize) -> None:
     first, second = built_in_calibration(size), built_in_calibration(size)
     assert first.texts == second.texts
@@ -69,6 +69,16 @@ def test_lengths_and_shapes_range_widely() -> None:
     assert set(small.texts) - set(full.texts) == {small.texts[-1]}
 
 
+def test_the_brief_set_has_code_and_many_scripts() -> None:
+    kinds = {text.text: text.kind for text in range_texts()}
+    brief = [text.text for text in built_in_calibration("brief").texts]
+    assert [kinds.get(text) for text in brief].count("code") >= 2
+    letters = {letter for text in brief for letter in text if letter.isalpha()}
+    scripts = {unicodedata.name(letter).split()[0] for letter in letters}
+    assert {"LATIN", "CYRILLIC", "ARABIC", "THAI", "CJK"} <= scripts
+    assert sum(len(text) for text in brief) < 3_000
+
+
 def test_the_small_set_has_the_checkerboard_that_overflows_float16() -> None:
     board = built_in_calibration("small").images[0]
     assert set(np.unique(board)) == {0, 255}
@@ -80,6 +90,8 @@ def test_the_corpus_has_texts_and_pictures() -> None:
     full, small = built_in_corpus("full"), built_in_corpus("small")
     assert (len(full.queries), len(full.passages), len(full.images)) == (60, 139, 24)
     assert (len(small.queries), len(small.passages), len(small.images)) == (20, 47, 12)
+    brief = built_in_corpus("brief")
+    assert (len(brief.queries), len(brief.passages), len(brief.images)) == (9, 11, 4)
     documents = full.documents
     assert documents[:139] == full.passages
     assert all(isinstance(document, ImageText) for document in documents[139:])

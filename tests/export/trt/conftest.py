@@ -15,13 +15,13 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from trine.export.adapter_files import choose_layout
 from trine.export.calibration.inputs import built_in_calibration
-from trine.export.calibration_run import calibration_inputs, run_calibration
 from trine.export.checkpoint import Checkpoint
 from trine.export.engine_files import EngineSource
 from trine.export.engine_making import EngineMaker
-from trine.export.golden_inputs import GOLDEN_TEXTS, golden_image, make_golden
+from trine.export.golden_inputs import GOLDEN_TEXTS, golden_image, golden_inputs
 from trine.export.range_scan import LinearRange, RangeScan
 from trine.export.reference import Reference, ReferenceInput
+from trine.export.reference_pass import run_reference
 from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
 from trine.export.trt.graph_files import write_trt_graphs
 from trine.export.trt.graph_plans import TrtPlans
@@ -282,17 +282,14 @@ def _plan(source: Path, precision: TensorRtPrecision, folder: Path) -> PlannedGr
     config = checkpoint.config
     peft = PeftAdapters(source / "adapters", config, config.tasks)
     tokenizer = write_tokenizer(checkpoint, folder)
-    preparation = Preparation(config, tokenizer)
     chosen = built_in_calibration("small")
     chosen = dataclasses.replace(
         chosen, texts=chosen.texts[:NUM_TEXTS], images=chosen.images[:NUM_PICTURES]
     )
-    scan = RangeScan()
-    inputs = list(calibration_inputs(config, preparation, chosen, config.tasks))
-    calibration = run_calibration(Reference(checkpoint, peft, scan), scan, inputs, lambda _: None)
     layout = dataclasses.replace(choose_layout(peft, config.tasks, None), files={})
     engines = EngineSource(checkpoint=checkpoint, adapters=peft, tasks=config.tasks, layout=layout)
-    maker = EngineMaker(engines, preparation, calibration, check=False, allow_below_floor=False)
+    reference = run_reference(engines, tokenizer, chosen, None, lambda _: None)
+    maker = EngineMaker(engines, reference, check=False, allow_below_floor=False)
     refined, below = maker.plan_tensorrt(precision, tokenizer, lambda _: None)
     return PlannedGraphs(refined.plan, below)
 
@@ -306,5 +303,6 @@ def golden_ranges(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Line
     tokenizer = write_tokenizer(checkpoint, tmp_path_factory.mktemp("tokenizer"))
     scan = RangeScan()
     reference = Reference(checkpoint, peft, scan)
-    make_golden(config, tokenizer, reference, config.tasks, lambda _: None)
+    inputs = golden_inputs(config, tokenizer, config.tasks).inputs
+    reference.run([dataclasses.replace(item, observed=True) for item in inputs])
     return scan.ranges
