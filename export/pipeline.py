@@ -26,6 +26,7 @@ from trine.export.range_scan import RangeScan
 from trine.export.reference import Reference
 from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
 from trine.export.source import ResolvedSource, read_license, resolve_source
+from trine.export.trt.bundle_engines import trt_entry, trt_name
 from trine.export.trt.calibration import quantise_layers
 from trine.export.trt.graph_files import TrtPlans, write_trt_graphs
 from trine.export.trt.plan import uniform_plan
@@ -37,6 +38,7 @@ from trine.runtime.manifest import (
     FORMAT,
     FORMAT_VERSION,
     AdapterLayout,
+    EngineEntry,
     FileEntry,
     Manifest,
     Source,
@@ -119,9 +121,10 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         reports = [engine.report for engine in made]
         if not entries:
             raise BundleError(_below_floor(reports))
+        entries += tuple(
+            _write_tensorrt(kind, engine_source, calibration, folder) for kind in options.tensorrt
+        )
         manifest = dataclasses.replace(manifest, engines=entries)
-        for kind in options.tensorrt:
-            _write_tensorrt(kind, engine_source, calibration, folder)
         write_parity(folder, [report for report in reports if report.written])
         num_bytes = _write_manifest(manifest, folder, talk)
     return ExportReport(
@@ -186,23 +189,20 @@ def _write_tensorrt(
     source: EngineSource,
     calibration: CalibrationRun | None,
     folder: Path,
-) -> None:
+) -> EngineEntry:
     """Write graphs for TensorRT; 8-bit ones compute what is not quantised in bfloat16."""
     if kind == "int8" or kind == "fp8":
         ranges = {} if calibration is None else calibration.scan.ranges
         plan = uniform_plan("bf16", quantise_layers(ranges, kind))
     else:
         plan = uniform_plan("fp16" if kind == "fp16" else "bf16")
-    place = folder / "engines" / f"trt-{kind}"
+    place = folder / "engines" / trt_name(kind)
     place.mkdir()
-    write_trt_graphs(
-        source.checkpoint,
-        source.adapters,
-        source.tasks,
-        source.layout,
-        TrtPlans(vision=plan, decoder=plan),
-        place,
+    plans = TrtPlans(vision=plan, decoder=plan)
+    paths = write_trt_graphs(
+        source.checkpoint, source.adapters, source.tasks, source.layout, plans, place
     )
+    return trt_entry(kind, source, plans, paths, folder)
 
 
 def _output_ranges(

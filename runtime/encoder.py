@@ -61,7 +61,8 @@ class Encoder:
             for window in self._windows(self._preparation.sequences(items, request)):
                 tasks = request.tasks[len(vectors) : len(vectors) + len(window)]
                 adapters = [handles[task] for task in tasks]
-                vectors += self._pipeline.run(window, adapters, single, multi)
+                dim = request.truncate_dim
+                vectors += self._pipeline.run(window, adapters, single, multi, dim)
                 counts += [len(sequence) for sequence in window]
                 cut += [sequence.truncated for sequence in window]
         return Embeddings(
@@ -73,8 +74,11 @@ class Encoder:
 
     def _stack(self, vectors: Sequence[ItemVectors], dim: int | None) -> NDArray[np.float32]:
         size = self.model.decoder.hidden_size
-        rows = np.array([v.single for v in vectors], np.float32).reshape(len(vectors), size)
-        return rows if dim is None else truncate(rows, dim)
+        if not vectors:
+            return np.empty((0, size if dim is None else dim), np.float32)
+        rows = np.array([v.single for v in vectors], np.float32)
+        # An engine with heads of its own has truncated them already.
+        return rows if dim is None or rows.shape[1] == dim else truncate(rows, dim)
 
     def _windows(self, sequences: Iterable[TokenSequence]) -> Iterator[list[TokenSequence]]:
         """Yield consecutive sequences in groups, so that the memory of many items stays bounded."""

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Literal
 
 from trine.runtime.errors import BundleError, InputError, missing_package
 from trine.runtime.progress import format_bytes
@@ -22,14 +23,16 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="make TensorRT engines of a bundle's graphs",
         description="Make engines of the TensorRT graphs in a bundle. TensorRT-RTX builds on any "
         "machine, for the processors named; TensorRT builds for the processor it runs on. An "
-        "engine that was built before from the same graph, buckets and version is kept.",
+        "engine that was built before from the same graph, buckets and version is kept. Engines "
+        "are written into the bundle and its manifest; one for the same graph and processor is "
+        "replaced.",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
     parser.add_argument(
         "--engine",
         metavar="NAME",
         required=True,
-        help="of the bundle's graphs: a folder in BUNDLE/engines",
+        help="of the bundle's graphs for TensorRT, e.g. trt-bf16",
     )
     parser.add_argument(
         "--builder",
@@ -59,7 +62,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """Build the engines, report each, and return 0."""
     try:
-        from trine.export.trt.build_spec import BuildSpec, parse_buckets
+        from trine.export.trt.build_spec import BuildSpec, parse_buckets, profiles
+        from trine.export.trt.bundle_engines import BUILT_FOLDER, BuiltGraph, record_engines
         from trine.export.trt.engine_build import build_engine
     except ImportError as cause:
         raise missing_package(cause.name or "onnx", "export", "to build engines") from cause
@@ -67,10 +71,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     bundle = open_bundle(arguments.bundle)
     model = bundle.manifest.model
-    folder = arguments.bundle / "engines" / arguments.engine
-    graphs = sorted(folder.glob("*.onnx"))
-    if not graphs:
-        raise BundleError(f"{folder}: has no graphs; export the bundle with --tensorrt bf16")
+    entry = next((e for e in bundle.manifest.engines if e.name == arguments.engine), None)
+    if entry is None or entry.runner != "tensorrt":
+        known = [e.name for e in bundle.manifest.engines if e.runner == "tensorrt"]
+        raise BundleError(
+            f"{arguments.bundle}: has no graphs for TensorRT called {arguments.engine!r}; it has "
+            f"{known}; export the bundle with --tensorrt bf16"
+        )
+    folder = bundle.path(entry.vision).parent
     decoder, vision = parse_buckets(arguments.buckets)
     spec = BuildSpec(
         builder="tensorrt" if arguments.builder == "tensorrt" else "tensorrt_rtx",
@@ -80,14 +88,14 @@ def run(arguments: argparse.Namespace) -> int:
         max_rank=bundle.manifest.adapters.max_rank,
         workspace_bytes=None if arguments.workspace is None else arguments.workspace << 20,
     )
-    for graph in graphs:
+    built = []
+    for name in dict.fromkeys((entry.vision, *entry.decoders.values())):
+        kind: Literal["vision", "decoder"] = "vision" if name == entry.vision else "decoder"
         engine, is_new = build_engine(
-            graph,
-            "vision" if graph.stem == "vision" else "decoder",
-            spec,
-            model.vision,
-            folder / "built",
+            bundle.path(name), kind, spec, model.vision, folder / BUILT_FOLDER
         )
+        sizes = profiles(spec, kind, model.vision)
+        built.append(BuiltGraph(record=engine, profiles=tuple(sizes)))
         state = f"built in {engine.seconds:.1f} s" if is_new else "was built before"
         print(
             f"  {engine.engine:<44} {format_bytes(engine.engine_bytes):>9}  {state}, "
@@ -95,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"peak memory of the build {format_bytes(engine.peak_bytes)}",
             file=sys.stderr,
         )
+    record_engines(bundle, entry, built)
     return 0
 
 

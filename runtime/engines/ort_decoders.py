@@ -19,7 +19,7 @@ from trine.runtime.manifest import EngineEntry
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["Decoders", "MergedDecoders", "SharedDecoder"]
+__all__ = ["ONNX_TYPES", "Decoders", "MergedDecoders", "SharedDecoder", "open_bank", "rank_mask"]
 
 #: ONNX's numbers of the adapter inputs' types.
 ONNX_TYPES = {"BF16": 16, "F16": 10, "F32": 1}
@@ -75,17 +75,8 @@ class SharedDecoder:
         tasks: tuple[str, ...],
         settings: SessionSettings,
     ) -> None:
-        model, layout = bundle.manifest.model, bundle.manifest.adapters
-        missing = [task for task in tasks if task not in layout.files]
-        if missing:
-            raise BundleError(
-                f"{bundle.folder}: engine {entry.name} takes adapters as inputs, but the manifest "
-                f"names no file of {missing}; export the bundle again"
-            )
-        self._bank = AdapterBank(model, layout, load_base_projector(bundle.path(HEADS_NAME), model))
+        self._bank = open_bank(bundle, entry, tasks)
         self.adapters: AdapterSource = self._bank
-        for task in tasks:
-            self._bank.add(task, open_adapter(bundle.path(layout.files[task]), model, layout))
         (path,) = set(entry.decoders.values())
         self._session: onnxruntime.InferenceSession = open_session(bundle.path(path), settings)
 
@@ -107,6 +98,25 @@ class SharedDecoder:
         feeds["lora_mask"] = rank_mask(slots, view, layout.max_rank)
         feeds["lora_mask_qkv"] = rank_mask(slots, view, 3 * layout.max_rank)
         return run_session(self._session, inputs, feeds)
+
+
+def open_bank(bundle: Bundle, entry: EngineEntry, tasks: tuple[str, ...]) -> AdapterBank:
+    """Return a bank with the adapters of `tasks` resident, for an engine that takes them as inputs.
+
+    Raises:
+        BundleError: the manifest names no file of a task.
+    """
+    model, layout = bundle.manifest.model, bundle.manifest.adapters
+    missing = [task for task in tasks if task not in layout.files]
+    if missing:
+        raise BundleError(
+            f"{bundle.folder}: engine {entry.name} takes adapters as inputs, but the manifest "
+            f"names no file of {missing}; export the bundle again"
+        )
+    bank = AdapterBank(model, layout, load_base_projector(bundle.path(HEADS_NAME), model))
+    for task in tasks:
+        bank.add(task, open_adapter(bundle.path(layout.files[task]), model, layout))
+    return bank
 
 
 def rank_mask(
