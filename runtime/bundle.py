@@ -7,6 +7,8 @@ heads.safetensors         multi-vector projection, float32: `weight` [projector,
                           `bias`; <task>.weight and <task>.bias with an adapter merged in
 adapters/*.safetensors    adapters kept beside the decoder (trine.runtime.adapter_file)
 engines/<name>/*.onnx     graphs, with their weights in *.data beside them
+engines/<name>/built/     engines that `trine build` made of them, for some GPUs
+kernels/                  the heads' kernels, compiled for GPUs
 output_ranges.npz         ranges of int8 vectors (trine.runtime.output_quantisation)
 golden.npz                inputs with reference vectors (trine.runtime.golden)
 parity.json               measured distance of each engine from the reference
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from trine.runtime.errors import BundleError
+from trine.runtime.gpu_entries import GPU_RUNNERS, by_builder, gpu_entry
 from trine.runtime.manifest import EngineEntry, Manifest, manifest_from_json
 
 __all__ = [
@@ -53,19 +56,30 @@ class Bundle:
         return self.folder / name
 
     def engine(self, name: str) -> EngineEntry:
-        """Return the entry of the engine `name`; "auto" is the first that a CPU can run.
+        """Return the entry of the engine `name`, or of a way to run one on a GPU.
+
+        "auto" and "ort_cpu" are the first that a CPU can run; `trine.runtime.engines.choice` looks
+        for a GPU.
 
         Raises:
             BundleError: the bundle has no engine of that name.
         """
         engines = self.manifest.engines
-        if name == "auto":
+        if name in ("auto", "ort_cpu"):
             return next((entry for entry in engines if "cpu" in entry.devices), engines[0])
         for entry in engines:
             if entry.name == name:
-                return entry
+                return by_builder(entry)
+        found = gpu_entry(engines, name)
+        if found is not None:
+            return found
         raise BundleError(
             f"{self.folder}: has no engine {name!r}; it has {[entry.name for entry in engines]}"
+            + (
+                f"; {name} runs graphs that `trine export --tensorrt bf16` adds"
+                if name.rpartition(":")[2] in GPU_RUNNERS
+                else ""
+            )
         )
 
     def check_hashes(self, done: Callable[[int], None] = lambda size: None) -> list[str]:
@@ -133,7 +147,8 @@ def _unlisted_graphs(manifest: Manifest) -> Iterator[str]:
     for entry in manifest.engines:
         if not entry.decoders:
             yield f"engine {entry.name!r} has no decoders"
-        for name in dict.fromkeys((entry.vision, *entry.decoders.values())):
+        built = (engine.path for engine in entry.built)
+        for name in dict.fromkeys((entry.vision, *entry.decoders.values(), *built)):
             if name not in manifest.files:
                 yield f"{name} is missing from the manifest"
     for name in manifest.adapters.files.values():

@@ -26,6 +26,7 @@ __all__ = [
     "EngineEntry",
     "FileEntry",
     "Manifest",
+    "Runner",
     "SizeRange",
     "Source",
     "Tolerance",
@@ -41,6 +42,10 @@ FORMAT_VERSION = 3
 Device = Literal["cpu", "cuda"]
 #: What builds engines ahead of time, by the names of the Python modules.
 Builder = Literal["tensorrt_rtx", "tensorrt"]
+#: What runs graphs. Manifests say what kind of graphs they are: "onnxruntime", or "tensorrt" for
+#: graphs of standard operators alone, strongly typed. The others are how the runtime names another
+#: way to run the same graphs (`trine.runtime.gpu_entries`).
+Runner = Literal["onnxruntime", "tensorrt", "tensorrt_rtx", "ort_cuda", "ort_tensorrt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +116,7 @@ class EngineEntry:
 
     Attributes:
         name: unique in the bundle, e.g. "ort-fp32".
-        runner: the kind of engine that can run the graphs: "onnxruntime", or "tensorrt" for those
-            of standard operators alone, strongly typed.
+        runner: the kind of engine that can run the graphs.
         devices: on which that runner has kernels for them.
         precision: asked for; of weights and matrix products.
         precision_map: what every tensor and operation has.
@@ -128,7 +132,7 @@ class EngineEntry:
     """
 
     name: str
-    runner: Literal["onnxruntime", "tensorrt"]
+    runner: Runner
     devices: tuple[Device, ...]
     precision: EnginePrecision
     precision_map: PrecisionMap

@@ -69,7 +69,9 @@ def open_core(
         EngineError: the engine cannot run here, or failed its self-test.
         DependencyError: its package is not installed.
     """
-    options = EngineOptions(threads=settings.threads, tasks=chosen_tasks(entry, settings))
+    options = EngineOptions(
+        threads=settings.threads, tasks=chosen_tasks(entry, settings), device=settings.device
+    )
     engine = open_engine(bundle, entry, options)
     limits = BatchLimits(tokens=settings.batch_tokens, patches=settings.batch_patches)
     self_test = SelfTest(bundle, entry, Encoder(bundle, engine, limits), enabled=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from trine.runtime.bundle import open_bundle
+from trine.runtime.engines.choice import resolve_engine
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import Prompt
 from trine.runtime.model_config import PROMPTS
@@ -67,7 +68,7 @@ class EmbeddingService:
         self._metrics = metrics
         self._limits = limits
         self._bundle = open_bundle(settings.bundle)
-        self._entry = self._bundle.engine(settings.engine)
+        self._entry = resolve_engine(self._bundle, settings.engine, settings.device)
         self._model = self._bundle.manifest.model
         default_role(settings)
         self._tasks = chosen_tasks(self._entry, settings)

@@ -14,11 +14,38 @@ from numpy.typing import NDArray
 
 from trine.runtime.manifest import SizeRange
 
-__all__ = ["Padding", "Profiles", "Sizes", "choose_profile", "decoder_sizes", "split_run"]
+__all__ = [
+    "ANY_SIZE",
+    "Buckets",
+    "Padding",
+    "Profiles",
+    "Sizes",
+    "choose_profile",
+    "decoder_sizes",
+    "split_run",
+]
 
 Sizes = Mapping[str, int]
 #: Of each bucket, the range of each dimension.
 Profiles = Sequence[Mapping[str, SizeRange]]
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """The sizes a compiled graph takes.
+
+    Attributes:
+        profiles: by number.
+        remedy: the command that builds others; "" where any size is taken.
+    """
+
+    profiles: Profiles
+    remedy: str
+
+
+DIMS = ("tokens", "sequences", "length", "images", "patches", "windows", "window_length")
+#: The bucket of graphs that are not built for sizes.
+ANY_SIZE: Mapping[str, SizeRange] = dict.fromkeys(DIMS, SizeRange(1, 2**31 - 1, 2**31 - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

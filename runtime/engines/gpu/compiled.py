@@ -1,23 +1,40 @@
 """What engines ask of TensorRT, so that their logic can be run and tested without it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["CompiledGraph", "ExecutionContext", "Library"]
+__all__ = ["Binding", "CompiledGraph", "ExecutionContext", "Library"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """What a run works on.
+
+    Attributes:
+        profile: number of its bucket.
+        shapes: of every input.
+        output: name and shape of what it writes, float32.
+        addresses: of every input and of the output, in device memory.
+        expected: whether runs of these shapes and addresses will come again.
+    """
+
+    profile: int
+    shapes: Mapping[str, tuple[int, ...]]
+    output: tuple[str, tuple[int, ...]]
+    addresses: Mapping[str, int]
+    expected: bool
 
 
 class ExecutionContext(Protocol):
     """One bucket of a compiled graph, ready to be given sizes and memory. Not thread-safe."""
 
-    def bind(
-        self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int], scratch: int
-    ) -> None:
+    def bind(self, binding: Binding, scratch: int) -> None:
         """Set what the next `enqueue` works on.
 
         Args:
-            shapes: of every input.
-            addresses: in device memory, of every input and output.
+            binding: of the run.
             scratch: address of `CompiledGraph.scratch_bytes` that nothing else uses meanwhile.
 
         Raises:

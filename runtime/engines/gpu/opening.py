@@ -8,24 +8,37 @@ from trine.kernels.triton.index import INDEX_NAME
 from trine.kernels.triton.launch import CudaKernels
 from trine.runtime.bundle import Bundle
 from trine.runtime.engine import EngineOptions
-from trine.runtime.engines.gpu.built import built_engine
+from trine.runtime.engines.gpu.buckets import ANY_SIZE, Buckets
+from trine.runtime.engines.gpu.built import built_engine, rebuild_command
 from trine.runtime.engines.gpu.compiled import Library
 from trine.runtime.engines.gpu.cuda import open_device
-from trine.runtime.engines.gpu.decoders import merged_decoders, shared_decoder
+from trine.runtime.engines.gpu.decoders import OpenProgram, merged_decoders, shared_decoder
 from trine.runtime.engines.gpu.device import Device
+from trine.runtime.engines.gpu.engine import GpuEngine, Parts
 from trine.runtime.engines.gpu.heads import DeviceHeads, Kernels, heads_obstacle
 from trine.runtime.engines.gpu.lanes import Lanes
 from trine.runtime.engines.gpu.memory import DeviceBuffer
+from trine.runtime.engines.gpu.ort_library import (
+    OrtLibrary,
+    OrtRunner,
+    OrtSettings,
+    import_onnxruntime,
+)
 from trine.runtime.engines.gpu.program import Program
 from trine.runtime.engines.gpu.tensorrt import TensorRt
-from trine.runtime.engines.gpu.tensorrt_engine import Parts, TensorRtEngine
 from trine.runtime.errors import EngineError
-from trine.runtime.manifest import Builder, EngineEntry
+from trine.runtime.manifest import Builder, EngineEntry, SizeRange
 
-__all__ = ["KERNELS_FOLDER", "Drivers", "open_tensorrt"]
+__all__ = ["KERNELS_FOLDER", "Drivers", "open_gpu_engine"]
 
 #: Folder of compiled kernels in a bundle.
 KERNELS_FOLDER = "kernels"
+#: What runs of few tokens are padded to where graphs take any size: `Padding.free_tokens`.
+SHORT_TEXTS = {
+    "tokens": SizeRange(1, 256, 256),
+    "sequences": SizeRange(1, 8, 8),
+    "length": SizeRange(1, 64, 64),
+}
 
 
 class Drivers:
@@ -47,6 +60,14 @@ class Drivers:
         """
         return TensorRt(builder, device)
 
+    def onnxruntime(self, settings: OrtSettings, device: Device, stream: int) -> Library:
+        """Return ONNX Runtime on a stream of a GPU.
+
+        Raises:
+            EngineError, DependencyError: as `ort_library.import_onnxruntime`.
+        """
+        return OrtLibrary(import_onnxruntime(settings.runner), device, stream, settings)
+
     def kernels(self, folder: Path, device: Device) -> Kernels:
         """Return the kernels that were compiled into a folder.
 
@@ -56,20 +77,15 @@ class Drivers:
         return CudaKernels.load(folder, device.index)
 
 
-def open_tensorrt(
-    bundle: Bundle,
-    entry: EngineEntry,
-    options: EngineOptions,
-    builder: Builder,
-    drivers: Drivers | None = None,
-) -> TensorRtEngine:
-    """Return an engine that runs what `builder` built, its decoders loaded to the device.
+def open_gpu_engine(
+    bundle: Bundle, entry: EngineEntry, options: EngineOptions, drivers: Drivers | None = None
+) -> GpuEngine:
+    """Return the engine of `entry` on a GPU, its decoders loaded to the device.
 
     Args:
-        bundle: that has the built engines.
-        entry: of their graphs.
-        options: device, tasks, and whether to make CUDA graphs.
-        builder: whose engines to run.
+        bundle: that has its files.
+        entry: with the runner to use: "tensorrt", "tensorrt_rtx", "ort_cuda" or "ort_tensorrt".
+        options: device, tasks, memory, and whether to make CUDA graphs.
         drivers: of the GPU; None for the real ones.
 
     Raises:
@@ -80,23 +96,16 @@ def open_tensorrt(
     """
     drivers = drivers or Drivers()
     device = drivers.device(options.device)
-    library = drivers.library(builder, device)
     lanes = Lanes(device)
-    scratch = DeviceBuffer(device)
-
-    def load(graph: str) -> Program:
-        built = built_engine(bundle, entry, graph, builder, library.version, device.sm)
-        return Program(
-            device,
-            library.load(bundle.path(built.path)),
-            built.profiles,
-            stream=lanes.compute_stream,
-            scratch=scratch,
-            capture=options.cuda_graphs and not library.captures_graphs,
-        )
-
-    for graph in (entry.vision, *(entry.decoders[task] for task in options.tasks)):
-        built_engine(bundle, entry, graph, builder, library.version, device.sm)
+    if entry.runner == "ort_cuda" or entry.runner == "ort_tensorrt":
+        settings = _ort_settings(bundle, entry, options, entry.runner)
+        library = drivers.onnxruntime(settings, device, lanes.compute_stream)
+        load = _graph_loader(bundle, options, library, lanes, settings)
+    elif entry.runner == "tensorrt" or entry.runner == "tensorrt_rtx":
+        library = drivers.library(entry.runner, device)
+        load = _built_loader(bundle, entry, options, library, lanes, entry.runner)
+    else:
+        raise EngineError(f"engine {entry.name} has the runner {entry.runner!r}, none of a GPU")
     if entry.adapters == "merged":
         decoders = merged_decoders(bundle, entry, options.tasks, load)
     else:
@@ -111,7 +120,93 @@ def open_tensorrt(
         heads=heads,
         no_heads=why,
     )
-    return TensorRtEngine(entry, bundle.manifest.model, parts, options)
+    return GpuEngine(entry, bundle.manifest.model, parts, options)
+
+
+def _built_loader(
+    bundle: Bundle,
+    entry: EngineEntry,
+    options: EngineOptions,
+    library: Library,
+    lanes: Lanes,
+    builder: Builder,
+) -> OpenProgram:
+    """Return what loads the engines that `builder` built; all are looked for at once.
+
+    Raises:
+        EngineError: one was not built for this GPU and version.
+    """
+    device, scratch = lanes.device, DeviceBuffer(lanes.device)
+    graphs = (entry.vision, *(entry.decoders[task] for task in options.tasks))
+    built = {
+        graph: built_engine(bundle, entry, graph, builder, library.version, device.sm)
+        for graph in graphs
+    }
+    remedy = rebuild_command(bundle, entry, builder, device.sm)
+
+    def load(graph: str) -> Program:
+        return Program(
+            device,
+            library.load(bundle.path(built[graph].path)),
+            Buckets(built[graph].profiles, remedy),
+            stream=lanes.compute_stream,
+            scratch=scratch,
+            capture=options.cuda_graphs and not library.captures_graphs,
+        )
+
+    return load
+
+
+def _graph_loader(
+    bundle: Bundle,
+    options: EngineOptions,
+    library: Library,
+    lanes: Lanes,
+    settings: OrtSettings,
+) -> OpenProgram:
+    """Return what loads the graphs themselves."""
+    scratch = DeviceBuffer(lanes.device)
+
+    def load(graph: str) -> Program:
+        path = bundle.path(graph)
+        profiles = settings.profiles.get(path, (SHORT_TEXTS, ANY_SIZE))
+        return Program(
+            lanes.device,
+            library.load(path),
+            Buckets(profiles, ""),
+            stream=lanes.compute_stream,
+            scratch=scratch,
+            capture=False,
+        )
+
+    return load
+
+
+def _ort_settings(
+    bundle: Bundle, entry: EngineEntry, options: EngineOptions, runner: OrtRunner
+) -> OrtSettings:
+    """Return how sessions are made.
+
+    Raises:
+        EngineError: the TensorRT provider is to be used, and no buckets are known.
+    """
+    profiles = {}
+    if runner == "ort_tensorrt":
+        profiles = {bundle.path(built.graph): built.profiles for built in entry.built}
+        graphs = (entry.vision, *(entry.decoders[task] for task in options.tasks))
+        if not all(bundle.path(graph) in profiles for graph in graphs):
+            raise EngineError(
+                f"engine {entry.name}: ONNX Runtime's TensorRT provider takes its buckets from "
+                f"built engines, and there are none; run: trine build {bundle.folder} --engine "
+                f"{entry.name}"
+            )
+    return OrtSettings(
+        runner=runner,
+        memory_bytes=options.device_memory_bytes,
+        cuda_graphs=options.cuda_graphs,
+        cache=Path.home() / ".cache" / "trine" / "ort-tensorrt",
+        profiles=profiles,
+    )
 
 
 def _open_heads(

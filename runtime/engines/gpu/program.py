@@ -1,36 +1,16 @@
 """A compiled graph with its buckets: queues runs, by CUDA graph where one was captured."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-from trine.runtime.engines.gpu.buckets import Profiles, Sizes, choose_profile
-from trine.runtime.engines.gpu.compiled import CompiledGraph, ExecutionContext
+from trine.runtime.engines.gpu.buckets import Buckets, Profiles, Sizes, choose_profile
+from trine.runtime.engines.gpu.compiled import Binding, CompiledGraph, ExecutionContext
 from trine.runtime.engines.gpu.device import Device
 from trine.runtime.engines.gpu.graph_cache import GraphCache
 from trine.runtime.engines.gpu.memory import DeviceBuffer
 from trine.runtime.errors import EngineError
 
-__all__ = ["Binding", "Program"]
+__all__ = ["Program"]
 
 #: CUDA graphs kept of each compiled graph: its buckets in each lane, and some pictures' sizes.
 NUM_GRAPHS = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Binding:
-    """What a run works on.
-
-    Attributes:
-        profile: number of its bucket.
-        shapes: of every input.
-        addresses: of every input and output, in device memory.
-        expected: whether runs of these shapes and addresses will come again.
-    """
-
-    profile: int
-    shapes: Mapping[str, tuple[int, ...]]
-    addresses: Mapping[str, int]
-    expected: bool
 
 
 class Program:
@@ -39,7 +19,7 @@ class Program:
     Args:
         device: that runs it.
         graph: as loaded.
-        profiles: its buckets.
+        buckets: its sizes.
         stream: that all runs are queued on.
         scratch: memory shared with other programs of the stream, which run before or after.
         capture: whether to make CUDA graphs.
@@ -49,19 +29,20 @@ class Program:
         self,
         device: Device,
         graph: CompiledGraph,
-        profiles: Profiles,
+        buckets: Buckets,
         *,
         stream: int,
         scratch: DeviceBuffer,
         capture: bool,
     ) -> None:
-        self.profiles = profiles
+        self.profiles = buckets.profiles
         self._device = device
         self._graph = graph
         self._stream = stream
         self._scratch = scratch
         self._cache = GraphCache(device, NUM_GRAPHS if capture else 0)
         self._capture = capture
+        self._remedy = buckets.remedy
         self._contexts: dict[int, ExecutionContext] = {}
         self._idle = device.make_event()
 
@@ -73,7 +54,7 @@ class Program:
         """
         found = choose_profile(self.profiles, sizes)
         if found is None:
-            raise EngineError(outside_buckets(sizes, self.profiles))
+            raise EngineError(outside_buckets(sizes, self.profiles, self._remedy))
         return found
 
     def run(self, binding: Binding) -> None:
@@ -96,7 +77,7 @@ class Program:
             self._device.launch_graph(graph, self._stream)
             return
         context = self._context(binding.profile)
-        context.bind(binding.shapes, binding.addresses, scratch)
+        context.bind(binding, scratch)
         context.enqueue(self._stream)
         if self._capture and self._cache.wants(key, binding.expected):
             self._device.begin_capture(self._stream)
@@ -119,11 +100,25 @@ class Program:
         self._device.synchronise(self._idle)
 
 
-def outside_buckets(sizes: Sizes, profiles: Profiles) -> str:
-    """Return the sentence for a run that no bucket holds, but for the command that mends it."""
+def outside_buckets(sizes: Sizes, profiles: Profiles, remedy: str) -> str:
+    """Return the sentence for a run that no bucket holds.
+
+    Args:
+        sizes: of the run.
+        profiles: the buckets.
+        remedy: the command that builds others, but for their sizes.
+    """
     wanted = ", ".join(f"{size} {name.replace('_', ' ')}" for name, size in sizes.items())
     known = "; ".join(
         ", ".join(f"{profile[name].most} {name.replace('_', ' ')}" for name in sizes)
         for profile in profiles
     )
-    return f"a run of {wanted} is larger than every bucket of the engine ({known})"
+    bucket = (
+        f"text={sizes['tokens']}x{sizes['sequences']}x{sizes['length']}"
+        if "tokens" in sizes
+        else f"image={sizes['patches']}x{sizes['images']}"
+    )
+    return (
+        f"a run of {wanted} is larger than every bucket of the engine ({known}); build with one "
+        f"more: {remedy} --buckets {bucket},…"
+    )

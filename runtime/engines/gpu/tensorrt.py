@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trine.runtime.engines.gpu.compiled import CompiledGraph, ExecutionContext
+from trine.runtime.engines.gpu.compiled import Binding, CompiledGraph, ExecutionContext
 from trine.runtime.engines.gpu.device import Device
 from trine.runtime.errors import EngineError, missing_package
 from trine.runtime.manifest import Builder
@@ -134,14 +134,12 @@ class _Context:
         self._log = log
         self._scratch_bytes = scratch_bytes
 
-    def bind(
-        self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int], scratch: int
-    ) -> None:
+    def bind(self, binding: Binding, scratch: int) -> None:
         context = self._context
-        for name, shape in shapes.items():
+        for name, shape in binding.shapes.items():
             if not context.set_input_shape(name, shape):
                 raise EngineError(f"input {name} cannot have the shape {shape}: {self._log.last}")
-        for name, address in addresses.items():
+        for name, address in binding.addresses.items():
             if not context.set_tensor_address(name, address):
                 raise EngineError(f"there is no tensor {name}: {self._log.last}")
         context.set_device_memory(scratch, self._scratch_bytes)

@@ -5,6 +5,7 @@ An engine file is JSON: the typed graph it stands for, and the bucket sizes it w
 
 import ctypes
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from trine.kernels.pooling import l2_normalise, project
 from trine.kernels.triton.index import CompiledKernel, KernelIndex, write_index
 from trine.kernels.triton.launch import CudaKernels
 from trine.kernels.triton.specs import find_spec, recipe_hash
-from trine.runtime.engines.gpu.compiled import CompiledGraph, ExecutionContext
+from trine.runtime.engines.gpu.compiled import Binding, CompiledGraph, ExecutionContext
 from trine.runtime.engines.gpu.device import Device
 from trine.runtime.engines.gpu.heads import Kernels
 from trine.runtime.engines.gpu.opening import Drivers
@@ -93,9 +94,8 @@ class SimulatedContext:
         self._scratch = 0
         self._warm: dict[str, tuple[int, ...]] | None = None
 
-    def bind(
-        self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int], scratch: int
-    ) -> None:
+    def bind(self, binding: Binding, scratch: int) -> None:
+        shapes, addresses = binding.shapes, binding.addresses
         ranges = self._graph.profiles[self._profile]  # type: ignore[index]
         if set(shapes) != set(self._graph.dims):
             raise EngineError(f"inputs are {sorted(shapes)}, not {sorted(self._graph.dims)}")
@@ -133,7 +133,7 @@ class SimulatedContext:
 
 
 class SimulatedKernelDriver:
-    """The driver below `CudaKernels`: reads a launch's arguments as CUDA does, computes in numpy."""
+    """The driver below `CudaKernels`: reads arguments as CUDA does, computes in numpy."""
 
     def __init__(self, device: SimulatedDevice) -> None:
         self._device = device
@@ -177,7 +177,7 @@ class SimulatedKernelDriver:
         hidden = device.array(values["hidden"], (int(starts[-1]), size), np.float32)
         kept = device.array(values["pooled"], (int(starts[-1]),), np.uint8).astype(bool)
         out = device.array(values["out"], (num_sequences, dim), np.float32)
-        for number, (first, last) in enumerate(zip(starts, starts[1:], strict=False)):
+        for number, (first, last) in enumerate(itertools.pairwise(starts)):
             rows = hidden[first:last][kept[first:last]].astype(np.float64)
             out[number] = l2_normalise(rows.mean(axis=0)[:dim].astype(np.float32))
 

@@ -1,4 +1,4 @@
-"""The engines `tensorrt` and `tensorrt_rtx`: built graphs on one GPU, and the heads behind them."""
+"""An engine on one GPU: graphs by a `Library`, and the heads behind them."""
 
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from trine.runtime.adapters import AdapterHandle, AdapterSource
 from trine.runtime.engine import DecoderInputs, DecoderRun, EngineOptions, RunVectors
 from trine.runtime.engines.gpu.buckets import Padding, decoder_sizes, split_run
-from trine.runtime.engines.gpu.compiled import Library
+from trine.runtime.engines.gpu.compiled import Binding, Library
 from trine.runtime.engines.gpu.decoders import DeviceDecoders
 from trine.runtime.engines.gpu.device import Device
 from trine.runtime.engines.gpu.heads import DeviceHeads, HeadPart
@@ -22,13 +22,13 @@ from trine.runtime.engines.gpu.layout import (
     pictures_of,
     sequence_lengths,
 )
-from trine.runtime.engines.gpu.program import Binding, Program
+from trine.runtime.engines.gpu.program import Program
 from trine.runtime.engines.gpu.schedule import Start, run_all
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.vision_layout import VisionInputs
 
-__all__ = ["Parts", "TensorRtEngine"]
+__all__ = ["GpuEngine", "Parts"]
 
 #: Names of the graphs' outputs.
 HIDDEN, IMAGE_TOKENS = "hidden", "image_tokens"
@@ -57,8 +57,8 @@ class Parts:
     no_heads: str
 
 
-class TensorRtEngine:
-    """Runs built engines; the vision tower is loaded at the first picture.
+class GpuEngine:
+    """Runs graphs on a GPU; the vision tower is loaded at the first picture.
 
     A run is taken apart where no bucket holds it whole, and padded to its bucket where that costs
     nothing, so that a CUDA graph replays it. Results do not depend on either.
@@ -195,7 +195,8 @@ class TensorRtEngine:
         arrays = decoder_arrays(inputs, members, sizes)
         of_adapters = decoders.inputs(chosen, lengths, sizes["tokens"])
         arrays.update(of_adapters.masks)
-        padded = sizes is not own
+        best = program.profiles[profile]
+        padded = all(best[dim].best == size for dim, size in sizes.items())
         graph = _GraphRun(program, profile, arrays, of_adapters.resident, padded)
         shape = (own["tokens"], self._model.decoder.hidden_size)
         return self._start(graph, HIDDEN, shape, part, sizes["tokens"])
@@ -219,12 +220,13 @@ class TensorRtEngine:
         """
         heads = self._parts.heads if part is not None else None
         more = {} if heads is None or part is None else heads.inputs(part)
-        out_bytes = (num_rows or shape[0]) * shape[1] * np.dtype(np.float32).itemsize
+        whole = (num_rows or shape[0], shape[1])
+        out_bytes = whole[0] * whole[1] * np.dtype(np.float32).itemsize
 
         def start(lane: Lane) -> Ticket:
             def compute(addresses: Mapping[str, int]) -> list[Output]:
                 place = lane.reserve(name, out_bytes)
-                graph.program.run(graph.binding(addresses, name, place))
+                graph.program.run(graph.binding(addresses, (name, whole), place))
                 if heads is None or part is None:
                     return [Output(name=name, address=place, shape=shape)]
                 return heads.queue(part, place, addresses, lane)
@@ -252,20 +254,28 @@ class _GraphRun:
     resident: Mapping[str, tuple[int, tuple[int, ...]]]
     padded: bool
 
-    def binding(self, addresses: Mapping[str, int], output: str, place: int) -> Binding:
+    def binding(
+        self, addresses: Mapping[str, int], output: tuple[str, tuple[int, ...]], place: int
+    ) -> Binding:
         """Return what the program runs on.
 
         Args:
             addresses: of the inputs that were copied.
-            output: name of the output.
+            output: name and shape of the output.
             place: its address.
         """
         shapes = {name: value.shape for name, value in self.arrays.items()}
         places = {name: addresses[name] for name in self.arrays}
         for name, (address, shape) in self.resident.items():
             shapes[name], places[name] = shape, address
-        places[output] = place
-        return Binding(profile=self.profile, shapes=shapes, addresses=places, expected=self.padded)
+        places[output[0]] = place
+        return Binding(
+            profile=self.profile,
+            shapes=shapes,
+            output=output,
+            addresses=places,
+            expected=self.padded,
+        )
 
 
 def _joined(parts: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:

@@ -11,7 +11,7 @@ from tests.runtime.engines.gpu.simulated_tensorrt import SimulatedDrivers
 from trine.runtime.bundle import open_bundle
 from trine.runtime.embedder import Embedder
 from trine.runtime.engine import EngineOptions
-from trine.runtime.engines.gpu.opening import open_tensorrt
+from trine.runtime.engines.gpu.opening import open_gpu_engine
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.outputs import Embeddings
 from trine.runtime.pipeline import BatchLimits
@@ -60,9 +60,9 @@ def load(
     cuda_graphs: bool = True,
 ) -> Embedder:
     bundle = open_bundle(folder)
-    entry = bundle.engine("trt-fp16")
+    entry = bundle.engine("tensorrt")
     options = EngineOptions(threads=None, tasks=tasks, cuda_graphs=cuda_graphs)
-    engine = open_tensorrt(bundle, entry, options, "tensorrt", drivers)
+    engine = open_gpu_engine(bundle, entry, options, drivers)
     return Embedder(bundle, entry, engine, limits or BatchLimits(), self_test=False)
 
 
