@@ -56,6 +56,12 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--workspace", type=int, metavar="MIB", help="memory one kernel may take in MiB"
     )
+    parser.add_argument(
+        "--kernels",
+        action="store_true",
+        help="also compile the GPU kernels of the heads into BUNDLE/kernels for the same "
+        "processors, so that only vectors are copied back; takes the extra `kernels`",
+    )
     parser.set_defaults(run=run)
 
 
@@ -65,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         from trine.export.trt.build_spec import BuildSpec, parse_buckets, profiles
         from trine.export.trt.bundle_engines import BUILT_FOLDER, BuiltGraph, record_engines
         from trine.export.trt.engine_build import build_engine
+        from trine.export.trt.head_kernels import compile_heads
     except ImportError as cause:
         raise missing_package(cause.name or "onnx", "export", "to build engines") from cause
     from trine.runtime.bundle import open_bundle
@@ -104,6 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     record_engines(bundle, entry, built)
+    if arguments.kernels:
+        compile_heads(bundle.folder, spec.sms)
     return 0
 
 

@@ -18,6 +18,7 @@ from trine.runtime.embedding_table import EMBEDDING_TENSOR
 from trine.runtime.manifest import BuiltEngine, EngineEntry, FileEntry, SizeRange
 from trine.runtime.model_config import DecoderConfig, VisionConfig
 from trine.runtime.precision import (
+    ALWAYS_FLOAT32,
     GraphPrecision,
     LinearPrecision,
     PrecisionMap,
@@ -29,6 +30,8 @@ __all__ = ["BUILT_FOLDER", "BuiltGraph", "record_engines", "trt_entry", "trt_nam
 
 #: Folder of built engines beside an entry's graphs.
 BUILT_FOLDER = "built"
+#: What these graphs, and TensorRT's fused attention, need not compute in float32.
+NOT_FLOAT32 = ("softmax statistics", "adapter deltas")
 #: Linear layers of a decoder layer and of a block of the vision tower.
 DECODER_ROLES = ("self_attn.qkv", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
 BLOCK_ROLES = ("attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -80,6 +83,7 @@ def trt_entry(
             vision=_precision(plans.vision, _vision_layers(config.vision)),
             decoder=_precision(plans.decoder, _decoder_layers(config.decoder)),
             embedding=TABLE_NUMBERS.get(stored, "fp32"),
+            float32=tuple(name for name in ALWAYS_FLOAT32 if name not in NOT_FLOAT32),
         ),
         adapters="merged" if source.merged else "runtime",
         vision=inside["vision"],

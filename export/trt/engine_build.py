@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -20,6 +19,7 @@ import onnx
 from trine.export.trt.build_spec import BuildSpec, profiles
 from trine.export.trt.lint import lint_file
 from trine.runtime.bundle import file_sha256
+from trine.runtime.engines.gpu.tensorrt import import_builder
 from trine.runtime.errors import EngineError, missing_package
 from trine.runtime.manifest import Builder, SizeRange
 from trine.runtime.model_config import VisionConfig
@@ -133,7 +133,8 @@ def build_engine(
 def _builder_version(spec: BuildSpec) -> str:
     if importlib.util.find_spec(spec.builder) is None:
         raise missing_package(spec.builder, EXTRAS[spec.builder], "to build engines")
-    return importlib.metadata.version(spec.builder)
+    # As the runtime asks: several packages bring the module `tensorrt`.
+    return str(import_builder(spec.builder).__version__)
 
 
 def _read_record(path: Path) -> BuildRecord:

@@ -29,9 +29,10 @@ from trine.runtime.engines.gpu.transfer import upload_now
 from trine.runtime.heads import Projector
 from trine.runtime.model_config import ModelConfig
 
-__all__ = ["DeviceHeads", "HeadPart", "Kernels", "heads_obstacle"]
+__all__ = ["HEAD_KERNELS", "DeviceHeads", "HeadPart", "Kernels", "heads_obstacle"]
 
 POOL, PROJECT = "pool_segments.fp32", "project_rows.fp32"
+HEAD_KERNELS = (POOL, PROJECT)
 #: Projections kept on the device: of all resident adapters, and of as many that they replaced.
 NUM_PROJECTORS = 2 * MAX_ADAPTERS
 
