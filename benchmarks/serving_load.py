@@ -233,7 +233,7 @@ def main() -> None:
     record = {
         "benchmark": "serving_load",
         "bundle": arguments.bundle.name,
-        "engine": embedder.engine_description,
+        "engine": embedder.description,
         "capacity_texts_per_s": round(capacity, 1),
         "load_average": os.getloadavg()[0],
         "results": results,

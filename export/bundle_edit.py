@@ -1,4 +1,4 @@
-"""Changes which adapters a bundle carries, without writing anything else of it again."""
+"""Changes a bundle's manifest, and which adapters it carries, without writing the rest again."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from trine.runtime.errors import InputError
 from trine.runtime.golden import load_golden
 from trine.runtime.manifest import AdapterLayout, FileEntry, Manifest, manifest_to_json
 
-__all__ = ["add_adapter", "remove_adapter"]
+__all__ = ["add_adapter", "remove_adapter", "write_manifest"]
 
 #: What an adapter may be called: its name is also its file's.
 NAME = re.compile(r"^\w[\w.-]*$")
@@ -109,7 +109,12 @@ def _write(bundle: Bundle, adapters: dict[str, str], files: dict[str, FileEntry]
         adapters=dataclasses.replace(_layout(bundle), files=adapters),
         files=dict(sorted(files.items())),
     )
-    path = bundle.path(MANIFEST_NAME)
+    write_manifest(bundle.folder, manifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace the manifest of the bundle in `folder`, at once or not at all."""
+    path = folder / MANIFEST_NAME
     partial = path.with_suffix(".partial")
     partial.write_text(manifest_to_json(manifest), encoding="utf-8")
     os.replace(partial, path)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from trine.export.precision_floors import TARGETS, FloorCheck
 from trine.export.precision_plan import EnginePlan, plan_engine
 from trine.export.reference import Reference, ReferenceInput
 from trine.export.reference_pass import ReferencePass
+from trine.export.trt.bundle_engines import trt_entry, trt_name
 from trine.export.trt.graph_files import write_trt_graphs
 from trine.export.trt.graph_plans import FLOOR_OF, TrtPlans, plan_trt
 from trine.export.trt.plan import TensorRtPrecision
@@ -148,7 +149,7 @@ class EngineMaker:
         refined: RefinedPlan[TrtPlans],
         below: tuple[str, ...],
         folder: Path,
-    ) -> EngineReport:
+    ) -> MadeEngine:
         """Write graphs for TensorRT, unless they are below their floor and that is not allowed.
 
         Args:
@@ -160,16 +161,20 @@ class EngineMaker:
         Raises:
             CheckpointError: a weight is not finite.
         """
-        name, source = f"trt-{precision}", self._source
+        name, source = trt_name(precision), self._source
         written = not below or self._allow_below_floor
-        graphs = {}
+        graphs: Mapping[str, Path] = {}
+        entry = None
         if written:
             place = folder / "engines" / name
             place.mkdir()
             graphs = write_trt_graphs(
                 source.checkpoint, source.adapters, source.tasks, source.layout, refined.plan, place
             )
-        return EngineReport(
+            entry = dataclasses.replace(
+                trt_entry(precision, source, refined.plan, graphs, folder), below_floor=bool(below)
+            )
+        report = EngineReport(
             name=name,
             precision=precision,
             graphs=tuple((f"engines/{name}/{p.name}", graph_bytes(p)) for p in graphs.values()),
@@ -180,6 +185,7 @@ class EngineMaker:
             below_floor=below,
             written=written,
         )
+        return MadeEngine(entry, report)
 
     @property
     def _room(self) -> float:

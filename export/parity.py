@@ -23,7 +23,7 @@ from trine.runtime.memory import resident_bytes
 from trine.runtime.outputs import Embeddings
 from trine.runtime.pipeline import BatchLimits
 
-__all__ = ["check_float32", "measure_engine", "set_tolerance", "write_parity"]
+__all__ = ["UNMEASURED", "check_float32", "measure_engine", "set_tolerance", "write_parity"]
 
 #: Digits kept of a measured difference: enough to compare, few enough to be the same on each run.
 DIGITS = 3
@@ -43,6 +43,7 @@ UNMEASURED = {
     "bf16": Tolerance(min_cosine=0.95, max_difference=0.3),
     "int8": Tolerance(min_cosine=0.9, max_difference=0.5),
     "int4": Tolerance(min_cosine=0.6, max_difference=1.0),
+    "fp8": Tolerance(min_cosine=0.8, max_difference=0.6),
 }
 
 

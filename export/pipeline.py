@@ -111,11 +111,12 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         reports = [engine.report for engine in made]
         if not entries:
             raise BundleError(_below_floor(reports))
-        manifest = dataclasses.replace(manifest, engines=entries)
         write_parity(folder, [report for report in reports if report.written])
-        reports += [
-            _write_tensorrt(kind, maker, tokenizer, folder, talk) for kind in options.tensorrt
-        ]
+        for kind in options.tensorrt:
+            graphs = _write_tensorrt(kind, maker, tokenizer, folder, talk)
+            reports.append(graphs.report)
+            entries += () if graphs.entry is None else (graphs.entry,)
+        manifest = dataclasses.replace(manifest, engines=entries)
         num_bytes = _write_manifest(manifest, folder, talk)
     return ExportReport(
         bundle=options.bundle,
@@ -172,7 +173,7 @@ def _write_tensorrt(
     tokenizer: TextTokenizer,
     folder: Path,
     talk: TextIO,
-) -> EngineReport:
+) -> MadeEngine:
     """Return what became of graphs for TensorRT, which are written if they keep their floor."""
     layers = ProgressBar(talk, f"planning trt-{kind}", 0, "layers")
     refined, below = maker.plan_tensorrt(kind, tokenizer, layers.advance)

@@ -1,6 +1,7 @@
 """Checks a bundle: its files, its engines against golden vectors, and against PyTorch if asked."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -8,6 +9,7 @@ from trine.export.torch_comparison import Head, compare_with_torch
 from trine.export.verify_report import Check, EngineVerification, VerifyReport
 from trine.runtime.bundle import Bundle, open_bundle
 from trine.runtime.embedder import Embedder
+from trine.runtime.engines.choice import why_not
 from trine.runtime.errors import InputError
 from trine.runtime.golden import Modality, worst
 from trine.runtime.manifest import EngineEntry
@@ -19,6 +21,7 @@ def verify_bundle(
     folder: Path,
     *,
     engine: str | None = None,
+    device: int = 0,
     source: str | None = None,
     threads: int | None = None,
     said: Callable[[str], None] = lambda step: None,
@@ -27,7 +30,8 @@ def verify_bundle(
 
     Args:
         folder: of the bundle.
-        engine: to run; None for all of them.
+        engine: to run; None for all that this machine can run.
+        device: ordinal of the GPU, for engines that run on one.
         source: the checkpoint it was made from, to compare with PyTorch: "nano", a folder or a Hub
             id. None leaves PyTorch out.
         threads: of one run of an engine; None for one a processor.
@@ -44,17 +48,42 @@ def verify_bundle(
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; give a number of at least 1")
     bundle = open_bundle(folder)
-    entries = bundle.manifest.engines if engine is None else (bundle.engine(engine),)
+    entries, not_run = _chosen(bundle, engine, device)
     files = bundle.manifest.files
     said(f"hashing {len(files)} files")
     problems = bundle.check_hashes()
-    engines = [] if problems else _engines(bundle, entries, source, threads, said)
+    options = _RunOptions(device, threads)
+    engines = [] if problems else _engines(bundle, entries, source, options, said)
     return VerifyReport(
         bundle=folder,
         num_files=len(files),
         num_bytes=sum(entry.size for entry in files.values()),
         problems=tuple(problems),
         engines=tuple(engines),
+        not_run=not_run,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _RunOptions:
+    """Ordinal of the GPU, and threads of one run on the processor."""
+
+    device: int
+    threads: int | None
+
+
+def _chosen(
+    bundle: Bundle, engine: str | None, device: int
+) -> tuple[tuple[EngineEntry, ...], tuple[tuple[str, str], ...]]:
+    """Return the entries to run, and the names of others with why they cannot run here."""
+    if engine is not None:
+        return (bundle.engine(engine),), ()
+    entries = [bundle.engine(entry.name) for entry in bundle.manifest.engines]
+    obstacles = [why_not(bundle, entry, device) for entry in entries]
+    found = list(zip(entries, obstacles, strict=True))
+    return (
+        tuple(entry for entry, why in found if why is None),
+        tuple((entry.name, why) for entry, why in found if why is not None),
     )
 
 
@@ -62,12 +91,14 @@ def _engines(
     bundle: Bundle,
     entries: tuple[EngineEntry, ...],
     source: str | None,
-    threads: int | None,
+    options: _RunOptions,
     said: Callable[[str], None],
 ) -> list[EngineVerification]:
-    checks = {entry.name: list(_golden(bundle, entry, threads, said)) for entry in entries}
+    checks = {entry.name: list(_golden(bundle, entry, options, said)) for entry in entries}
     if source is not None:
-        for name, more in compare_with_torch(bundle, entries, source, threads, said).items():
+        for name, more in compare_with_torch(
+            bundle, entries, source, options.threads, said
+        ).items():
             checks[name] += more
     return [
         EngineVerification(
@@ -82,12 +113,14 @@ def _engines(
 
 
 def _golden(
-    bundle: Bundle, entry: EngineEntry, threads: int | None, said: Callable[[str], None]
+    bundle: Bundle, entry: EngineEntry, options: _RunOptions, said: Callable[[str], None]
 ) -> Iterator[Check]:
     """Yield the checks against the golden vectors, task by task, so one decoder is in memory."""
     for task in entry.decoders:
         said(f"running {entry.name} on the golden inputs of {task}")
-        embedder = Embedder.open(bundle, entry, tasks=(task,), threads=threads)
+        embedder = Embedder.open(
+            bundle, entry, tasks=(task,), threads=options.threads, device=options.device
+        )
         for modality in get_args(Modality):
             found = embedder.deviations(modality)
             for head in get_args(Head):

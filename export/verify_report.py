@@ -91,6 +91,7 @@ class VerifyReport:
         problems: files that are not as they were written, a sentence each. If there are any, no
             engine was run, for what it returned would say nothing.
         engines: that were run.
+        not_run: (engine, why it cannot run on this machine) of those that were not.
     """
 
     bundle: Path
@@ -98,6 +99,7 @@ class VerifyReport:
     num_bytes: int
     problems: tuple[str, ...]
     engines: tuple[EngineVerification, ...]
+    not_run: tuple[tuple[str, str], ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -122,6 +124,8 @@ def report_lines(report: VerifyReport) -> Iterator[str]:
                 yield from table_lines([HEADING, *map(_cells, checks)])
         for task in engine.unchecked:
             yield f"engine {engine.name}: task {task} was added after the export and not checked"
+    for name, why in report.not_run:
+        yield f"engine {name}: not run here: {why}"
     num_failed = sum(not check.passed for engine in report.engines for check in engine.checks)
     if report.passed:
         yield "passed"

@@ -9,7 +9,7 @@ were ever resident at once.
 import math
 import mmap
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,12 +80,17 @@ class AdapterBank:
         self._leaving: list[_Slot] = []
         self._free = list(range(MAX_ADAPTERS))
         self._views: dict[tuple[int, int], AdapterView] = {}
+        self._filled: Callable[[int], None] = lambda slot: None
         self._changed = threading.Condition()
 
     @property
     def names(self) -> tuple[str, ...]:
         with self._changed:
             return tuple(self._resident)
+
+    def on_filled(self, call: Callable[[int], None]) -> None:
+        """Have `call` told the number of each slot that is written, before requests can name it."""
+        self._filled = call
 
     def load(self, name: str, folder: Path, task: str | None) -> None:
         """Make the adapter in a PEFT folder resident under `name`; one of that name is replaced.
@@ -116,6 +121,7 @@ class AdapterBank:
         try:
             for group in self._groups:
                 self._fill(group, slot, tensors)
+            self._filled(slot)
             handle = AdapterHandle(name, slot, self._projector(tensors))
         except BaseException:
             self._release(slot)

@@ -7,6 +7,8 @@ heads.safetensors         multi-vector projection, float32: `weight` [projector,
                           `bias`; <task>.weight and <task>.bias with an adapter merged in
 adapters/*.safetensors    adapters kept beside the decoder (trine.runtime.adapter_file)
 engines/<name>/*.onnx     graphs, with their weights in *.data beside them
+engines/<name>/built/     engines that `trine build` made of them, for some GPUs
+kernels/                  the heads' kernels, compiled for GPUs
 output_ranges.npz         ranges of int8 vectors (trine.runtime.output_quantisation)
 golden.npz                inputs with reference vectors (trine.runtime.golden)
 parity.json               measured distance of each engine from the reference
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from trine.runtime.errors import BundleError
+from trine.runtime.gpu_entries import GPU_RUNNERS, by_builder, gpu_entry
 from trine.runtime.manifest import EngineEntry, Manifest, manifest_from_json
 from trine.runtime.native_entries import native_entry, prefers_native
 from trine.runtime.tuning.settings import read_tuned
@@ -63,10 +66,11 @@ class Bundle:
         return (*listed, *(entry for entry in native if entry is not None))
 
     def engine(self, name: str) -> EngineEntry:
-        """Return the entry of the engine `name`.
+        """Return the entry of the engine `name`, or of a way to run one on a GPU.
 
-        "auto" is what `trine tune` found to be the fastest on this machine, else
-        `untuned_engine`.
+        "auto" is what `trine tune` found to be the fastest on this machine, else `untuned_engine`;
+        `trine.runtime.engines.choice` looks for a GPU first. "ort_cpu" is the first that ONNX
+        Runtime can run on a CPU.
 
         Raises:
             BundleError: the bundle has no engine of that name.
@@ -76,11 +80,22 @@ class Bundle:
             if tuned is None:
                 return self.untuned_engine()
             name = tuned.engine
+        listed = self.manifest.engines
+        if name == "ort_cpu":
+            return next((entry for entry in listed if "cpu" in entry.devices), listed[0])
         for entry in self.engines:
             if entry.name == name:
-                return entry
+                return by_builder(entry)
+        found = gpu_entry(listed, name)
+        if found is not None:
+            return found
         raise BundleError(
             f"{self.folder}: has no engine {name!r}; it has {[e.name for e in self.engines]}"
+            + (
+                f"; {name} runs graphs that `trine export --target tensorrt` adds"
+                if name.rpartition(":")[2] in GPU_RUNNERS
+                else ""
+            )
         )
 
     def untuned_engine(self) -> EngineEntry:
@@ -155,7 +170,8 @@ def _unlisted_graphs(manifest: Manifest) -> Iterator[str]:
     for entry in manifest.engines:
         if not entry.decoders:
             yield f"engine {entry.name!r} has no decoders"
-        for name in dict.fromkeys((entry.vision, *entry.decoders.values())):
+        built = (engine.path for engine in entry.built)
+        for name in dict.fromkeys((entry.vision, *entry.decoders.values(), *built)):
             if name not in manifest.files:
                 yield f"{name} is missing from the manifest"
     for name in manifest.adapters.files.values():

@@ -8,13 +8,14 @@ from typing import Any
 from trine.runtime.adapter_costs import adapter_costs
 from trine.runtime.bundle import MANIFEST_NAME, PARITY_NAME, Bundle
 from trine.runtime.errors import BundleError
-from trine.runtime.manifest import EngineEntry
+from trine.runtime.manifest import EngineEntry, SizeRange
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.precision_text import precision_lines
 from trine.runtime.progress import format_bytes
 
 __all__ = [
     "ParameterCounts",
+    "bucket_text",
     "bundle_lines",
     "count_parameters",
     "graph_bytes",
@@ -162,7 +163,8 @@ def _engine_lines(bundle: Bundle, entry: EngineEntry, parity: Any) -> Iterator[s
     if entry.below_floor:
         yield "  BELOW ITS FLOOR: further from float32 than this precision should be"
     yield from _fields({graph: format_bytes(size) for graph, size in sizes.items()})
-    yield from precision_lines(entry.precision_map)
+    yield from precision_lines(entry.precision_map, fixed_scales=entry.runner == "tensorrt")
+    yield from _built_lines(bundle, entry)
     adapters = _adapter_sizes(bundle, entry)
     one = entry.weight_bytes + max(adapters, default=0)
     yield from _fields(
@@ -204,6 +206,37 @@ def _engine_lines(bundle: Bundle, entry: EngineEntry, parity: Any) -> Iterator[s
     yield from _corpus_lines(parity)
 
 
+def _built_lines(bundle: Bundle, entry: EngineEntry) -> Iterator[str]:
+    """Yield the engines that were built of an entry's graphs, for which GPUs and sizes."""
+    if entry.runner != "tensorrt":
+        return
+    if not entry.built:
+        yield f"  engines: none built yet; `trine build {bundle.folder} --engine {entry.name}`"
+        return
+    yield "  engines:"
+    heading = ("built of", "by", "for", "buckets", "on disk", "scratch")
+    rows = [
+        (
+            built.graph.rpartition("/")[2],
+            f"{built.builder} {built.version}",
+            ", ".join(f"sm_{sm}" for sm in built.sms),
+            " ".join(bucket_text(profile) for profile in built.profiles),
+            format_bytes(bundle.manifest.files[built.path].size),
+            format_bytes(built.scratch_bytes),
+        )
+        for built in entry.built
+    ]
+    yield from table_lines([heading, *rows], "    ")
+
+
+def bucket_text(profile: Mapping[str, SizeRange]) -> str:
+    """Return a bucket as `trine build --buckets` takes it."""
+    if "tokens" in profile:
+        sizes = (profile[name].most for name in ("tokens", "sequences", "length"))
+        return f"text={'x'.join(map(str, sizes))}"
+    return f"image={profile['patches'].most}x{profile['images'].most}"
+
+
 def _corpus_lines(parity: Any) -> Iterator[str]:
     """Yield how an engine's vectors and rankings of the built-in corpus agree with float32's."""
     if not parity.get("corpus"):
@@ -229,6 +262,8 @@ def _engine_files(entry: EngineEntry) -> Iterator[str]:
     for graph in (entry.vision, *entry.decoders.values()):
         yield graph
         yield graph.removesuffix(".onnx") + ".data"
+    for built in entry.built:
+        yield built.path
 
 
 def _fields(fields: Mapping[str, str]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from trine.runtime.bundle import Bundle, open_bundle
 from trine.runtime.encoder import Encoder
 from trine.runtime.engine import Engine, EngineOptions
+from trine.runtime.engines.choice import resolve_engine
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.errors import InputError
 from trine.runtime.golden import Deviation, Modality
@@ -62,6 +63,7 @@ class Embedder(PublishedMethods):
         bundle: str | PathLike[str],
         *,
         engine: str = "auto",
+        device: int = 0,
         tasks: Sequence[str] | None = None,
         threads: int | None = None,
         limits: BatchLimits | None = None,
@@ -71,10 +73,15 @@ class Embedder(PublishedMethods):
 
         Args:
             bundle: the folder that `trine export` wrote.
-            engine: name of one of its engines; "auto" takes what `trine tune` found, else the first
-                that runs here, by the native kernels where they are the faster.
+            engine: name of one of its engines, such as "ort-fp32"; a way to run one on a GPU,
+                "tensorrt", "tensorrt_rtx", "ort_cuda" or "ort_tensorrt", or of a certain one,
+                "trt-int8:tensorrt"; "auto" for one that a GPU of this machine can run, else what
+                `trine tune` found, else the first that the processor can, by the native kernels
+                where they are the faster. What was taken is in `description`.
+            device: ordinal of the GPU, for engines that run on one.
             tasks: whose decoders to load; None for all. Loading fewer takes less memory.
-            threads: for one run; None for what `trine tune` found, else one a processor.
+            threads: for one run on the processor; None for what `trine tune` found, else one a
+                processor.
             limits: how much one run may hold; None for what `trine tune` found, else a default that
                 suits CPUs.
             self_test: embed the bundle's golden inputs and refuse an engine that is off. Texts are
@@ -95,7 +102,8 @@ class Embedder(PublishedMethods):
             limits = limits or BatchLimits(tokens=tuned.batch_tokens)
         embedder = cls.open(
             opened,
-            opened.engine(engine),
+            resolve_engine(opened, engine, device),
+            device=device,
             tasks=tasks,
             threads=threads,
             limits=limits,
@@ -111,6 +119,7 @@ class Embedder(PublishedMethods):
         bundle: Bundle,
         entry: EngineEntry,
         *,
+        device: int = 0,
         tasks: Sequence[str] | None = None,
         threads: int | None = None,
         limits: BatchLimits | None = None,
@@ -128,14 +137,17 @@ class Embedder(PublishedMethods):
             raise InputError(f"tasks {unknown or '[]'} are not in the bundle; it has {list(known)}")
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; give a number of at least 1, or None")
-        runner = open_engine(bundle, entry, EngineOptions(threads=threads, tasks=wanted))
+        if device < 0:
+            raise InputError(f"device is {device}; GPUs are numbered from 0")
+        options = EngineOptions(threads=threads, tasks=wanted, device=device)
+        runner = open_engine(bundle, entry, options)
         embedder = cls(bundle, entry, runner, limits or BatchLimits(), self_test)
         logger.info("loaded %s: %s", bundle.folder, runner.description)
         return embedder
 
     @property
-    def engine_description(self) -> str:
-        """One line: which engine runs, where, in which precision."""
+    def description(self) -> str:
+        """One line on what runs, where, and in which precision."""
         return self._encoder.engine.description
 
     @property

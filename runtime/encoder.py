@@ -126,7 +126,8 @@ class Encoder:
         multi: bool,
     ) -> Embeddings:
         adapters = [handles[task] for task in window.tasks]
-        vectors = self._pipeline.run(window.sequences, adapters, single, multi)
+        dim = request.truncate_dim
+        vectors = self._pipeline.run(window.sequences, adapters, single, multi, dim)
         return Embeddings(
             single=self._stack(vectors, request.truncate_dim) if single else None,
             multi=[cast(NDArray[np.float32], v.multi) for v in vectors] if multi else None,
@@ -136,8 +137,11 @@ class Encoder:
 
     def _stack(self, vectors: Sequence[ItemVectors], dim: int | None) -> NDArray[np.float32]:
         size = self.model.decoder.hidden_size
-        rows = np.array([v.single for v in vectors], np.float32).reshape(len(vectors), size)
-        return rows if dim is None else truncate(rows, dim)
+        if not vectors:
+            return np.empty((0, size if dim is None else dim), np.float32)
+        rows = np.array([v.single for v in vectors], np.float32)
+        # An engine with heads of its own has truncated them already.
+        return rows if dim is None or rows.shape[1] == dim else truncate(rows, dim)
 
     def _windows(self, slabs: Iterator[Slab], finish: bool) -> Generator[Window, None, None]:
         """Yield consecutive items in groups, so that the memory of many items stays bounded.

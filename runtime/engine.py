@@ -1,8 +1,8 @@
 """What the runtime asks of an engine, and how one is chosen."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from trine.runtime.adapters import AdapterHandle, AdapterSource
 from trine.runtime.vision_layout import VisionInputs
 
-__all__ = ["DecoderInputs", "Engine", "EngineOptions"]
+__all__ = [
+    "DecoderInputs",
+    "DecoderRun",
+    "Engine",
+    "EngineOptions",
+    "RunVectors",
+    "VectorEngine",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +47,7 @@ class EngineOptions:
     """How to run an engine.
 
     Attributes:
-        threads: of one run; None for one a processor.
+        threads: of one run on the processor; None for one a processor.
         tasks: whose decoders to load.
         share_weights: whether other processes run the same engine, so that weights are to stay in
             the mapped files, which all of them share, and not be repacked into memory of each.
@@ -48,12 +55,51 @@ class EngineOptions:
         spin: whether threads that wait for one another within a run may do so busily. That is
             faster while nothing else needs the processors, and slows everything down otherwise.
             Engines whose threads never do ignore it.
+        device: ordinal of the GPU, for engines that run on one.
+        cuda_graphs: whether such engines replay repeated runs as CUDA graphs.
+        device_memory_bytes: most that ONNX Runtime may take of the GPU's memory; None for all.
     """
 
     threads: int | None
     tasks: tuple[str, ...]
     share_weights: bool = False
     spin: bool = True
+    device: int = 0
+    cuda_graphs: bool = True
+    device_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderRun:
+    """A run of the decoder and of the heads behind it.
+
+    Attributes:
+        inputs: packed sequences.
+        adapters: of each sequence, held by the caller, all of one `run_group`.
+        pooled: bool [T], tokens that count for single vectors.
+        single, multi: which vectors are wanted.
+        dim: values of single vectors, at most the hidden size.
+    """
+
+    inputs: DecoderInputs
+    adapters: Sequence[AdapterHandle]
+    pooled: NDArray[np.bool_]
+    single: bool
+    multi: bool
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunVectors:
+    """What a run came to, owned by the caller.
+
+    Attributes:
+        single: float32 [B, dim], normalised; None if not wanted.
+        multi: float32 [T, projector_dim], rows normalised; None if not wanted.
+    """
+
+    single: NDArray[np.float32] | None
+    multi: NDArray[np.float32] | None
 
 
 class Engine(Protocol):
@@ -90,5 +136,18 @@ class Engine(Protocol):
         Args:
             inputs: packed sequences.
             adapters: of each sequence, held by the caller, all of one `run_group`.
+        """
+        ...
+
+
+@runtime_checkable
+class VectorEngine(Engine, Protocol):
+    """An engine that has the heads as well, so that hidden states stay where they were computed."""
+
+    def run_vectors(self, runs: Iterable[DecoderRun]) -> Iterator[RunVectors]:
+        """Yield the vectors of each run, in order.
+
+        A run is drawn from `runs` while the one before computes; drawing it must not use the
+        engine, and what is yielded must be asked for to the end.
         """
         ...

@@ -14,16 +14,20 @@ from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from trine.runtime.errors import BundleError
 from trine.runtime.model_config import ModelConfig
-from trine.runtime.precision import Precision, PrecisionMap
+from trine.runtime.precision import EnginePrecision, PrecisionMap
 
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "AdapterLayout",
+    "Builder",
+    "BuiltEngine",
     "Device",
     "EngineEntry",
     "FileEntry",
     "Manifest",
+    "Runner",
+    "SizeRange",
     "Source",
     "Tolerance",
     "manifest_from_json",
@@ -32,10 +36,16 @@ __all__ = [
 
 FORMAT = "trine-bundle"
 #: Raised with every change that older code would misread.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 #: Kinds of processors.
 Device = Literal["cpu", "cuda"]
+#: What builds engines ahead of time, by the names of the Python modules.
+Builder = Literal["tensorrt_rtx", "tensorrt"]
+#: What runs graphs. Manifests say what kind of graphs they are: "onnxruntime", or "tensorrt" for
+#: graphs of standard operators alone, strongly typed. The others are how the runtime names another
+#: way to run the same graphs (`trine.runtime.gpu_entries`).
+Runner = Literal["onnxruntime", "native", "tensorrt", "tensorrt_rtx", "ort_cuda", "ort_tensorrt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +71,45 @@ class Tolerance:
     max_difference: float
 
 
+@dataclass(frozen=True, slots=True)
+class SizeRange:
+    """Sizes of one dimension: the least, the one kernels are chosen for, and the largest."""
+
+    least: int
+    best: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltEngine:
+    """An engine that a builder made of one graph, for some processors only.
+
+    Attributes:
+        graph: path of the graph in the bundle.
+        path: of the engine in the bundle.
+        key: SHA-256 of all that shaped it: graph, weights, buckets, builder, version, processors.
+        builder, version: that made it; another version does not load it.
+        sms: compute capabilities it runs on, e.g. (86, 89).
+        profiles: its buckets: the sizes of each symbolic dimension of the graph's inputs.
+        layers: of the builder's network.
+        scratch_bytes: memory beside the weights in the largest profile, as the builder states it.
+        build_seconds: the build took.
+        build_peak_bytes: largest resident memory of the build; 0 where the system does not tell.
+    """
+
+    graph: str
+    path: str
+    key: str
+    builder: Builder
+    version: str
+    sms: tuple[int, ...]
+    profiles: tuple[Mapping[str, SizeRange], ...]
+    layers: int
+    scratch_bytes: int
+    build_seconds: float
+    build_peak_bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry:
     """One way to run the model.
@@ -80,12 +129,13 @@ class EngineEntry:
         tolerance: for the self-test at load, a little wider than what was measured at export.
         below_floor: whether it is further from float32 than its precision should be, and was kept
             all the same because the export was told to.
+        built: engines made of the graphs by `trine build`; none where the runner takes graphs.
     """
 
     name: str
-    runner: Literal["onnxruntime", "native"]
+    runner: Runner
     devices: tuple[Device, ...]
-    precision: Precision
+    precision: EnginePrecision
     precision_map: PrecisionMap
     adapters: Literal["merged", "runtime"]
     vision: str
@@ -93,6 +143,7 @@ class EngineEntry:
     weight_bytes: int
     tolerance: Tolerance
     below_floor: bool
+    built: tuple[BuiltEngine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Runs sequences through the engine and the heads: plan, vision, decoder, vectors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from trine.kernels.cpu.library import num_processors
 from trine.runtime.adapters import AdapterHandle
 from trine.runtime.buffers import FloatBuffers
 from trine.runtime.embedding_table import EmbeddingTable
-from trine.runtime.engine import DecoderInputs, Engine
+from trine.runtime.engine import DecoderInputs, DecoderRun, Engine, VectorEngine
 from trine.runtime.heads import multi_vector, single_vector
 from trine.runtime.image_patches import ImagePatches
 from trine.runtime.model_config import ModelConfig
@@ -41,7 +41,8 @@ class ItemVectors:
     """What one item came to.
 
     Attributes:
-        single: float32 [hidden], normalised, or None if not asked for.
+        single: float32 [hidden], or as many values as were asked for, normalised; None if not
+            asked for.
         multi: float32 [T, projector_dim], rows normalised, or None if not asked for.
     """
 
@@ -71,6 +72,7 @@ class Pipeline:
         adapters: Sequence[AdapterHandle],
         single: bool,
         multi: bool,
+        dim: int | None = None,
     ) -> list[ItemVectors]:
         """Return the vectors of each sequence, in order.
 
@@ -79,8 +81,13 @@ class Pipeline:
             adapters: of each sequence, held by the caller.
             single: whether single vectors are wanted.
             multi: whether multi-vectors are wanted.
+            dim: values of single vectors where the engine truncates them itself; None for all.
         """
         results: dict[int, ItemVectors] = {}
+        if isinstance(self.engine, VectorEngine):
+            dim = self.config.decoder.hidden_size if dim is None else dim
+            results.update(self._vectors(self.engine, sequences, adapters, (single, multi, dim)))
+            return [results[index] for index in range(len(sequences))]
         for index, rows in self.hidden_states(sequences, adapters):
             results[index] = ItemVectors(
                 single_vector(rows, sequences[index]) if single else None,
@@ -99,19 +106,85 @@ class Pipeline:
             sequences: at least one token each.
             adapters: of each sequence, held by the caller until the last is yielded.
         """
-        image_tokens = self._run_vision([image for s in sequences for image in s.images])
-        firsts = np.cumsum([0, *(len(s.images) for s in sequences)])
-        groups = [self.engine.run_group(adapter) for adapter in adapters]
-        for run in plan_decoder_runs([len(s) for s in sequences], groups, self.limits.tokens):
+        image_tokens = self._image_tokens(sequences)
+        for run in self._plan(sequences, adapters):
             members = [sequences[i] for i in run]
-            embeddings = np.concatenate(
-                [self._embed(sequences[i], image_tokens[firsts[i] : firsts[i + 1]]) for i in run]
-            )
-            inputs = lay_out_sequences(members, embeddings, self.config)
+            inputs = self._decoder_inputs(run, members, image_tokens)
             hidden = self.engine.run_decoder(inputs, [adapters[i] for i in run])
-            ends = np.cumsum([len(member) for member in members])
-            for index, member, end in zip(run, members, ends, strict=True):
-                yield index, hidden[end - len(member) : end]
+            yield from zip(run, _split_rows(hidden, members), strict=True)
+
+    def _vectors(
+        self,
+        engine: VectorEngine,
+        sequences: Sequence[TokenSequence],
+        adapters: Sequence[AdapterHandle],
+        wanted: tuple[bool, bool, int],
+    ) -> Iterator[tuple[int, ItemVectors]]:
+        """Yield each sequence's number and vectors from an engine that has the heads.
+
+        Args:
+            engine: this pipeline's.
+            sequences, adapters: as in `run`.
+            wanted: whether single vectors are, whether multi-vectors are, values of single ones.
+        """
+        image_tokens = self._image_tokens(sequences)
+        plan = self._plan(sequences, adapters)
+
+        def make(run: list[int]) -> DecoderRun:
+            members = [sequences[i] for i in run]
+            return DecoderRun(
+                inputs=self._decoder_inputs(run, members, image_tokens),
+                adapters=[adapters[i] for i in run],
+                pooled=np.concatenate([member.pooled for member in members]),
+                single=wanted[0],
+                multi=wanted[1],
+                dim=wanted[2],
+            )
+
+        for run, found in zip(plan, engine.run_vectors(map(make, plan)), strict=True):
+            members = [sequences[i] for i in run]
+            multi = None if found.multi is None else _split_rows(found.multi, members)
+            for place, index in enumerate(run):
+                yield (
+                    index,
+                    ItemVectors(
+                        None if found.single is None else found.single[place],
+                        None if multi is None else multi[place],
+                    ),
+                )
+
+    def _plan(
+        self, sequences: Sequence[TokenSequence], adapters: Sequence[AdapterHandle]
+    ) -> list[list[int]]:
+        groups = [self.engine.run_group(adapter) for adapter in adapters]
+        return plan_decoder_runs([len(s) for s in sequences], groups, self.limits.tokens)
+
+    def _decoder_inputs(
+        self,
+        run: Sequence[int],
+        members: Sequence[TokenSequence],
+        image_tokens: Mapping[int, list[NDArray[np.float32]]],
+    ) -> DecoderInputs:
+        """Return a run's inputs.
+
+        Args:
+            run: numbers of its sequences.
+            members: the sequences.
+            image_tokens: of the pictures of every sequence that has some, by its number.
+        """
+        rows = [self._embed(s, image_tokens.get(i, ())) for i, s in zip(run, members, strict=True)]
+        return lay_out_sequences(members, np.concatenate(rows), self.config)
+
+    def _image_tokens(
+        self, sequences: Sequence[TokenSequence]
+    ) -> dict[int, list[NDArray[np.float32]]]:
+        """Return the image tokens of each picture of the sequences that have some, by number."""
+        tokens = iter(self._run_vision([image for s in sequences for image in s.images]))
+        return {
+            index: [next(tokens) for _ in sequence.images]
+            for index, sequence in enumerate(sequences)
+            if sequence.images
+        }
 
     def _run_vision(self, images: Sequence[ImagePatches]) -> list[NDArray[np.float32]]:
         """Return the image tokens of each picture, float32 [N, hidden] in raster order."""
@@ -138,6 +211,13 @@ class Pipeline:
         if image_tokens:
             embeddings[sequence.image_slots] = np.concatenate(image_tokens)
         return embeddings
+
+
+def _split_rows(
+    rows: NDArray[np.float32], members: Sequence[TokenSequence]
+) -> list[NDArray[np.float32]]:
+    """Return the rows of each sequence, views into `rows`."""
+    return np.split(rows, np.cumsum([len(member) for member in members])[:-1])
 
 
 def lay_out_sequences(

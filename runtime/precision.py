@@ -11,6 +11,7 @@ from typing import Literal
 
 __all__ = [
     "ALWAYS_FLOAT32",
+    "EnginePrecision",
     "GraphName",
     "GraphPrecision",
     "LinearPrecision",
@@ -23,8 +24,10 @@ __all__ = [
 
 #: What an engine may be asked for.
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+#: What an engine of a bundle may have: TensorRT also takes 8-bit floats (E4M3).
+EnginePrecision = Literal["fp32", "fp16", "bf16", "int8", "int4", "fp8"]
 #: Number formats of tensors.
-Number = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+Number = Literal["fp32", "fp16", "bf16", "int8", "int4", "fp8"]
 GraphName = Literal["vision", "decoder"]
 
 #: What no precision touches, in words: rounding here would reach every later layer, or the vectors.

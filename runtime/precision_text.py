@@ -7,19 +7,24 @@ from trine.runtime.precision import GraphPrecision, LinearPrecision, PrecisionMa
 __all__ = ["precision_lines"]
 
 
-def precision_lines(precision: PrecisionMap) -> Iterator[str]:
-    """Yield what each kind of tensor and operation of an engine is stored and computed in."""
+def precision_lines(precision: PrecisionMap, fixed_scales: bool = False) -> Iterator[str]:
+    """Yield what each kind of tensor and operation of an engine is stored and computed in.
+
+    Args:
+        precision: of the engine.
+        fixed_scales: whether 8-bit inputs have one scale for all, not one a token.
+    """
     yield "  precision:"
     for name, graph in precision.graphs():
-        yield from _graph_lines(name, graph)
+        yield from _graph_lines(name, graph, fixed_scales)
     yield f"    token embeddings: {precision.embedding}"
     yield f"    always float32: {', '.join(precision.float32)}"
 
 
-def _graph_lines(name: str, graph: GraphPrecision) -> Iterator[str]:
+def _graph_lines(name: str, graph: GraphPrecision, fixed_scales: bool) -> Iterator[str]:
     kinds: dict[str, list[str]] = {}
     for role, linear in graph.linears.items():
-        kinds.setdefault(_words(linear), []).append(role)
+        kinds.setdefault(_words(linear, fixed_scales), []).append(role)
     for words, roles in kinds.items():
         yield f"    {name} {', '.join(roles)}: {words}"
     yield f"    {name} attention: {graph.attention}, silu(gate) · up: {graph.swiglu}"
@@ -29,13 +34,16 @@ def _graph_lines(name: str, graph: GraphPrecision) -> Iterator[str]:
     if graph.wider:
         yield f"    {name}, kept wider: {len(graph.wider)}"
         for tensor in graph.wider:
-            yield f"      {tensor.name}: {_words(tensor.precision)}; {tensor.reason}"
+            yield f"      {tensor.name}: {_words(tensor.precision, fixed_scales)}; {tensor.reason}"
 
 
-def _words(linear: LinearPrecision) -> str:
+def _words(linear: LinearPrecision, fixed_scales: bool) -> str:
     if linear.weight == linear.activation == "fp32":
         return "fp32"
-    scale = {"int8": " by output channel", "int4": f" by blocks of {linear.block}"}
+    by_channel = " by output channel"
+    scale = {"int8": by_channel, "fp8": by_channel, "int4": f" by blocks of {linear.block}"}
     weight = f"weights {linear.weight}{scale.get(linear.weight, '')}"
-    activation = f"inputs {linear.activation}{' by token' if linear.activation == 'int8' else ''}"
+    eight_bits = linear.activation in ("int8", "fp8")
+    by = " with one scale" if fixed_scales else " by token"
+    activation = f"inputs {linear.activation}{by if eight_bits else ''}"
     return f"{weight}, {activation}, sums {linear.accumulate}"

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Literal
 
 from trine.runtime.errors import BundleError, InputError, missing_package
 from trine.runtime.progress import format_bytes
@@ -22,14 +23,16 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="make TensorRT engines of a bundle's graphs",
         description="Make engines of the TensorRT graphs in a bundle. TensorRT-RTX builds on any "
         "machine, for the processors named; TensorRT builds for the processor it runs on. An "
-        "engine that was built before from the same graph, buckets and version is kept.",
+        "engine that was built before from the same graph, buckets and version is kept. Engines "
+        "are written into the bundle and its manifest; one for the same graph and processor is "
+        "replaced.",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
     parser.add_argument(
         "--engine",
         metavar="NAME",
         required=True,
-        help="of the bundle's graphs: a folder in BUNDLE/engines",
+        help="of the bundle's graphs for TensorRT, e.g. trt-bf16",
     )
     parser.add_argument(
         "--builder",
@@ -53,24 +56,36 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--workspace", type=int, metavar="MIB", help="memory one kernel may take in MiB"
     )
+    parser.add_argument(
+        "--kernels",
+        action="store_true",
+        help="also compile the GPU kernels of the heads into BUNDLE/kernels for the same "
+        "processors, so that only vectors are copied back; takes the extra `kernels`",
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Build the engines, report each, and return 0."""
     try:
-        from trine.export.trt.build_spec import BuildSpec, parse_buckets
+        from trine.export.trt.build_spec import BuildSpec, parse_buckets, profiles
+        from trine.export.trt.bundle_engines import BUILT_FOLDER, BuiltGraph, record_engines
         from trine.export.trt.engine_build import build_engine
+        from trine.export.trt.head_kernels import compile_heads
     except ImportError as cause:
         raise missing_package(cause.name or "onnx", "export", "to build engines") from cause
     from trine.runtime.bundle import open_bundle
 
     bundle = open_bundle(arguments.bundle)
     model = bundle.manifest.model
-    folder = arguments.bundle / "engines" / arguments.engine
-    graphs = sorted(folder.glob("*.onnx"))
-    if not graphs:
-        raise BundleError(f"{folder}: has no graphs; export the bundle with --target tensorrt")
+    entry = next((e for e in bundle.manifest.engines if e.name == arguments.engine), None)
+    if entry is None or entry.runner != "tensorrt":
+        known = [e.name for e in bundle.manifest.engines if e.runner == "tensorrt"]
+        raise BundleError(
+            f"{arguments.bundle}: has no graphs for TensorRT called {arguments.engine!r}; it has "
+            f"{known}; export the bundle with --target tensorrt"
+        )
+    folder = bundle.path(entry.vision).parent
     decoder, vision = parse_buckets(arguments.buckets)
     spec = BuildSpec(
         builder="tensorrt" if arguments.builder == "tensorrt" else "tensorrt_rtx",
@@ -80,14 +95,14 @@ def run(arguments: argparse.Namespace) -> int:
         max_rank=bundle.manifest.adapters.max_rank,
         workspace_bytes=None if arguments.workspace is None else arguments.workspace << 20,
     )
-    for graph in graphs:
+    built = []
+    for name in dict.fromkeys((entry.vision, *entry.decoders.values())):
+        kind: Literal["vision", "decoder"] = "vision" if name == entry.vision else "decoder"
         engine, is_new = build_engine(
-            graph,
-            "vision" if graph.stem == "vision" else "decoder",
-            spec,
-            model.vision,
-            folder / "built",
+            bundle.path(name), kind, spec, model.vision, folder / BUILT_FOLDER
         )
+        sizes = profiles(spec, kind, model.vision)
+        built.append(BuiltGraph(record=engine, profiles=tuple(sizes)))
         state = f"built in {engine.seconds:.1f} s" if is_new else "was built before"
         print(
             f"  {engine.engine:<44} {format_bytes(engine.engine_bytes):>9}  {state}, "
@@ -95,6 +110,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"peak memory of the build {format_bytes(engine.peak_bytes)}",
             file=sys.stderr,
         )
+    record_engines(bundle, entry, built)
+    if arguments.kernels:
+        compile_heads(bundle.folder, spec.sms)
     return 0
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from trine.runtime.commands.engine_options import add_device
 from trine.runtime.errors import missing_package
 
 __all__ = ["register", "run"]
@@ -25,7 +26,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="what the bundle was made from ('nano', a folder or a Hub id): compare with PyTorch, "
         "which takes the extra `reference` and 4 bytes a parameter of memory",
     )
-    parser.add_argument("--engine", metavar="NAME", help="of the bundle (default: all of them)")
+    parser.add_argument(
+        "--engine", metavar="NAME", help="of the bundle (default: all that can run here)"
+    )
+    add_device(parser)
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of one run (default: one a processor)"
     )
@@ -43,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     report = verify_bundle(
         arguments.bundle,
         engine=arguments.engine,
+        device=arguments.device,
         source=arguments.source,
         threads=arguments.threads,
         said=lambda step: print(step, file=sys.stderr),

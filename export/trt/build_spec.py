@@ -9,32 +9,20 @@ from typing import Literal
 
 from trine.runtime.adapter_bank import SLOTS_PER_RUN
 from trine.runtime.errors import InputError
+from trine.runtime.manifest import Builder, SizeRange
 from trine.runtime.model_config import VisionConfig
 
 __all__ = [
     "BuildSpec",
-    "Builder",
     "DecoderBucket",
-    "Range",
     "VisionBucket",
     "parse_buckets",
     "profiles",
 ]
 
-#: The builders, by the names of their Python modules.
-Builder = Literal["tensorrt_rtx", "tensorrt"]
 #: Windows a picture may have beyond its area's worth, for those at its borders that are cut: enough
 #: for pictures of 14 and more image tokens along each side. Memory grows with it.
 WINDOW_SLACK = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Sizes of one dimension: the least, the one kernels are chosen for, and the largest."""
-
-    least: int
-    best: int
-    most: int
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -132,25 +120,25 @@ def _decoder_bucket(text: str, tokens: int, sequences: int, length: int) -> Deco
 
 def profiles(
     spec: BuildSpec, graph: Literal["decoder", "vision"], vision: VisionConfig
-) -> list[Mapping[str, Range]]:
+) -> list[Mapping[str, SizeRange]]:
     """Return the sizes of each symbolic dimension of a graph's inputs, for each of its buckets."""
     if graph == "decoder":
         return [_decoder_profile(bucket, spec.max_rank) for bucket in spec.decoder]
     return [_vision_profile(bucket, vision) for bucket in spec.vision]
 
 
-def _decoder_profile(bucket: DecoderBucket, max_rank: int) -> Mapping[str, Range]:
+def _decoder_profile(bucket: DecoderBucket, max_rank: int) -> Mapping[str, SizeRange]:
     slots = max_rank * SLOTS_PER_RUN
     return {
-        "tokens": Range(1, bucket.tokens, bucket.tokens),
-        "sequences": Range(1, bucket.sequences, bucket.sequences),
-        "length": Range(1, bucket.length, bucket.length),
-        "ranks": Range(max_rank, max_rank, slots),
-        "ranks_qkv": Range(3 * max_rank, 3 * max_rank, 3 * slots),
+        "tokens": SizeRange(1, bucket.tokens, bucket.tokens),
+        "sequences": SizeRange(1, bucket.sequences, bucket.sequences),
+        "length": SizeRange(1, bucket.length, bucket.length),
+        "ranks": SizeRange(max_rank, max_rank, slots),
+        "ranks_qkv": SizeRange(3 * max_rank, 3 * max_rank, 3 * slots),
     }
 
 
-def _vision_profile(bucket: VisionBucket, vision: VisionConfig) -> Mapping[str, Range]:
+def _vision_profile(bucket: VisionBucket, vision: VisionConfig) -> Mapping[str, SizeRange]:
     unit = vision.spatial_merge_size**2
     window = vision.window_side**2 * unit
     # A picture one image token wide has the most windows.
@@ -159,8 +147,8 @@ def _vision_profile(bucket: VisionBucket, vision: VisionConfig) -> Mapping[str, 
     most = min(thinnest, ceil(whole * WINDOW_SLACK)) * bucket.images
     patches = max(unit, bucket.patches // unit * unit)
     return {
-        "images": Range(1, bucket.images, bucket.images),
-        "patches": Range(unit, patches, patches),
-        "windows": Range(1, min(whole * bucket.images, most), most),
-        "window_length": Range(1, min(window, patches), min(window, patches)),
+        "images": SizeRange(1, bucket.images, bucket.images),
+        "patches": SizeRange(unit, patches, patches),
+        "windows": SizeRange(1, min(whole * bucket.images, most), most),
+        "window_length": SizeRange(1, min(window, patches), min(window, patches)),
     }

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -17,22 +16,25 @@ from typing import Literal
 
 import onnx
 
-from trine.export.trt.build_spec import BuildSpec, Range, profiles
+from trine.export.trt.build_spec import BuildSpec, profiles
 from trine.export.trt.lint import lint_file
 from trine.runtime.bundle import file_sha256
+from trine.runtime.engines.gpu.tensorrt import import_builder
 from trine.runtime.errors import EngineError, missing_package
+from trine.runtime.manifest import Builder, SizeRange
 from trine.runtime.model_config import VisionConfig
 
-__all__ = ["BuiltEngine", "build_engine", "engine_key"]
+__all__ = ["RECORD_SUFFIX", "BuildRecord", "build_engine", "engine_key"]
 
 #: Extras and distributions by builder. TensorRT's own libraries come from NVIDIA's index.
 EXTRAS = {"tensorrt_rtx": "tensorrt-rtx", "tensorrt": "tensorrt"}
 #: Hexadecimal digits of an engine's key that are in its file name.
 KEY_DIGITS = 16
+RECORD_SUFFIX = ".json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BuiltEngine:
+class BuildRecord:
     """An engine's record, kept beside it as JSON.
 
     Attributes:
@@ -50,7 +52,7 @@ class BuiltEngine:
 
     graph: str
     key: str
-    builder: str
+    builder: Builder
     version: str
     sms: tuple[int, ...]
     engine: str
@@ -77,7 +79,7 @@ def build_engine(
     spec: BuildSpec,
     vision: VisionConfig,
     folder: Path,
-) -> tuple[BuiltEngine, bool]:
+) -> tuple[BuildRecord, bool]:
     """Return the engine of a graph, and whether it had to be built.
 
     Args:
@@ -94,7 +96,7 @@ def build_engine(
     version = _builder_version(spec)
     key = engine_key(graph, spec, version)
     name = f"{graph.stem}-{key[:KEY_DIGITS]}"
-    record, engine = folder / f"{name}.json", folder / f"{name}.engine"
+    record, engine = folder / f"{name}{RECORD_SUFFIX}", folder / f"{name}.engine"
     if record.exists() and engine.exists():
         return _read_record(record), False
     found = [finding for finding in lint_file(graph, spec.sms) if finding.kind == "error"]
@@ -109,7 +111,7 @@ def build_engine(
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / "engine"
         report = _run_worker(graph, spec, shapes, made)
-        built = BuiltEngine(
+        built = BuildRecord(
             graph=graph.name,
             key=key,
             builder=spec.builder,
@@ -131,23 +133,24 @@ def build_engine(
 def _builder_version(spec: BuildSpec) -> str:
     if importlib.util.find_spec(spec.builder) is None:
         raise missing_package(spec.builder, EXTRAS[spec.builder], "to build engines")
-    return importlib.metadata.version(spec.builder)
+    # As the runtime asks: several packages bring the module `tensorrt`.
+    return str(import_builder(spec.builder).__version__)
 
 
-def _read_record(path: Path) -> BuiltEngine:
+def _read_record(path: Path) -> BuildRecord:
     content = json.loads(path.read_text(encoding="utf-8"))
-    return BuiltEngine(**content | {"sms": tuple(content["sms"])})
+    return BuildRecord(**content | {"sms": tuple(content["sms"])})
 
 
 def _input_shapes(
-    graph: Path, sizes: Mapping[str, Range]
+    graph: Path, sizes: Mapping[str, SizeRange]
 ) -> dict[str, tuple[list[int], list[int], list[int]]]:
     """Return the least, best and largest shape of each input."""
     shapes = {}
     for value in onnx.load(graph, load_external_data=False).graph.input:
         ranges = []
         for dim in value.type.tensor_type.shape.dim:
-            fixed = Range(dim.dim_value, dim.dim_value, dim.dim_value)
+            fixed = SizeRange(dim.dim_value, dim.dim_value, dim.dim_value)
             if dim.dim_param and dim.dim_param not in sizes:
                 raise EngineError(
                     f"{graph}: input {value.name} has a dimension {dim.dim_param!r} that no "

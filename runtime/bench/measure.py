@@ -76,16 +76,24 @@ class WorkloadResult:
 
 
 def open_for_bench(
-    bundle: Bundle, entry: EngineEntry, task: str, threads: int | None
+    bundle: Bundle, entry: EngineEntry, task: str, threads: int | None, device: int = 0
 ) -> OpenedEngine:
     """Return an engine with one task's decoder loaded.
+
+    Args:
+        bundle, entry: of the engine.
+        task: whose decoder.
+        threads: of one run on the processor; None for one a processor.
+        device: ordinal of the GPU, for engines that run on one.
 
     Raises:
         EngineError: it cannot run here.
         DependencyError: its package is not installed.
     """
     before, started = resident_bytes(), time.perf_counter()
-    engine = open_engine(bundle, entry, EngineOptions(threads=threads, tasks=(task,)))
+    engine = open_engine(
+        bundle, entry, EngineOptions(threads=threads, tasks=(task,), device=device)
+    )
     model = bundle.manifest.model
     table = EmbeddingTable(bundle.path(EMBEDDING_NAME), model.decoder)
     pipeline = Pipeline(model, engine, table, BatchLimits())

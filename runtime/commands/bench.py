@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trine.runtime.commands.engine_options import ENGINE_HELP, add_device
+
 if TYPE_CHECKING:
     from trine.runtime.bench.measure import OpenedEngine
     from trine.runtime.bench.workloads import Workload
@@ -27,8 +29,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="NAME",
         action="append",
         default=[],
-        help="of the bundle; may be repeated (default: all of them, one after the other)",
+        help=f"{ENGINE_HELP}; may be repeated (default: all of the bundle's that the processor can "
+        "run, one after the other)",
     )
+    add_device(parser)
     parser.add_argument(
         "--case",
         metavar="NAME",
@@ -69,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         task = arguments.task or next(iter(entry.decoders))
         if task not in entry.decoders:
             raise InputError(f"--task is {task!r}; {entry.name} has {list(entry.decoders)}")
-        opened = open_for_bench(bundle, entry, task, arguments.threads)
+        opened = open_for_bench(bundle, entry, task, arguments.threads, arguments.device)
         results.append(_run_engine(arguments, opened, workloads))
     if arguments.json:
         print(json.dumps({"engines": results}, indent=2, ensure_ascii=False))

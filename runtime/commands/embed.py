@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trine.runtime.commands.engine_options import ENGINE_HELP, add_device
 from trine.runtime.errors import InputError
 from trine.runtime.progress import ProgressBar
 
@@ -94,7 +95,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-tokens", type=int, metavar="N", help="tokens of one run of the decoder"
     )
-    parser.add_argument("--engine", default="auto", metavar="NAME", help="of the bundle's engines")
+    parser.add_argument("--engine", default="auto", metavar="NAME", help=ENGINE_HELP)
+    add_device(parser)
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of one run (default: one a processor)"
     )
@@ -229,6 +231,7 @@ def _load(arguments: argparse.Namespace, survey: "Survey") -> "Embedder":
     return Embedder.load(
         arguments.bundle,
         engine=arguments.engine,
+        device=arguments.device,
         # None, all of them, also for no rows at all: their task is not known.
         tasks=sorted(survey.tasks) if survey.tasks else None,
         threads=arguments.threads,

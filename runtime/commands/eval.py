@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trine.runtime.commands.engine_options import ENGINE_HELP, add_device
 from trine.runtime.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="NAME",
         action="append",
         default=[],
-        help="of the bundle; may be repeated (default: all of them, one after the other)",
+        help=f"{ENGINE_HELP}; may be repeated (default: all of the bundle's that the processor can "
+        "run, one after the other)",
     )
+    add_device(parser)
     parser.add_argument("--limit", metavar="N", type=int, help="pairs to read, the first ones")
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of one run (default: one a processor)"
@@ -82,8 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.pair_files import read_pairs
 
     bundle = open_bundle(arguments.bundle)
-    known = [entry.name for entry in bundle.manifest.engines]
-    engines = [bundle.engine(name).name for name in arguments.engine or known]
+    known = [entry.name for entry in bundle.manifest.engines if "cpu" in entry.devices]
+    engines = arguments.engine or known
+    for name in engines:
+        bundle.engine(name)
     options = _options(arguments, bundle, engines)
     pairs = read_pairs(arguments.pairs, arguments.limit)
     runs = {
@@ -225,7 +230,11 @@ def _run_engine(
     from trine.runtime.evaluation import evaluate_pairs, num_steps
 
     embedder = Embedder.load(
-        arguments.bundle, engine=engine, tasks=[options.task], threads=arguments.threads
+        arguments.bundle,
+        engine=engine,
+        device=arguments.device,
+        tasks=[options.task],
+        threads=arguments.threads,
     )
     bar = ProgressBar(sys.stderr, engine, num_steps(pairs, options), "steps")
     found = evaluate_pairs(embedder, pairs, options, bar.advance)

@@ -3,9 +3,11 @@
 from trine.kernels.cpu.library import NativeLibraryError
 from trine.runtime.bundle import Bundle
 from trine.runtime.engine import Engine, EngineOptions
+from trine.runtime.engines.gpu.opening import open_gpu_engine
 from trine.runtime.engines.native.engine import NativeCpuEngine
 from trine.runtime.engines.ort_cpu import OrtCpuEngine
 from trine.runtime.errors import EngineError
+from trine.runtime.gpu_entries import GPU_RUNNERS
 from trine.runtime.manifest import EngineEntry
 
 __all__ = ["open_engine"]
@@ -18,6 +20,8 @@ def open_engine(bundle: Bundle, entry: EngineEntry, options: EngineOptions) -> E
         EngineError: it cannot run on this machine.
         DependencyError: its package is not installed.
     """
+    if entry.runner in GPU_RUNNERS:
+        return open_gpu_engine(bundle, entry, options)
     if "cpu" not in entry.devices:
         raise EngineError(
             f"engine {entry.name} runs on {', '.join(entry.devices)} only, for the CPU has no "

@@ -19,7 +19,7 @@ from trine.runtime.manifest import EngineEntry
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["Decoders", "MergedDecoders", "SharedDecoder", "open_bank"]
+__all__ = ["ONNX_TYPES", "Decoders", "MergedDecoders", "SharedDecoder", "open_bank", "rank_mask"]
 
 #: ONNX's numbers of the adapter inputs' types.
 ONNX_TYPES = {"BF16": 16, "F16": 10, "F32": 1}

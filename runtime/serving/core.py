@@ -7,6 +7,7 @@ from trine.runtime.bundle import EMBEDDING_NAME, TOKENIZER_NAME, Bundle
 from trine.runtime.embedding_table import EmbeddingTable
 from trine.runtime.encoder import Encoder
 from trine.runtime.engine import Engine, EngineOptions
+from trine.runtime.engines.choice import resolve_engine
 from trine.runtime.engines.native.packed_file import packed_path
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.errors import InputError
@@ -45,7 +46,7 @@ def chosen_entry(bundle: Bundle, settings: ServerSettings) -> EngineEntry:
         BundleError: the bundle has none of that name.
         InputError: it cannot share its weights with other workers, as they are asked to.
     """
-    entry = bundle.engine(settings.engine)
+    entry = resolve_engine(bundle, settings.engine, settings.device)
     if entry.runner != "native" or not _shares_weights(settings):
         return entry
     graphs = {entry.decoders[task] for task in chosen_tasks(entry, settings)} | {entry.vision}
@@ -102,6 +103,7 @@ def open_core(
         tasks=chosen_tasks(entry, settings),
         share_weights=_shares_weights(settings),
         spin=settings.spin,
+        device=settings.device,
     )
     engine = open_engine(bundle, entry, options)
     limits = BatchLimits(tokens=settings.batch_tokens, patches=settings.batch_patches)

@@ -48,7 +48,8 @@ class ServerSettings:
         "repacked, which is faster for short inputs",
     )
 
-    engine: str = _option("auto", "of the bundle's engines")
+    engine: str = _option("auto", "of the bundle's engines, or a way to run one on a GPU")
+    device: int = _option(0, "ordinal of the GPU, for engines that run on one")
     tasks: tuple[str, ...] = _option((), "adapters to load; all if none is named")
     threads: int | None = _option(None, "of one run of the engine; one a processor and worker")
     spin: bool = _option(
@@ -120,6 +121,8 @@ class ServerSettings:
                 raise InputError(f"{name} is {value!r}; give a number above 0")
         if not 0 <= self.port <= 65535:
             raise InputError(f"port is {self.port}; give one of 0 to 65535")
+        if self.device < 0:
+            raise InputError(f"device is {self.device}; GPUs are numbered from 0")
         if self.fetch_redirects < 0:
             raise InputError(f"fetch_redirects is {self.fetch_redirects}; give 0 or more")
         for entry in self.api_keys:
@@ -142,5 +145,6 @@ class ServerSettings:
 _POSITIVE = tuple(
     option.name
     for option in dataclasses.fields(ServerSettings)
-    if option.type in (int, float, int | None) and option.name not in ("port", "fetch_redirects")
+    if option.type in (int, float, int | None)
+    and option.name not in ("port", "device", "fetch_redirects")
 )

@@ -86,20 +86,20 @@ def test_manifest_of_something_else(bundle: Path, content: str) -> None:
 
 @pytest.mark.parametrize(
     ("version", "remedy"),
-    [(3, "upgrade trine"), (99, "upgrade trine"), (0, "export the bundle again")]
+    [(4, "upgrade trine"), (99, "upgrade trine"), (0, "export the bundle again")]
     + [(value, "export the bundle again") for value in ("1", None)],
 )
 def test_other_format_version(
     bundle: Path, change: Callable[..., None], version: object, remedy: str
 ) -> None:
     change(lambda manifest: manifest.update(format_version=version))
-    refuse(bundle, f"format version {version!r}, this code reads 2", remedy)
+    refuse(bundle, f"format version {version!r}, this code reads 3", remedy)
 
 
 def test_newer_version_is_said_before_its_unknown_fields(
     bundle: Path, change: Callable[..., None]
 ) -> None:
-    change(lambda manifest: manifest.update(format_version=3, novelty=True))
+    change(lambda manifest: manifest.update(format_version=4, novelty=True))
     assert "novelty" not in refuse(bundle, "upgrade trine")
 
 
@@ -193,8 +193,14 @@ def test_engine_without_decoders(bundle: Path, change: Callable[..., None]) -> N
 
 
 def test_unknown_engine(golden_bundle: Path) -> None:
-    with pytest.raises(BundleError, match=r"no engine 'tensorrt'; it has \['ort-fp32'\]"):
-        Embedder.load(golden_bundle, engine="tensorrt")
+    with pytest.raises(BundleError, match=r"no engine 'abacus'; it has \['ort-fp32'\]$"):
+        Embedder.load(golden_bundle, engine="abacus")
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "ort_cuda", "ort-fp32:tensorrt_rtx"])
+def test_a_gpus_engine_without_graphs_for_it(golden_bundle: Path, engine: str) -> None:
+    with pytest.raises(BundleError, match="that `trine export --tensorrt bf16` adds"):
+        Embedder.load(golden_bundle, engine=engine)
 
 
 def test_unknown_tasks_and_threads(golden_bundle: Path) -> None:

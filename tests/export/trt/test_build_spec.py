@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from trine.export.trt.build_spec import (
     BuildSpec,
     DecoderBucket,
-    Range,
     VisionBucket,
     parse_buckets,
     profiles,
 )
 from trine.runtime.errors import InputError
+from trine.runtime.manifest import SizeRange
 from trine.runtime.model_config import VisionConfig
 from trine.runtime.vision_layout import window_order
 
@@ -62,9 +62,9 @@ def test_tensorrt_builds_for_one_processor(sms: tuple[int, ...]) -> None:
 
 def test_each_bucket_is_a_profile() -> None:
     first, second = profiles(SPEC, "decoder", VISION)
-    assert first["tokens"] == Range(1, 256, 256)
-    assert second["length"] == Range(1, 512, 512)
-    assert second["ranks_qkv"] == Range(96, 96, 384)
+    assert first["tokens"] == SizeRange(1, 256, 256)
+    assert second["length"] == SizeRange(1, 512, 512)
+    assert second["ranks_qkv"] == SizeRange(96, 96, 384)
 
 
 @given(rows=st.integers(14, 60), columns=st.integers(14, 60), images=st.integers(1, 3))
@@ -73,7 +73,7 @@ def test_pictures_of_a_buckets_size_fit_its_profile(rows: int, columns: int, ima
     spec = dataclasses.replace(SPEC, vision=(VisionBucket(patches, images),))
     (sizes,) = profiles(spec, "vision", VISION)
     _, windows = window_order((2 * rows, 2 * columns), VISION)
-    assert sizes["patches"] == Range(4, patches, patches)
+    assert sizes["patches"] == SizeRange(4, patches, patches)
     assert sizes["windows"].best <= images * len(windows) <= sizes["windows"].most
     assert sizes["window_length"].most == 64 >= 4 * max(windows)
 

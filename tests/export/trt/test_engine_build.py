@@ -2,15 +2,12 @@
 
 import dataclasses
 import importlib.util
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from trine.export.adapter_files import choose_layout
 from trine.export.checkpoint import Checkpoint
-from trine.export.cli import main
 from trine.export.trt import engine_build
 from trine.export.trt.build_spec import BuildSpec, DecoderBucket, VisionBucket
 from trine.export.trt.engine_build import build_engine
@@ -136,29 +133,3 @@ def test_a_crash_of_the_builder_is_one_sentence(
     with pytest.raises(EngineError, match=message):
         build_engine(graph, "vision", SPEC, CONFIG.vision, tmp_path / "built")
     assert not list((tmp_path / "built").iterdir())
-
-
-@needs_builder
-def test_the_program_builds_a_bundles_graphs(
-    golden_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bundle = Path(shutil.copytree(golden_bundle, tmp_path / "bundle"))
-    _write(bundle / "engines" / "trt-bf16", "bf16", "merged")
-    arguments = ["build", str(bundle), "--engine", "trt-bf16", "--sm", "89"]
-    arguments += ["--buckets", "text=64x4x32,image=256x1"]
-    assert main(arguments) == 0
-    assert "built in" in capsys.readouterr().err
-    records = list((bundle / "engines" / "trt-bf16" / "built").glob("*.json"))
-    assert {json.loads(r.read_text())["graph"] for r in records} == {
-        "vision.onnx",
-        f"decoder-{CONFIG.tasks[0]}.onnx",
-    }
-    assert main(arguments) == 0
-    assert "was built before" in capsys.readouterr().err
-
-
-def test_the_program_says_which_graphs_are_missing(
-    golden_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["build", str(golden_bundle), "--engine", "no-such"]) == 2
-    assert "has no graphs" in capsys.readouterr().err

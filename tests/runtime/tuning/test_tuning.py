@@ -48,7 +48,7 @@ def test_settings_count_on_the_machine_they_were_found_on(bundle: Path) -> None:
     write_tuned(bundle, here())
     assert read_tuned(bundle) == here()
     embedder = Embedder.load(bundle)
-    assert "1 threads" in embedder.engine_description
+    assert "1 threads" in embedder.description
     for change in ({"processor": "abacus"}, {"cores": 999}):
         write_tuned(bundle, here(**change))
         assert read_tuned(bundle) is None

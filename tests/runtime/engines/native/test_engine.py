@@ -91,7 +91,7 @@ def test_auto_takes_the_native_kernels_where_they_are_faster(
     monkeypatch.setattr(native_entries, "has_amx", lambda: True)
     assert bundle.engine("auto").name == "ort-int8"
     assert [entry.name for entry in open_bundle(golden_bundle).engines] == ["ort-fp32"]
-    description = Embedder.load(bundle.folder, engine="native-int8").engine_description
+    description = Embedder.load(bundle.folder, engine="native-int8").description
     assert description.startswith("native-int8: native kernels (AVX-512 VNNI), int8")
 
 

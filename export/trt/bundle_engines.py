@@ -1,0 +1,194 @@
+"""A bundle's entries of TensorRT graphs, and of the engines that were built from them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trine.export.bundle_edit import write_manifest
+from trine.export.engine_files import TABLE_NUMBERS, EngineSource
+from trine.export.options import TensorRtPrecision
+from trine.export.parity import UNMEASURED
+from trine.export.trt.engine_build import RECORD_SUFFIX, BuildRecord
+from trine.export.trt.graph_files import TrtPlans
+from trine.export.trt.plan import TrtPlan
+from trine.runtime.bundle import Bundle, file_sha256
+from trine.runtime.embedding_table import EMBEDDING_TENSOR
+from trine.runtime.manifest import BuiltEngine, EngineEntry, FileEntry, SizeRange
+from trine.runtime.model_config import DecoderConfig, VisionConfig
+from trine.runtime.precision import (
+    ALWAYS_FLOAT32,
+    GraphPrecision,
+    LinearPrecision,
+    PrecisionMap,
+    WiderTensor,
+    linear_role,
+)
+
+__all__ = ["BUILT_FOLDER", "BuiltGraph", "record_engines", "trt_entry", "trt_name"]
+
+#: Folder of built engines beside an entry's graphs.
+BUILT_FOLDER = "built"
+#: What these graphs, and TensorRT's fused attention, need not compute in float32.
+NOT_FLOAT32 = ("softmax statistics", "adapter deltas")
+#: Linear layers of a decoder layer and of a block of the vision tower.
+DECODER_ROLES = ("self_attn.qkv", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
+BLOCK_ROLES = ("attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltGraph:
+    """A graph's engine: its record, and the sizes of each of its buckets' dimensions."""
+
+    record: BuildRecord
+    profiles: tuple[Mapping[str, SizeRange], ...]
+
+
+def trt_name(kind: TensorRtPrecision) -> str:
+    """Return what an entry of TensorRT graphs is called in bundles."""
+    return f"trt-{kind}"
+
+
+def trt_entry(
+    kind: TensorRtPrecision,
+    source: EngineSource,
+    plans: TrtPlans,
+    paths: Mapping[str, Path],
+    folder: Path,
+) -> EngineEntry:
+    """Return the manifest entry of graphs that were written.
+
+    Args:
+        kind: the precision they were asked for in.
+        source: of the weights.
+        plans: of both graphs.
+        paths: of the files, by the graph's name.
+        folder: of the bundle.
+    """
+    inside = {name: path.relative_to(folder).as_posix() for name, path in paths.items()}
+    decoders = {
+        task: inside[f"decoder-{task}" if source.merged else "decoder"] for task in source.tasks
+    }
+    one_decoder = folder / decoders[source.tasks[0]]
+    weights = (path.with_suffix(".data") for path in (one_decoder, paths["vision"]))
+    config = source.checkpoint.config
+    stored = source.checkpoint.info(EMBEDDING_TENSOR).dtype
+    return EngineEntry(
+        name=trt_name(kind),
+        runner="tensorrt",
+        devices=("cuda",),
+        precision=kind,
+        precision_map=PrecisionMap(
+            vision=_precision(plans.vision, _vision_layers(config.vision)),
+            decoder=_precision(plans.decoder, _decoder_layers(config.decoder)),
+            embedding=TABLE_NUMBERS.get(stored, "fp32"),
+            float32=tuple(name for name in ALWAYS_FLOAT32 if name not in NOT_FLOAT32),
+        ),
+        adapters="merged" if source.merged else "runtime",
+        vision=inside["vision"],
+        decoders=decoders,
+        weight_bytes=sum(path.stat().st_size for path in weights),
+        # Nothing here runs the graphs: what a wrong weight would exceed all the same.
+        tolerance=UNMEASURED[kind],
+        below_floor=False,
+    )
+
+
+def record_engines(bundle: Bundle, entry: EngineEntry, built: Sequence[BuiltGraph]) -> EngineEntry:
+    """Write built engines into the bundle's manifest, at once or not at all; return the new entry.
+
+    An engine takes the place of one that was built from the same graph by the same builder for one
+    of its processors; that one's files are removed.
+
+    Args:
+        bundle: whose folder has the engines, as `build_engine` wrote them.
+        entry: of their graphs.
+        built: the engines.
+    """
+    made = tuple(_described(entry, graph) for graph in built)
+    replaced = {old.path for old in entry.built for new in made if _replaces(new, old)}
+    kept = tuple(old for old in entry.built if old.path not in replaced)
+    new_entry = dataclasses.replace(entry, built=kept + made)
+    engines = tuple(new_entry if e.name == entry.name else e for e in bundle.manifest.engines)
+    gone = {name for path in replaced for name in _files(path)} - {
+        name for engine in new_entry.built for name in _files(engine.path)
+    }
+    files = {name: file for name, file in bundle.manifest.files.items() if name not in gone}
+    for engine in made:
+        for name in _files(engine.path):
+            path = bundle.path(name)
+            files[name] = FileEntry(size=path.stat().st_size, sha256=file_sha256(path))
+    manifest = dataclasses.replace(
+        bundle.manifest, engines=engines, files=dict(sorted(files.items()))
+    )
+    write_manifest(bundle.folder, manifest)
+    for name in gone:
+        bundle.path(name).unlink(missing_ok=True)
+    return new_entry
+
+
+def _described(entry: EngineEntry, built: BuiltGraph) -> BuiltEngine:
+    record, folder = built.record, entry.vision.rpartition("/")[0]
+    return BuiltEngine(
+        graph=f"{folder}/{record.graph}",
+        path=f"{folder}/{BUILT_FOLDER}/{record.engine}",
+        key=record.key,
+        builder=record.builder,
+        version=record.version,
+        sms=record.sms,
+        profiles=built.profiles,
+        layers=record.layers,
+        scratch_bytes=record.scratch_bytes,
+        build_seconds=record.seconds,
+        build_peak_bytes=record.peak_bytes,
+    )
+
+
+def _replaces(new: BuiltEngine, old: BuiltEngine) -> bool:
+    same = (new.graph, new.builder) == (old.graph, old.builder)
+    return same and bool(set(new.sms) & set(old.sms))
+
+
+def _files(engine_path: str) -> tuple[str, str]:
+    return engine_path, engine_path.removesuffix(".engine") + RECORD_SUFFIX
+
+
+def _decoder_layers(config: DecoderConfig) -> tuple[str, ...]:
+    return tuple(f"layers.{i}.{role}" for i in range(config.num_layers) for role in DECODER_ROLES)
+
+
+def _vision_layers(config: VisionConfig) -> tuple[str, ...]:
+    blocks = (f"blocks.{i}.{role}" for i in range(config.depth) for role in BLOCK_ROLES)
+    return ("patch_embed", *blocks, "merger.mlp.0", "merger.mlp.2")
+
+
+def _precision(plan: TrtPlan, layers: Sequence[str]) -> GraphPrecision:
+    """Return a plan as the manifest has it: a rule for each role, and the layers apart from it."""
+    kinds = {linear_role(n): plan.quantised[n].kind for n in layers if n in plan.quantised}
+    left_out = (
+        WiderTensor(
+            name=name,
+            precision=plan.precision.of(name),
+            reason=f"its inputs do not fit one fixed {kinds[linear_role(name)]} scale",
+        )
+        for name in layers
+        if linear_role(name) in kinds and name not in plan.quantised
+    )
+    wider = {tensor.name: tensor for tensor in (*left_out, *plan.precision.wider)}
+    return dataclasses.replace(
+        plan.precision,
+        linears={
+            role: _linear(plan, role, kinds.get(role))
+            for role in dict.fromkeys(linear_role(name) for name in layers)
+        },
+        wider=tuple(wider.values()),
+    )
+
+
+def _linear(plan: TrtPlan, role: str, kind: Literal["int8", "fp8"] | None) -> LinearPrecision:
+    if kind is None:
+        return plan.precision.linears[role]
+    return LinearPrecision(
+        weight=kind, activation=kind, accumulate="int32" if kind == "int8" else "fp32"
+    )

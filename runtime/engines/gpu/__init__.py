@@ -1,0 +1,1 @@
+"""Engines on a GPU: their logic, and below it thin drivers of CUDA, TensorRT and ONNX Runtime."""

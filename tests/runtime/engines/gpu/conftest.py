@@ -1,0 +1,145 @@
+"""Bundles with engines for the simulated GPU, exported once a test run."""
+
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from tests.runtime.engines.gpu.simulated_tensorrt import VERSION, write_kernels
+from trine.export.adapter_files import choose_layout
+from trine.export.bundle_edit import write_manifest
+from trine.export.checkpoint import Checkpoint
+from trine.export.options import ExportOptions
+from trine.export.pipeline import export_checkpoint
+from trine.export.trt.build_spec import BuildSpec, parse_buckets, profiles
+from trine.export.trt.bundle_engines import BUILT_FOLDER, BuiltGraph, record_engines
+from trine.export.trt.engine_build import BuildRecord
+from trine.export.trt.graph_files import TrtPlans, write_trt_graphs
+from trine.export.trt.plan import Half, uniform_plan
+from trine.runtime.bundle import file_sha256, open_bundle
+from trine.runtime.manifest import FileEntry
+from trine.runtime.peft_adapter import PeftAdapters
+
+GOLDEN = Path(__file__).parents[3] / "data" / "golden" / "checkpoint"
+BUCKETS = "text=64x4x32,text=160x3x80,text=512x8x400,image=256x1,image=1024x2"
+Mode = Literal["merged", "runtime"]
+MakeBundle = Callable[..., Path]
+
+
+def _add_engines(folder: Path, graphs: Path, buckets: str, sms: Sequence[int]) -> None:
+    """Write engines that stand for `graphs` into the bundle, as `trine build` writes real ones."""
+    bundle = open_bundle(folder)
+    entry = next(e for e in bundle.manifest.engines if e.runner == "tensorrt")
+    decoder, vision = parse_buckets(buckets)
+    model = bundle.manifest.model
+    spec = BuildSpec(
+        builder="tensorrt",
+        sms=(sms[0],),
+        decoder=decoder,
+        vision=vision,
+        max_rank=bundle.manifest.adapters.max_rank,
+    )
+    place = bundle.path(entry.vision).parent / BUILT_FOLDER
+    place.mkdir()
+    built = []
+    for name in dict.fromkeys((entry.vision, *entry.decoders.values())):
+        stem = Path(name).stem
+        sizes = tuple(profiles(spec, "vision" if stem == "vision" else "decoder", model.vision))
+        content = {
+            "graph": str(graphs / f"{stem}.onnx"),
+            "profiles": [{dim: (r.least, r.most) for dim, r in p.items()} for p in sizes],
+        }
+        (place / f"{stem}.engine").write_text(json.dumps(content), encoding="utf-8")
+        (place / f"{stem}.json").write_text("{}", encoding="utf-8")
+        record = BuildRecord(
+            graph=f"{stem}.onnx",
+            key="0" * 64,
+            builder="tensorrt",
+            version=VERSION,
+            sms=tuple(sms),
+            engine=f"{stem}.engine",
+            layers=1,
+            engine_bytes=1,
+            scratch_bytes=1,
+            seconds=0.1,
+            peak_bytes=0,
+        )
+        built.append(BuiltGraph(record, sizes))
+    record_engines(bundle, entry, built)
+
+
+def _add_kernels(folder: Path) -> None:
+    write_kernels(folder / "kernels")
+    bundle = open_bundle(folder)
+    files = dict(bundle.manifest.files)
+    for path in (folder / "kernels").iterdir():
+        files[f"kernels/{path.name}"] = FileEntry(
+            size=path.stat().st_size, sha256=file_sha256(path)
+        )
+    write_manifest(folder, dataclasses.replace(bundle.manifest, files=files))
+
+
+def _write_graphs(folder: Path, mode: Mode, half: Half) -> Path:
+    """Write graphs in another format than the bundle's, for the simulated engines to run."""
+    checkpoint = Checkpoint(GOLDEN)
+    config = checkpoint.config
+    peft = PeftAdapters(GOLDEN / "adapters", config, config.tasks)
+    layout = choose_layout(peft, config.tasks, None)
+    if mode == "merged":
+        layout = dataclasses.replace(layout, files={})
+    plan = uniform_plan(half)
+    plans = TrtPlans(vision=plan, decoder=plan)
+    write_trt_graphs(checkpoint, peft, config.tasks, layout, plans, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trt_exports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Mode], Path]:
+    """Exports the golden checkpoint with graphs for TensorRT, once a mode. Not to be changed."""
+    made: dict[Mode, Path] = {}
+
+    def export(mode: Mode) -> Path:
+        if mode not in made:
+            made[mode] = tmp_path_factory.mktemp("trt") / mode
+            options = ExportOptions(
+                source=str(GOLDEN), bundle=made[mode], adapters=mode, tensorrt=("fp16",)
+            )
+            export_checkpoint(options, io.StringIO())
+        return made[mode]
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def make_bundle(
+    trt_exports: Callable[[Mode], Path], tmp_path_factory: pytest.TempPathFactory
+) -> MakeBundle:
+    """Makes a bundle with engines for the simulated GPU; each is one's own.
+
+    Arguments: mode, half (of the graphs the engines stand for), buckets, sms, kernels.
+    """
+
+    def make(
+        mode: Mode = "merged",
+        half: Half = "fp32",
+        buckets: str = BUCKETS,
+        sms: Sequence[int] = (89,),
+        kernels: bool = True,
+    ) -> Path:
+        place = tmp_path_factory.mktemp("simulated")
+        folder = Path(shutil.copytree(trt_exports(mode), place / "bundle"))
+        graphs = folder / "engines" / "trt-fp16"
+        if half != "fp16":
+            (place / "graphs").mkdir()
+            graphs = _write_graphs(place / "graphs", mode, half)
+        _add_engines(folder, graphs, buckets, sms)
+        if kernels:
+            _add_kernels(folder)
+        return folder
+
+    return make
