@@ -78,7 +78,7 @@ def _chosen(
     """Return the entries to run, and the names of others with why they cannot run here."""
     if engine is not None:
         return (bundle.engine(engine),), ()
-    entries = [bundle.engine(entry.name) for entry in bundle.manifest.engines]
+    entries = [bundle.engine(entry.name) for entry in bundle.engines]
     obstacles = [why_not(bundle, entry, device) for entry in entries]
     found = list(zip(entries, obstacles, strict=True))
     return (

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     if bundle is None:
         verdicts = judge_runners(machine)
     else:
-        entries = bundle.manifest.engines
+        entries = bundle.engines
         verdicts = tuple(judge_engine(needs_of(entry), machine) for entry in entries)
     report = Report(
         machine=machine,

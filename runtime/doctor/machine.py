@@ -148,6 +148,7 @@ class Machine:
     Attributes:
         packages: version of each installed package of interest, by its name on the index.
         broken: why an installed package cannot be imported, by its import name.
+        native_problem: why the native kernels of the processor cannot be used; None if they can.
     """
 
     cpu: Cpu
@@ -156,3 +157,4 @@ class Machine:
     packages: Mapping[str, str]
     broken: Mapping[str, str]
     extras: tuple[Extra, ...]
+    native_problem: str | None = None

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+from trine.kernels.cpu.library import why_unavailable
 from trine.runtime.doctor.cpu import read_cpu
 from trine.runtime.doctor.isolation import run_isolated
 from trine.runtime.doctor.machine import Machine
@@ -30,4 +31,5 @@ def survey_machine() -> Machine:
         packages=read_packages(),
         broken=broken,
         extras=read_extras(),
+        native_problem=why_unavailable(),
     )

@@ -23,14 +23,17 @@ class RunnerNeeds:
         module: to import besides; None for none.
         gpu: whether a CUDA device must be there.
         extra: that brings the packages.
+        kernels: whether Trine's own kernels of the processor must be usable.
     """
 
     provider: str | None
     module: str | None
     gpu: bool
     extra: str
+    kernels: bool = False
 
 
+NATIVE = RunnerNeeds(provider=None, module=None, gpu=False, extra="cpu", kernels=True)
 ORT_CPU = RunnerNeeds(provider="CPUExecutionProvider", module=None, gpu=False, extra="cpu")
 ORT_CUDA = RunnerNeeds(provider="CUDAExecutionProvider", module=None, gpu=True, extra="gpu")
 ORT_TENSORRT = RunnerNeeds(provider="TensorrtExecutionProvider", module=None, gpu=True, extra="gpu")
@@ -39,6 +42,7 @@ TENSORRT_RTX = RunnerNeeds(provider=None, module="tensorrt_rtx", gpu=True, extra
 #: By the runner's name in the manifest and the device.
 RUNNERS: Mapping[str, Mapping[str, RunnerNeeds]] = {
     "onnxruntime": {"cpu": ORT_CPU, "cuda": ORT_CUDA},
+    "native": {"cpu": NATIVE},
     "ort_cpu": {"cpu": ORT_CPU},
     "ort_cuda": {"cuda": ORT_CUDA},
     "ort_tensorrt": {"cuda": ORT_TENSORRT},
@@ -46,7 +50,7 @@ RUNNERS: Mapping[str, Mapping[str, RunnerNeeds]] = {
     "tensorrt_rtx": {"cuda": TENSORRT_RTX},
 }
 #: What is shown where there is no bundle to judge.
-SHOWN = ("ort_cpu", "ort_cuda", "ort_tensorrt", "tensorrt", "tensorrt_rtx")
+SHOWN = ("native", "ort_cpu", "ort_cuda", "ort_tensorrt", "tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +139,8 @@ def judge_engine(engine: EngineNeeds, machine: Machine) -> Verdict:
 
 
 def _software_obstacles(needs: RunnerNeeds, machine: Machine) -> Iterator[str]:
+    if needs.kernels and machine.native_problem is not None:
+        yield machine.native_problem
     runtime = machine.onnxruntime
     if needs.provider is not None:
         provider = runtime.provider(needs.provider)

@@ -5,6 +5,7 @@ import importlib.metadata
 import logging
 import sys
 
+from trine.kernels.cpu.library import why_unavailable
 from trine.runtime.bundle import Bundle
 from trine.runtime.doctor.probe import probe_cuda
 from trine.runtime.engines.gpu.built import built_engine
@@ -60,6 +61,8 @@ def why_not(bundle: Bundle, entry: EngineEntry, device: int) -> str | None:
     Returns:
         a sentence; None if nothing speaks against it.
     """
+    if entry.runner == "native":
+        return why_unavailable()
     if entry.runner not in GPU_RUNNERS:
         known = ", ".join(entry.devices)
         return None if "cpu" in entry.devices else f"its graphs run on {known} only"
