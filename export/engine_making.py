@@ -14,7 +14,7 @@ from trine.export.calibration_run import (
     choose_affordable,
     max_probe_tokens,
 )
-from trine.export.engine_files import EngineSource, engine_bytes, write_engine
+from trine.export.engine_files import DEVICES, EngineSource, engine_bytes, write_engine
 from trine.export.golden_inputs import golden_inputs
 from trine.export.options import EngineMeasurement, EngineReport
 from trine.export.parity import (
@@ -105,6 +105,9 @@ class EngineMaker:
         """
         if precision == "fp32" or self._calibration is None:
             return RefinedPlan(plan_engine("fp32", {}), None)
+        if tightness == TIGHTNESS[0] and self._is_large and self._will_run(precision):
+            # Running the engine says more, sooner, than imitating so large a model.
+            return RefinedPlan(plan_engine(precision, self._calibration.scan.ranges), None)
         return refine_plan(
             plan_engine(precision, self._calibration.scan.ranges),
             self._probing(self._calibration),
@@ -188,9 +191,16 @@ class EngineMaker:
         return MadeEngine(entry, report)
 
     @property
+    def _is_large(self) -> bool:
+        return affordable_size(self._source.checkpoint.config) == "brief"
+
+    @property
     def _room(self) -> float:
-        large = affordable_size(self._source.checkpoint.config) == "brief"
-        return LARGE_MODEL_ROOM if large else 1.0
+        return LARGE_MODEL_ROOM if self._is_large else 1.0
+
+    def _will_run(self, precision: Precision) -> bool:
+        """Return whether a narrow engine is run before it is kept."""
+        return self._check is not False and "cpu" in DEVICES[precision]
 
     def _probing(self, calibration: CalibrationRun) -> Probing:
         model = self._source.checkpoint.config

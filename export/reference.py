@@ -7,7 +7,7 @@ on a model of any size in the memory of one layer and reads the model once howev
 there are. float32 throughout, with norms and softmax summed in float64.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,8 @@ from trine.runtime.vision_layout import VisionInputs, lay_out_images, window_ord
 __all__ = ["Fork", "Observer", "Reference", "ReferenceInput", "ReferenceVectors", "Rounding"]
 
 Array = NDArray[np.float32]
+#: Most that one activation of the MLP takes at a time; rows beyond wait their turn.
+MLP_BYTES = 1 << 28
 
 
 class Rounding(Protocol):
@@ -220,13 +222,18 @@ class Reference:
             state += out
         weight = self._checkpoint.float32(f"{prefix}.post_attention_layernorm.weight")
         normed = [rms_norm(state, weight, eps) for state in states]
-        gate = self._linear(f"{prefix}.mlp.gate_proj", inputs, normed)
-        up = self._linear(f"{prefix}.mlp.up_proj", inputs, normed)
-        product = [silu(g) * u for g, u in zip(gate, up, strict=True)]
-        for state, out in zip(
-            states, self._linear(f"{prefix}.mlp.down_proj", inputs, product), strict=True
-        ):
-            state += out
+        # An observer sees all rows of a product at once.
+        whole = [slice(0, len(states))]
+        parts = whole if self._observer else _parts(states, self._decoder.intermediate_size)
+        for part in parts:
+            mine = inputs[part]
+            gate = self._linear(f"{prefix}.mlp.gate_proj", mine, normed[part])
+            up = self._linear(f"{prefix}.mlp.up_proj", mine, normed[part])
+            product = [silu(g) * u for g, u in zip(gate, up, strict=True)]
+            for state, out in zip(
+                states[part], self._linear(f"{prefix}.mlp.down_proj", mine, product), strict=True
+            ):
+                state += out
 
     def _attend(self, prefix: str, item: ReferenceInput, q: Array, k: Array, v: Array) -> Array:
         decoder = self._decoder
@@ -375,6 +382,17 @@ def _products(
         lengths = [len(states[index]) for index in members]
         results |= zip(members, _split(product, lengths), strict=True)
     return [results[index] for index in range(len(states))]
+
+
+def _parts(states: Sequence[Array], width: int) -> Iterator[slice]:
+    """Yield slices of the states whose rows, `width` wide, take `MLP_BYTES` at most."""
+    first = rows = 0
+    for index, state in enumerate(states):
+        if rows and (rows + len(state)) * width * state.itemsize > MLP_BYTES:
+            yield slice(first, index)
+            first, rows = index, 0
+        rows += len(state)
+    yield slice(first, len(states))
 
 
 def _split(rows: Array, lengths: Sequence[int]) -> list[Array]:
