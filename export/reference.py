@@ -216,23 +216,20 @@ class Reference:
             self._attend(prefix, item, q_rows, k_rows, v_rows)
             for item, q_rows, k_rows, v_rows in zip(inputs, q, k, v, strict=True)
         ]
-        for state, out in zip(
-            states, self._linear(f"{prefix}.self_attn.o_proj", inputs, attended), strict=True
-        ):
+        outs = self._linear(f"{prefix}.self_attn.o_proj", inputs, attended)
+        for state, out in zip(states, outs, strict=True):
             state += out
         weight = self._checkpoint.float32(f"{prefix}.post_attention_layernorm.weight")
         normed = [rms_norm(state, weight, eps) for state in states]
         # An observer sees all rows of a product at once.
-        whole = [slice(0, len(states))]
-        parts = whole if self._observer else _parts(states, self._decoder.intermediate_size)
-        for part in parts:
+        width = 0 if self._observer else self._decoder.intermediate_size
+        for part in _parts(states, width):
             mine = inputs[part]
             gate = self._linear(f"{prefix}.mlp.gate_proj", mine, normed[part])
             up = self._linear(f"{prefix}.mlp.up_proj", mine, normed[part])
             product = [silu(g) * u for g, u in zip(gate, up, strict=True)]
-            for state, out in zip(
-                states[part], self._linear(f"{prefix}.mlp.down_proj", mine, product), strict=True
-            ):
+            outs = self._linear(f"{prefix}.mlp.down_proj", mine, product)
+            for state, out in zip(states[part], outs, strict=True):
                 state += out
 
     def _attend(self, prefix: str, item: ReferenceInput, q: Array, k: Array, v: Array) -> Array:
@@ -385,7 +382,7 @@ def _products(
 
 
 def _parts(states: Sequence[Array], width: int) -> Iterator[slice]:
-    """Yield slices of the states whose rows, `width` wide, take `MLP_BYTES` at most."""
+    """Yield slices of the states whose rows, `width` wide, take at most `MLP_BYTES`."""
     first = rows = 0
     for index, state in enumerate(states):
         if rows and (rows + len(state)) * width * state.itemsize > MLP_BYTES:
