@@ -211,10 +211,9 @@ class Reference:
         eps = self._decoder.rms_norm_eps
         weight = self._checkpoint.float32(f"{prefix}.input_layernorm.weight")
         normed = [rms_norm(state, weight, eps) for state in states]
-        q, k, v = (self._linear(f"{prefix}.self_attn.{n}_proj", inputs, normed) for n in "qkv")
+        qkv = [self._linear(f"{prefix}.self_attn.{n}_proj", inputs, normed) for n in "qkv"]
         attended = [
-            self._attend(prefix, item, q_rows, k_rows, v_rows)
-            for item, q_rows, k_rows, v_rows in zip(inputs, q, k, v, strict=True)
+            self._attend(prefix, item, *rows) for item, *rows in zip(inputs, *qkv, strict=True)
         ]
         outs = self._linear(f"{prefix}.self_attn.o_proj", inputs, attended)
         for state, out in zip(states, outs, strict=True):
@@ -224,9 +223,9 @@ class Reference:
         # An observer sees all rows of a product at once.
         width = 0 if self._observer else self._decoder.intermediate_size
         for part in _parts(states, width):
-            mine = inputs[part]
-            gate = self._linear(f"{prefix}.mlp.gate_proj", mine, normed[part])
-            up = self._linear(f"{prefix}.mlp.up_proj", mine, normed[part])
+            mine, x = inputs[part], normed[part]
+            gate = self._linear(f"{prefix}.mlp.gate_proj", mine, x)
+            up = self._linear(f"{prefix}.mlp.up_proj", mine, x)
             product = [silu(g) * u for g, u in zip(gate, up, strict=True)]
             outs = self._linear(f"{prefix}.mlp.down_proj", mine, product)
             for state, out in zip(states[part], outs, strict=True):
