@@ -77,6 +77,7 @@ clean:
 	@touch $@
 
 .venv/stamp-reference: .venv/stamp-test
-	@echo "installing $(TORCH) and the published code's packages into .venv"
+	@echo "installing $(TORCH) and the published code's packages into .venv, onnxruntime-gpu into build"
 	@$(PIP) '$(TORCH)' --editable '.[reference]'
+	@$(PIP) --no-deps --upgrade --target build/onnxruntime-gpu 'onnxruntime-gpu>=1.31'
 	@touch $@

@@ -64,7 +64,9 @@ class Padding:
 
     def sizes(self, own: Sizes, profile: Mapping[str, SizeRange]) -> Sizes:
         """Return the sizes a decoder run has: its bucket's best ones, or its own."""
-        padded = {name: max(own[name], profile[name].best) for name in DECODER_DIMS}
+        padded = {name: profile[name].best for name in DECODER_DIMS}
+        if any(own[name] > size for name, size in padded.items()):
+            return own
         tokens_fit = self._worth(own["tokens"], padded["tokens"], self.free_tokens)
         slots = own["sequences"] * own["length"]
         padded_slots = padded["sequences"] * padded["length"]

@@ -63,7 +63,7 @@ class Program:
         Raises:
             EngineError: the library refuses it.
         """
-        if self._scratch.num_bytes < self._graph.scratch_bytes:
+        if 0 < self._scratch.num_bytes < self._graph.scratch_bytes:
             self._wait()
         scratch = self._scratch.require(self._graph.scratch_bytes)
         key = (
