@@ -1,11 +1,14 @@
 """Measures a bundle's engines on a GPU and sets the rates beside the data sheet's predictions.
 
-Texts of several lengths and pages of one size are embedded from start to end: preparation on the
-processor, copies and the graphs. Each run is warmed up first; the median of the repeats counts. The
-JSON has for each run the measured and the predicted tokens or pages a second. Without a GPU nothing
-is measured, and the exit code is 3.
+Texts of several lengths and pages of one size are embedded from start to end (preparation on the
+processor, copies and the graphs) by each way to run the bundle's graphs on a GPU. Each run is warmed
+up first; the median of the repeats counts. The JSON has for each run the measured and the predicted
+tokens or pages a second. Without a GPU nothing is measured, and the exit code is 3.
 
-    python benchmarks/gpu.py BUNDLE [--engine NAME …] [--repeats 7] --out FILE
+    python benchmarks/gpu.py BUNDLE [--engine NAME …] --out benchmarks/results/DATE-GPU-gpu.json
+    python benchmarks/roofline_page.py
+
+The second line puts what was measured beside the predictions of docs/roofline.md.
 """
 
 import argparse
@@ -25,6 +28,7 @@ from trine.runtime.doctor.machine import Driver, Gpu
 from trine.runtime.doctor.nvidia import read_driver
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import EngineError, TrineError
+from trine.runtime.gpu_entries import ways_to_run
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.pipeline import BatchLimits
 from trine.runtime.roofline.devices import RatePrecision, sheet_of
@@ -66,6 +70,7 @@ class Measurement:
         measured: median rate.
         predicted: best rate by the data sheet; None for a GPU that is not listed.
         share: measured over predicted.
+        golden_cosine: worst of the bundle's golden texts with the float32 reference.
     """
 
     engine: str
@@ -77,12 +82,17 @@ class Measurement:
     measured: float
     predicted: float | None
     share: float | None
+    golden_cosine: float
 
 
 def main(read: Callable[[], Driver] = read_driver) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, help="a folder of `trine export`")
-    parser.add_argument("--engine", action="append", help="may be repeated (default: all)")
+    parser.add_argument(
+        "--engine",
+        action="append",
+        help="may be repeated (default: every way to run the bundle's graphs on a GPU)",
+    )
     parser.add_argument("--repeats", type=int, default=7, help="of each run (default: 7)")
     parser.add_argument("--out", type=Path, help="also write the JSON there")
     arguments = parser.parse_args()
@@ -91,7 +101,7 @@ def main(read: Callable[[], Driver] = read_driver) -> int:
         print(f"no GPU: {driver.problem}; nothing was measured", file=sys.stderr)
         return NO_GPU
     bundle = open_bundle(arguments.bundle)
-    engines = arguments.engine or [entry.name for entry in bundle.manifest.engines]
+    engines = arguments.engine or gpu_engines(bundle)
     found, failures = [], {}
     for name in engines:
         try:
@@ -116,6 +126,15 @@ def main(read: Callable[[], Driver] = read_driver) -> int:
     return FAILED if failures else 0
 
 
+def gpu_engines(bundle: Bundle) -> list[str]:
+    """Return the names of the bundle's engines by each runner of a GPU; all if it has none."""
+    listed = bundle.manifest.engines
+    ways = [
+        f"{e.name}:{w.runner}" for e in listed if e.runner == "tensorrt" for w in ways_to_run(e)
+    ]
+    return ways or [entry.name for entry in listed]
+
+
 def measure_engine(bundle: Bundle, name: str, gpu: Gpu, repeats: int) -> list[Measurement]:
     """Return a measurement for each run.
 
@@ -132,8 +151,10 @@ def measure_engine(bundle: Bundle, name: str, gpu: Gpu, repeats: int) -> list[Me
             tokens=run.workload.tokens,
             window_tokens=max(run.workload.tokens, BatchLimits().window_tokens),
         )
-        embedder = Embedder.load(bundle.folder, engine=name, tasks=[task], limits=limits)
-        description = embedder._encoder.engine.description
+        embedder = Embedder.load(
+            bundle.folder, engine=name, device=gpu.index, tasks=[task], limits=limits
+        )
+        description = embedder.description
         if "CPU" in description:
             raise EngineError(f"it runs on processors here ({description})")
         seconds = time_run(embedder, run.items, task, repeats)
@@ -151,6 +172,7 @@ def measure_engine(bundle: Bundle, name: str, gpu: Gpu, repeats: int) -> list[Me
             measured=rate,
             predicted=best,
             share=None if best is None else rate / best,
+            golden_cosine=min(d.min_cosine for d in embedder.deviations("text")),
         )
         beside = "" if best is None else f", predicted best {best:,.0f}"
         print(

@@ -5,7 +5,9 @@ python benchmarks/roofline_page.py
 
 import json
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from trine.export.checkpoint_config import read_model_config
 from trine.export.sample_config import adapter_config, model_config, preprocessor_config
@@ -13,6 +15,7 @@ from trine.export.sample_spec import SampleSpec
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.roofline.page import roofline_page
 
+RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "roofline.md"
 #: The published image prompt has 3 tokens before the picture's span, its two markers, and 6 after
 #: it, with the published tokenizer.
@@ -25,8 +28,26 @@ def main() -> None:
 
 
 def page_text() -> str:
-    """Return the page."""
-    return roofline_page(published_model(), "jina-embeddings-v4", SCAFFOLD_TOKENS)
+    """Return the page, with what `gpu.py` measured where there are results of it."""
+    page = roofline_page(published_model(), "jina-embeddings-v4", SCAFFOLD_TOKENS)
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*-gpu.json"))]
+    return page + "".join(f"{line}\n" for record in records for line in measured_lines(record))
+
+
+def measured_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the table of one result of `gpu.py`: measured beside predicted rates."""
+    device, versions = record["device"]["name"], f"driver {record['driver']}"
+    yield f"\n## Measured: {device}, {versions}\n"
+    yield "| engine | run | measured | predicted best | share | worst golden cosine |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: |"
+    for row in record["measured"]:
+        best = "–" if row["predicted"] is None else f"{row['predicted']:,.1f}"
+        share = "–" if row["share"] is None else f"{row['share']:.0%}"
+        rate = f"{row['measured']:,.1f} {row['unit']}/s"
+        cosine = f"{row['golden_cosine']:.5f}"
+        yield f"| {row['engine']} | {row['run']} | {rate} | {best} | {share} | {cosine} |"
+    for engine, why in record["failures"].items():
+        yield f"\n{engine} was not measured: {why}"
 
 
 def published_model() -> ModelConfig:

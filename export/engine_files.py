@@ -20,14 +20,15 @@ __all__ = ["DEVICES", "EngineSource", "engine_bytes", "engine_name", "write_engi
 
 #: Bytes a weight takes by precision, scales included.
 WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.05, "int4": 0.8}
-#: Where ONNX Runtime can run the graphs: its CPU provider has no products of bfloat16, and its CUDA
-#: provider none of 8-bit activations with a scale for each row.
+#: Where ONNX Runtime has kernels for the graphs: its CPU provider has no products of bfloat16; its
+#: CUDA provider has grouped attention in 16 bits only, and no products of 8-bit activations with a
+#: scale for each row. On a GPU the runtime runs the graphs of `trine.export.trt` instead.
 DEVICES: dict[Precision, tuple[Device, ...]] = {
-    "fp32": ("cpu", "cuda"),
+    "fp32": ("cpu",),
     "fp16": ("cpu", "cuda"),
     "bf16": ("cuda",),
     "int8": ("cpu",),
-    "int4": ("cpu", "cuda"),
+    "int4": ("cpu",),
 }
 #: Formats of the embedding table by the dtype it is stored in.
 TABLE_NUMBERS: dict[str, Number] = {"BF16": "bf16", "F16": "fp16"}

@@ -11,7 +11,7 @@ from typing import get_args
 
 from trine.runtime.manifest import Builder, EngineEntry, Runner
 
-__all__ = ["GPU_RUNNERS", "by_builder", "gpu_entries", "gpu_entry"]
+__all__ = ["GPU_RUNNERS", "by_builder", "gpu_entries", "gpu_entry", "ways_to_run"]
 
 #: In the order in which "auto" tries them. ONNX Runtime's TensorRT provider builds engines when it
 #: loads, which takes minutes: it is used if it is asked for.
@@ -47,6 +47,13 @@ def by_builder(entry: EngineEntry) -> EngineEntry:
     if entry.runner != "tensorrt" or not builders or "tensorrt" in builders:
         return entry
     return dataclasses.replace(entry, runner=builders.pop())
+
+
+def ways_to_run(entry: EngineEntry) -> Iterator[EngineEntry]:
+    """Yield a listed entry by each runner of a GPU that takes its graphs."""
+    for runner in GPU_RUNNERS:
+        if _runs(entry, runner):
+            yield dataclasses.replace(entry, runner=runner)
 
 
 def gpu_entries(engines: Sequence[EngineEntry]) -> Iterator[EngineEntry]:

@@ -39,7 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
         verdicts = judge_runners(machine)
     else:
         entries = bundle.engines
-        verdicts = tuple(judge_engine(needs_of(entry), machine) for entry in entries)
+        verdicts = tuple(
+            judge_engine(needs, machine)
+            for entry in entries
+            for needs in needs_of(entry, str(bundle.folder))
+        )
     report = Report(
         machine=machine,
         verdicts=verdicts,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from trine.runtime.doctor.machine import Extra, Machine
 from trine.runtime.doctor.packages import version_numbers
 
-__all__ = ["Advice", "advise", "tensorrt_version"]
+__all__ = ["Advice", "advise", "install_line", "tensorrt_version"]
 
 #: Command that leaves exactly one package behind the module `onnxruntime`.
 SWAP = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install {}"
@@ -15,7 +15,7 @@ TENSORRT = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 #: Extras that exclude one another: one of them is enough.
 ONNXRUNTIME_EXTRAS = ("cpu", "gpu")
 #: Extras that are of use with a GPU only, and one that is for comparisons, not for running.
-GPU_EXTRAS, REFERENCE_EXTRA = ("gpu", "tensorrt"), "reference"
+GPU_EXTRAS, REFERENCE_EXTRA = ("gpu", "tensorrt", "tensorrt-rtx"), "reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,12 @@ def advise(machine: Machine) -> tuple[Advice, ...]:
 def tensorrt_version(machine: Machine) -> str | None:
     """Return the version of the installed TensorRT; None if there is none."""
     return next((machine.packages[name] for name in TENSORRT if name in machine.packages), None)
+
+
+def install_line(extra: str) -> str:
+    """Return the command that installs an extra; TensorRT's libraries are on NVIDIA's index."""
+    index = " --extra-index-url https://pypi.nvidia.com" if extra == "tensorrt" else ""
+    return f"pip install 'trine[{extra}]'{index}"
 
 
 def _onnxruntime(machine: Machine) -> Iterator[Advice]:
@@ -124,7 +130,8 @@ def _tensorrt(machine: Machine) -> Iterator[Advice]:
             f"onnxruntime-gpu {runtime.version} is linked with TensorRT {linked} "
             f"(libnvinfer.so.{linked}), which TensorRT {version} is not; its TensorRT provider "
             "cannot load",
-            f"pip install 'tensorrt>={linked},<{linked + 1}' for the engine ort_tensorrt; the "
+            f"pip install 'tensorrt>={linked}.15,<{linked + 1}' --extra-index-url "
+            "https://pypi.nvidia.com for the engine ort_tensorrt; the "
             f"engine tensorrt runs with TensorRT {version} as it is",
         )
 

@@ -1,11 +1,13 @@
 """Whether a machine can run an engine, and why not: one row of needs for each kind of runner."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
-from trine.runtime.doctor.advice import tensorrt_version
+from trine.runtime.doctor.advice import install_line, tensorrt_version
 from trine.runtime.doctor.machine import Machine
-from trine.runtime.manifest import EngineEntry
+from trine.runtime.gpu_entries import ways_to_run
+from trine.runtime.manifest import Builder, EngineEntry
 from trine.runtime.progress import format_bytes
 
 __all__ = ["RUNNERS", "EngineNeeds", "Verdict", "judge_engine", "judge_runners", "needs_of"]
@@ -38,10 +40,10 @@ ORT_CPU = RunnerNeeds(provider="CPUExecutionProvider", module=None, gpu=False, e
 ORT_CUDA = RunnerNeeds(provider="CUDAExecutionProvider", module=None, gpu=True, extra="gpu")
 ORT_TENSORRT = RunnerNeeds(provider="TensorrtExecutionProvider", module=None, gpu=True, extra="gpu")
 TENSORRT = RunnerNeeds(provider=None, module="tensorrt", gpu=True, extra="tensorrt")
-TENSORRT_RTX = RunnerNeeds(provider=None, module="tensorrt_rtx", gpu=True, extra="tensorrt")
+TENSORRT_RTX = RunnerNeeds(provider=None, module="tensorrt_rtx", gpu=True, extra="tensorrt-rtx")
 #: By the runner's name in the manifest and the device.
 RUNNERS: Mapping[str, Mapping[str, RunnerNeeds]] = {
-    "onnxruntime": {"cpu": ORT_CPU, "cuda": ORT_CUDA},
+    "onnxruntime": {"cpu": ORT_CPU},
     "native": {"cpu": NATIVE},
     "ort_cpu": {"cpu": ORT_CPU},
     "ort_cuda": {"cuda": ORT_CUDA},
@@ -64,6 +66,8 @@ class EngineNeeds:
         precision: of its products; "" if that does not matter.
         weight_bytes: of one decoder and the vision tower; 0 if unknown.
         sms: the architectures it was built for; () where it is not built for any.
+        versions: of the runner that built it; () where none did.
+        build: the command that builds it; "" where it is not built.
     """
 
     name: str
@@ -72,6 +76,8 @@ class EngineNeeds:
     precision: str = ""
     weight_bytes: int = 0
     sms: tuple[int, ...] = ()
+    versions: tuple[str, ...] = ()
+    build: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,15 +103,35 @@ class Verdict:
         return bool(self.devices)
 
 
-def needs_of(entry: EngineEntry) -> EngineNeeds:
-    """Return what an engine of a bundle needs."""
-    return EngineNeeds(
+def needs_of(entry: EngineEntry, folder: str = "BUNDLE") -> Iterator[EngineNeeds]:
+    """Yield what an engine of a bundle needs, for each way to run it.
+
+    Args:
+        entry: of the engine.
+        folder: of the bundle, for commands.
+    """
+    general = EngineNeeds(
         name=entry.name,
         runner=entry.runner,
         devices=tuple(entry.devices),
         precision=entry.precision,
         weight_bytes=entry.weight_bytes,
     )
+    if entry.runner != "tensorrt":
+        yield general
+        return
+    for way in ways_to_run(entry):
+        made = [built for built in entry.built if built.builder == way.runner]
+        builder = way.runner if way.runner in get_args(Builder) else ""
+        command = f"trine build {folder} --engine {entry.name}"
+        yield replace(
+            general,
+            name=f"{entry.name}:{way.runner}",
+            runner=way.runner,
+            sms=tuple(sorted({sm for built in made for sm in built.sms})),
+            versions=tuple(dict.fromkeys(built.version for built in made)),
+            build=f"{command} --builder {builder.replace('_', '-')}" if builder else "",
+        )
 
 
 def judge_runners(machine: Machine) -> tuple[Verdict, ...]:
@@ -123,7 +149,7 @@ def judge_engine(engine: EngineNeeds, machine: Machine) -> Verdict:
     for device, needs in ways.items():
         if engine.devices and device not in engine.devices:
             continue
-        found = [*_software_obstacles(needs, machine)]
+        found = [*_software_obstacles(needs, machine), *_build_obstacles(engine, machine)]
         if needs.gpu:
             found += _gpu_obstacles(engine, machine)
         obstacles += [f"{device}: {sentence}" for sentence in found]
@@ -156,14 +182,32 @@ def _software_obstacles(needs: RunnerNeeds, machine: Machine) -> Iterator[str]:
         if needs.module in machine.broken:
             yield f"{package}: {machine.broken[needs.module]}"
         elif not _installed(package, machine):
-            command = "'trine[tensorrt]'" if package == "tensorrt" else "tensorrt-rtx-cu13"
-            yield f"{package} is not installed: pip install {command}"
+            yield f"{package} is not installed: {install_line(needs.extra)}"
+    if needs.gpu and "cuda-bindings" not in machine.packages:
+        yield f"cuda-bindings is not installed: {install_line(needs.extra)}"
+
+
+def _build_obstacles(engine: EngineNeeds, machine: Machine) -> Iterator[str]:
+    """Yield why what was built of an engine is of no use to the installed library."""
+    if not engine.build:
+        return
+    if not engine.versions:
+        yield f"nothing was built of its graphs; run `{engine.build} --sm SM` for the GPU's SM"
+        return
+    version = _version(engine.runner.replace("_", "-"), machine)
+    if version is not None and version not in engine.versions:
+        built = ", ".join(engine.versions)
+        yield f"built with {built}, here is {version}; build again: `{engine.build}`"
 
 
 def _installed(package: str, machine: Machine) -> bool:
+    return _version(package, machine) is not None
+
+
+def _version(package: str, machine: Machine) -> str | None:
     if package == "tensorrt":
-        return tensorrt_version(machine) is not None
-    return any(name.startswith(package) for name in machine.packages)
+        return tensorrt_version(machine)
+    return next((v for name, v in machine.packages.items() if name.startswith(package)), None)
 
 
 def _gpu_obstacles(engine: EngineNeeds, machine: Machine) -> Iterator[str]:
@@ -180,7 +224,8 @@ def _gpu_obstacles(engine: EngineNeeds, machine: Machine) -> Iterator[str]:
     if engine.sms and not any(gpu.sm in engine.sms for gpu in able):
         built = ", ".join(f"sm_{sm}" for sm in engine.sms)
         sms = ",".join(str(sm) for sm in sorted({gpu.sm for gpu in able}))
-        yield f"built for {built}, here is {shown}; rebuild with `trine build BUNDLE --sm {sms}`"
+        command = engine.build or "trine build BUNDLE"
+        yield f"built for {built}, here is {shown}; rebuild with `{command} --sm {sms}`"
         return
     room = max(gpu.memory_bytes for gpu in able)
     if engine.weight_bytes > room:

@@ -25,8 +25,8 @@ def open_engine(bundle: Bundle, entry: EngineEntry, options: EngineOptions) -> E
     if "cpu" not in entry.devices:
         raise EngineError(
             f"engine {entry.name} runs on {', '.join(entry.devices)} only, for the CPU has no "
-            f"products of {entry.precision}; take another engine of the bundle, or export one with "
-            "--precision fp32 or int8"
+            f"products of {entry.precision}, and GPUs run the graphs of --target tensorrt; take "
+            "another engine of the bundle, or export one with --precision fp32 or int8"
         )
     if entry.runner == "native":
         try:

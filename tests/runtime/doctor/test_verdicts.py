@@ -27,6 +27,8 @@ from trine.runtime.doctor.verdict import (
     judge_runners,
     needs_of,
 )
+from trine.runtime.gpu_entries import GPU_RUNNERS
+from trine.runtime.manifest import BuiltEngine, EngineEntry
 
 GB = 10**9
 CPU = Cpu(
@@ -66,14 +68,16 @@ CPU_ONLY = Machine(
     packages={"onnxruntime": "1.31.1"},
     broken={},
     extras=(),
+    native_problem="this processor has no AVX-512 VNNI",
 )
 WITH_GPU = Machine(
     cpu=CPU,
     driver=driver(L4),
     onnxruntime=runtime(*NAMES, linked=True),
-    packages={"onnxruntime-gpu": "1.31.1", "tensorrt": "10.16.1"},
+    packages={"onnxruntime-gpu": "1.31.1", "tensorrt": "10.16.1", "cuda-bindings": "13.5.0"},
     broken={},
     extras=(),
+    native_problem="this processor has no AVX-512 VNNI",
 )
 
 
@@ -96,13 +100,13 @@ def test_tensorrt_11_does_not_fit_a_provider_linked_with_10() -> None:
     machine = replace(
         WITH_GPU,
         onnxruntime=runtime(*NAMES, problems=problems, linked=True),
-        packages={"onnxruntime-gpu": "1.31.1", "tensorrt-cu13": "11.4.0.106"},
+        packages={**WITH_GPU.packages, "tensorrt": "11.4.0.106"},
     )
     assert able(machine) == {"ort_cpu", "ort_cuda", "tensorrt"}
     (advice,) = advise(machine)
     assert "linked with TensorRT 10" in advice.problem
     assert "TensorRT 11.4.0.106" in advice.problem
-    assert "pip install 'tensorrt>=10,<11'" in advice.remedy
+    assert "pip install 'tensorrt>=10.15,<11'" in advice.remedy
 
 
 def test_a_gpu_with_the_cpu_package_only() -> None:
@@ -235,11 +239,75 @@ def test_int8_without_dot_products_is_remarked_on() -> None:
     assert judge_engine(needs, CPU_ONLY).remarks == ()
 
 
-def test_a_graph_for_both_devices_runs_where_it_can() -> None:
+def test_graphs_of_onnxruntimes_own_operators_run_on_the_processor() -> None:
     needs = EngineNeeds(name="e", runner="onnxruntime", devices=("cpu", "cuda"))
-    assert judge_engine(needs, WITH_GPU).devices == ("cpu", "cuda")
+    assert judge_engine(needs, WITH_GPU).devices == ("cpu",)
     assert judge_engine(needs, CPU_ONLY).devices == ("cpu",)
-    assert not judge_engine(replace(needs, devices=("cuda",)), CPU_ONLY).can_run
+    assert not judge_engine(replace(needs, devices=("cuda",)), WITH_GPU).can_run
+
+
+def test_native_kernels_run_where_nothing_speaks_against_them() -> None:
+    assert able(replace(CPU_ONLY, native_problem=None)) == {"native", "ort_cpu"}
+
+
+def test_a_gpu_engine_needs_the_bindings_of_its_driver() -> None:
+    packages = {n: v for n, v in WITH_GPU.packages.items() if n != "cuda-bindings"}
+    machine = replace(WITH_GPU, packages=packages)
+    assert able(machine) == {"ort_cpu"}
+    verdict = judge_engine(EngineNeeds(name="e", runner="ort_cuda"), machine)
+    assert verdict.obstacles == ("cuda: cuda-bindings is not installed: pip install 'trine[gpu]'",)
+
+
+def trt_entry(nano_bundle: Path, *built: BuiltEngine) -> EngineEntry:
+    (listed,) = open_bundle(nano_bundle).manifest.engines
+    return replace(
+        listed,
+        name="trt-bf16",
+        runner="tensorrt",
+        devices=("cuda",),
+        precision="bf16",
+        built=built,
+    )
+
+
+def engine_of(version: str, *sms: int) -> BuiltEngine:
+    return BuiltEngine(
+        graph="vision.onnx",
+        path="vision.engine",
+        key="0" * 64,
+        builder="tensorrt",
+        version=version,
+        sms=sms,
+        profiles=(),
+        layers=1,
+        scratch_bytes=0,
+        build_seconds=0.0,
+        build_peak_bytes=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "sms", "obstacle"),
+    [
+        ("10.16.1", (89,), None),
+        ("11.4.0", (89,), "built with 11.4.0, here is 10.16.1; build again: `trine build B "),
+        ("10.16.1", (90,), "built for sm_90, here is NVIDIA L4 (sm_89); rebuild with `trine b"),
+    ],
+)
+def test_graphs_for_tensorrt_are_judged_by_each_way_to_run_them(
+    nano_bundle: Path, version: str, sms: tuple[int, ...], obstacle: str | None
+) -> None:
+    entry = trt_entry(nano_bundle, engine_of(version, *sms))
+    verdicts = {n.name: judge_engine(n, WITH_GPU) for n in needs_of(entry, "B")}
+    assert list(verdicts) == [f"trt-bf16:{runner}" for runner in GPU_RUNNERS]
+    found = verdicts["trt-bf16:tensorrt"]
+    assert found.can_run == (obstacle is None)
+    assert obstacle is None or obstacle in found.obstacles[0]
+    assert verdicts["trt-bf16:ort_cuda"].can_run
+    # TensorRT-RTX is not installed, and built nothing.
+    assert "nothing was built of its graphs; run `trine build B --engine trt-bf16" in " ".join(
+        verdicts["trt-bf16:tensorrt_rtx"].obstacles
+    )
 
 
 def test_a_runner_of_the_future_is_refused() -> None:
@@ -251,7 +319,7 @@ def test_a_runner_of_the_future_is_refused() -> None:
 def test_every_engine_of_a_bundle_has_a_known_runner(nano_bundle: Path) -> None:
     for entry in open_bundle(nano_bundle).manifest.engines:
         assert entry.runner in RUNNERS
-        assert judge_engine(needs_of(entry), CPU_ONLY).can_run
+        assert all(judge_engine(needs, CPU_ONLY).can_run for needs in needs_of(entry))
 
 
 @pytest.mark.parametrize("machine", [CPU_ONLY, WITH_GPU], ids=["cpu", "gpu"])

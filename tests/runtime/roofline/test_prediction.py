@@ -1,5 +1,6 @@
 """Predicted times, the command, the page, and the benchmark without a GPU."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -240,3 +241,40 @@ def test_an_engine_on_processors_is_not_measured_as_a_gpu(
     assert all("runs on processors here" in text for text in record["failures"].values())
     assert record["device"]["name"] == "NVIDIA L4"
     assert "not measured" in capsys.readouterr().err
+
+
+def test_the_benchmark_tries_every_way_to_run_graphs_on_a_gpu(
+    nano_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = load_benchmark("gpu", monkeypatch)
+    bundle = open_bundle(nano_bundle)
+    (listed,) = bundle.manifest.engines
+    graphs = dataclasses.replace(listed, name="trt-bf16", runner="tensorrt", precision="bf16")
+    manifest = dataclasses.replace(bundle.manifest, engines=(listed, graphs))
+    names = benchmark.gpu_engines(dataclasses.replace(bundle, manifest=manifest))
+    assert names == [
+        f"trt-bf16:{runner}" for runner in ("tensorrt", "tensorrt_rtx", "ort_cuda", "ort_tensorrt")
+    ]
+    assert benchmark.gpu_engines(bundle) == [listed.name]
+
+
+def test_what_was_measured_stands_beside_the_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = load_benchmark("roofline_page", monkeypatch)
+    row = {
+        "engine": "trt-bf16:tensorrt",
+        "run": "1 text of 32 tokens",
+        "unit": "tokens",
+        "measured": 850.0,
+        "predicted": 1700.0,
+        "share": 0.5,
+        "golden_cosine": 0.9991,
+    }
+    record = {
+        "device": {"name": "NVIDIA L4"},
+        "driver": "580",
+        "measured": [row],
+        "failures": {"trt-bf16:ort_cuda": "no such library"},
+    }
+    text = "\n".join(page.measured_lines(record))
+    assert "| 850.0 tokens/s | 1,700.0 | 50% | 0.99910 |" in text
+    assert "trt-bf16:ort_cuda was not measured: no such library" in text
