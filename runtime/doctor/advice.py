@@ -48,9 +48,8 @@ def tensorrt_version(machine: Machine) -> str | None:
 
 
 def install_line(extra: str) -> str:
-    """Return the command that installs an extra; TensorRT's libraries are on NVIDIA's index."""
-    index = " --extra-index-url https://pypi.nvidia.com" if extra == "tensorrt" else ""
-    return f"pip install 'trine[{extra}]'{index}"
+    """Return the command that installs an extra."""
+    return f"pip install 'trine[{extra}]'"
 
 
 def _onnxruntime(machine: Machine) -> Iterator[Advice]:
@@ -119,8 +118,8 @@ def _tensorrt(machine: Machine) -> Iterator[Advice]:
         package = name.replace("_", "-")
         yield Advice(
             f"{package} is installed but cannot be imported: {problem}",
-            # Its native libraries are a package of their own, which NVIDIA's index has.
-            f"pip install --force-reinstall {package} --extra-index-url https://pypi.nvidia.com",
+            # Its native libraries are a package of their own, which fetches them from NVIDIA.
+            f"pip install --force-reinstall {package} (it fetches its libraries from NVIDIA)",
         )
     if linked is None or version is None:
         return
@@ -130,8 +129,7 @@ def _tensorrt(machine: Machine) -> Iterator[Advice]:
             f"onnxruntime-gpu {runtime.version} is linked with TensorRT {linked} "
             f"(libnvinfer.so.{linked}), which TensorRT {version} is not; its TensorRT provider "
             "cannot load",
-            f"pip install 'tensorrt>={linked}.15,<{linked + 1}' --extra-index-url "
-            "https://pypi.nvidia.com for the engine ort_tensorrt; the "
+            f"pip install 'tensorrt>={linked}.15,<{linked + 1}' for the engine ort_tensorrt; the "
             f"engine tensorrt runs with TensorRT {version} as it is",
         )
 

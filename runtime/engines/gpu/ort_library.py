@@ -103,8 +103,8 @@ def _check_nvinfer(version: str) -> None:
         raise EngineError(
             f"onnxruntime {version} has its TensorRT provider linked with TensorRT "
             f"{NVINFER_MAJOR} ({library}), which cannot be loaded here, and no later TensorRT will "
-            f"do: pip install 'tensorrt>={NVINFER_MAJOR}.15,<{NVINFER_MAJOR + 1}' "
-            "--extra-index-url https://pypi.nvidia.com, or load with engine='tensorrt'"
+            f"do: pip install 'tensorrt>={NVINFER_MAJOR}.15,<{NVINFER_MAJOR + 1}', "
+            "or load with engine='tensorrt'"
         ) from cause
 
 

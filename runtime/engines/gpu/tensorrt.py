@@ -46,9 +46,8 @@ def import_builder(builder: Builder) -> ModuleType:
 def _broken(builder: Builder, cause: Exception) -> EngineError:
     package = builder.replace("_", "-")
     return EngineError(
-        f"{TITLES[builder]} is installed but cannot be imported ({cause}); its libraries are on "
-        f"NVIDIA's index: pip install --force-reinstall {package} --extra-index-url "
-        "https://pypi.nvidia.com"
+        f"{TITLES[builder]} is installed but cannot be imported ({cause}); its package "
+        f"fetches its libraries from NVIDIA: pip install --force-reinstall {package}"
     )
 
 

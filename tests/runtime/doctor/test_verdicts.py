@@ -157,7 +157,7 @@ def test_a_package_that_cannot_be_imported() -> None:
     assert "tensorrt" not in able(machine)
     (advice,) = advise(machine)
     assert "cannot be imported" in advice.problem
-    assert "https://pypi.nvidia.com" in advice.remedy
+    assert "pip install --force-reinstall tensorrt" in advice.remedy
 
 
 @pytest.mark.parametrize("problem", [None, "ImportError: DLL load failed"])

@@ -208,7 +208,7 @@ def test_a_builder_without_its_libraries_is_told_from_a_missing_one(
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvonnxparser.so.11: not there')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    with pytest.raises(EngineError, match=r"libnvonnxparser.*--extra-index-url https://pypi.nvid"):
+    with pytest.raises(EngineError, match=r"libnvonnxparser.*--force-reinstall tensorrt"):
         tensorrt.import_builder("tensorrt")
 
 
