@@ -2,8 +2,8 @@
 
 Texts of several lengths and pages of one size are embedded from start to end (preparation on the
 processor, copies and the graphs) by each way to run the bundle's graphs on a GPU. Each run is
-warmed up first; the median of the repeats counts. The JSON has for each run the measured and the predicted
-tokens or pages a second. Without a GPU nothing is measured, and the exit code is 3.
+warmed up first; the median of the repeats counts. The JSON has for each run the measured and the
+predicted tokens or pages a second. Without a GPU nothing is measured, and the exit code is 3.
 
     python benchmarks/gpu.py BUNDLE [--engine NAME …] --out benchmarks/results/DATE-GPU-gpu.json
     python benchmarks/roofline_page.py
