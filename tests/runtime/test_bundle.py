@@ -199,7 +199,7 @@ def test_unknown_engine(golden_bundle: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["tensorrt", "ort_cuda", "ort-fp32:tensorrt_rtx"])
 def test_a_gpus_engine_without_graphs_for_it(golden_bundle: Path, engine: str) -> None:
-    with pytest.raises(BundleError, match="that `trine export --tensorrt bf16` adds"):
+    with pytest.raises(BundleError, match="that `trine export --target tensorrt` adds"):
         Embedder.load(golden_bundle, engine=engine)
 
 
