@@ -162,7 +162,7 @@ def interrupt(*arguments: object, **options: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["onnx_ir.save", "numpy.savez", "trine.runtime.embedder.Embedder.open"]
+    "step", ["onnx_ir.save", "numpy.savez", "trine.export.engine_making.measure_engine"]
 )
 def test_ctrl_c_leaves_what_was_there(
     tiny_checkpoint: Path,

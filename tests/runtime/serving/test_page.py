@@ -186,7 +186,7 @@ def test_heat_maps_cover_the_grid_and_follow_the_chosen_token(page: Page) -> Non
     assert "".join(tokens[1:]) == "Query: a blue square"
     page.evaluate("document.querySelectorAll('#tokens button')[4].click()")
     assert page.evaluate("chosenToken") == 3
-    assert page.evaluate(pixels) != whole
+    page.wait(f"{pixels} !== {whole!r}")
     values = page.evaluate("patchValues(documents[1].vectors, documents[1].vectors.pictures[0])")
     picture = "documents[1].vectors.pictures[0]"
     assert len(values) == page.evaluate(f"{picture}.rows * {picture}.columns")
