@@ -132,7 +132,8 @@ def page(url: str) -> Iterator[Page]:
 
 def search(page: Page, text: str) -> None:
     page.evaluate(
-        f"document.getElementById('query').value = {text!r};"
+        # Nothing found yet, or a search for the same text would be over before it began.
+        f"query = null; document.getElementById('query').value = {text!r};"
         "document.getElementById('query-form').requestSubmit()"
     )
     page.wait(f"query !== null && query.name === {text!r}")
