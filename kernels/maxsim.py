@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.cpu import scores
-from trine.kernels.cpu.library import native_library, num_processors
+from trine.kernels.cpu.library import native_library
+from trine.kernels.processors import num_processors
 
 __all__ = ["largest", "maxsim_scores", "maxsim_with_numpy"]
 

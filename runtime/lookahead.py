@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 
-from trine.kernels.cpu.library import num_processors
+from trine.kernels.processors import num_processors
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageText, Item, StreamItem
 from trine.runtime.preparation import Preparation

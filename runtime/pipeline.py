@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.kernels.cpu.library import num_processors
+from trine.kernels.processors import num_processors
 from trine.runtime.adapters import AdapterHandle
 from trine.runtime.buffers import FloatBuffers
 from trine.runtime.embedding_table import EmbeddingTable

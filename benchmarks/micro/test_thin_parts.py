@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from trine.kernels.cpu.library import num_processors
 from trine.kernels.maxsim import maxsim_scores
 from trine.kernels.pooling import l2_normalise, mean_rows, project, truncate
+from trine.kernels.processors import num_processors
 from trine.kernels.quantise import pack_ubinary, quantise_int8, to_float16
 from trine.runtime.image_patches import patch_image
 from trine.runtime.model_config import ImageConfig, VisionConfig

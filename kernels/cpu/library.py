@@ -2,7 +2,6 @@
 
 import ctypes
 import importlib.util
-import os
 from functools import cache
 
 __all__ = [
@@ -11,7 +10,6 @@ __all__ = [
     "has_amx",
     "load_library",
     "native_library",
-    "num_processors",
     "why_unavailable",
 ]
 
@@ -85,10 +83,3 @@ def native_library() -> ctypes.CDLL | None:
         return load_library()
     except NativeLibraryError:
         return None
-
-
-def num_processors() -> int:
-    """Return how many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -4,10 +4,10 @@ A container sees the host's /proc: its own limits are in its control group, and 
 """
 
 import math
-import os
 import platform
 from pathlib import Path
 
+from trine.kernels.processors import num_processors
 from trine.runtime.doctor.machine import Cpu
 
 __all__ = ["FEATURES", "read_cpu"]
@@ -69,10 +69,7 @@ def _text(path: Path) -> str:
 
 
 def _cores(cgroup: Path) -> int:
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    cores = num_processors()
     # "<microseconds of work> <of every so many>", or "max …".
     quota = _text(cgroup / "cpu.max").split()
     if len(quota) == 2 and quota[0].isdigit():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.kernels.processors import num_processors
 from trine.runtime.engine import DecoderInputs
 from trine.runtime.errors import EngineError, missing_package
 from trine.runtime.vision_layout import VisionInputs
@@ -22,7 +23,7 @@ from trine.runtime.vision_layout import VisionInputs
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["SessionSettings", "choose_settings", "num_cores", "open_session", "run_session"]
+__all__ = ["SessionSettings", "choose_settings", "open_session", "run_session"]
 
 #: Part of the free memory that repacked weights may take.
 REPACK_SHARE = 0.4
@@ -57,7 +58,7 @@ def choose_settings(
         spin: whether threads of a run wait busily for one another.
     """
     return SessionSettings(
-        threads=threads or num_cores(),
+        threads=threads or num_processors(),
         repack=not share_weights and weight_bytes < REPACK_SHARE * _available_bytes(),
         spin=spin,
     )
@@ -124,11 +125,6 @@ def _read_ahead(path: Path) -> None:
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-def num_cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _available_bytes() -> int:

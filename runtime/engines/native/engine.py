@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels
 from trine.kernels.cpu.packed import PackedValues
+from trine.kernels.processors import num_processors
 from trine.runtime.adapter_bank import SLOTS_PER_RUN, AdapterBank
 from trine.runtime.adapters import AdapterHandle, AdapterSource, MergedAdapters
 from trine.runtime.bundle import HEADS_NAME, Bundle
@@ -24,7 +25,6 @@ from trine.runtime.engines.native.stack import TransformerStack
 from trine.runtime.engines.native.vision import VisionTower
 from trine.runtime.engines.native.workspace import Workspace
 from trine.runtime.engines.ort_decoders import open_bank
-from trine.runtime.engines.ort_session import num_cores
 from trine.runtime.engines.run_memory import (
     native_decoder_bytes,
     native_vision_bytes,
@@ -61,7 +61,7 @@ class NativeCpuEngine:
     def __init__(self, bundle: Bundle, entry: EngineEntry, options: EngineOptions) -> None:
         self._bundle = bundle
         self._entry = entry
-        self._kernels = CpuKernels(options.threads or num_cores())
+        self._kernels = CpuKernels(options.threads or num_processors())
         self._workspace = Workspace()
         self._lock = threading.Lock()
         self._packed: dict[str, Mapping[str, PackedValues]] = {}
