@@ -41,6 +41,11 @@ class DecoderInputs:
     last_index: NDArray[np.int32]
     padded_length: NDArray[np.int32]
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64 [B], the tokens of each sequence."""
+        return self.last_index.astype(np.int64) + 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:

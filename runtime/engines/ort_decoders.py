@@ -108,8 +108,7 @@ class SharedDecoder:
             name: OrtValue.ortvalue_from_numpy_with_onnx_type(array, ONNX_TYPES[layout.dtype])
             for name, array in view.arrays.items()
         }
-        lengths = inputs.last_index.astype(np.int64) + 1
-        slots = np.repeat([adapter.slot for adapter in adapters], lengths)
+        slots = np.repeat([adapter.slot for adapter in adapters], inputs.lengths)
         feeds["lora_mask"] = rank_mask(slots, view, layout.max_rank)
         feeds["lora_mask_qkv"] = rank_mask(slots, view, 3 * layout.max_rank)
         return feeds

@@ -20,7 +20,6 @@ from trine.runtime.engines.gpu.layout import (
     GraphInput,
     decoder_arrays,
     pictures_of,
-    sequence_lengths,
 )
 from trine.runtime.engines.gpu.program import Program
 from trine.runtime.engines.gpu.schedule import Start, run_all
@@ -150,7 +149,7 @@ class GpuEngine:
     ) -> Iterator[tuple[tuple[HeadPart, bool], Start]]:
         """Yield each part of each run with whether it is its run's last, and what queues it."""
         for run in runs:
-            lengths = sequence_lengths(run.inputs)
+            lengths = run.inputs.lengths
             ends = np.cumsum(lengths)
             for members in self._split(run.inputs, run.adapters):
                 first, end = members.start, members.stop
@@ -166,7 +165,7 @@ class GpuEngine:
                 yield (part, end == len(lengths)), start
 
     def _split(self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]) -> list[slice]:
-        alone = [decoder_sizes(length) for length in sequence_lengths(inputs)[:, None]]
+        alone = [decoder_sizes(length) for length in inputs.lengths[:, None]]
         return split_run(alone, self._parts.decoders.program(adapters).profiles)
 
     def _decoder_start(
@@ -188,7 +187,7 @@ class GpuEngine:
         """
         decoders, chosen = self._parts.decoders, adapters[members]
         program = decoders.program(chosen)
-        lengths = sequence_lengths(inputs)[members]
+        lengths = inputs.lengths[members]
         own = decoder_sizes(lengths)
         profile = program.profile(own)
         sizes = self._padding.sizes(own, program.profiles[profile])

@@ -14,7 +14,7 @@ from trine.runtime.engine import DecoderInputs
 from trine.runtime.engines.gpu.buckets import Sizes, decoder_sizes
 from trine.runtime.vision_layout import VisionInputs, pad_layout
 
-__all__ = ["GraphInput", "PictureRun", "decoder_arrays", "pictures_of", "sequence_lengths"]
+__all__ = ["GraphInput", "PictureRun", "decoder_arrays", "pictures_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,6 @@ class GraphInput:
     shape: tuple[int, ...]
 
 
-def sequence_lengths(inputs: DecoderInputs) -> NDArray[np.int64]:
-    """Return int64 [B], the tokens of each sequence."""
-    return inputs.last_index.astype(np.int64) + 1
-
-
 def decoder_arrays(inputs: DecoderInputs, members: slice, sizes: Sizes) -> dict[str, GraphInput]:
     """Return the inputs of some sequences of a run, but for the adapters'.
 
@@ -46,7 +41,7 @@ def decoder_arrays(inputs: DecoderInputs, members: slice, sizes: Sizes) -> dict[
         members: neighbouring sequences.
         sizes: what the graph is given.
     """
-    lengths = sequence_lengths(inputs)
+    lengths = inputs.lengths
     ends = np.cumsum(lengths)
     first = int(ends[members.start] - lengths[members.start])
     rows = slice(first, int(ends[members.stop - 1]))

@@ -46,8 +46,7 @@ def run_decoder(
         workspace: that no other run uses meanwhile.
         deltas: of the tokens' adapters, or None.
     """
-    lengths = inputs.last_index.astype(np.int64) + 1
-    starts = np.concatenate([[0], np.cumsum(lengths)])
+    starts = np.concatenate([[0], np.cumsum(inputs.lengths)])
     return stack.run(
         np.array(inputs.embeddings, np.float32, order="C"),
         StackRun(

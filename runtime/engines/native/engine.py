@@ -1,7 +1,8 @@
 """The engine of 8-bit graphs on processors with AVX-512 and VNNI: Trine's own kernels."""
 
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -38,9 +39,6 @@ from trine.runtime.vision_layout import VisionInputs
 __all__ = ["NativeCpuEngine"]
 
 Model = TypeVar("Model")
-
-#: Index vectors of the graphs, which carry no weights.
-GRAPH_CONSTANTS = frozenset({"zero", "slots", "qkv_sizes"})
 
 
 class NativeCpuEngine:
@@ -127,18 +125,18 @@ class NativeCpuEngine:
 
     def profile_vision(self, inputs: VisionInputs, runs: int) -> Sequence[OperatorTime]:
         self.run_vision(inputs)
-        kernels = ProfilingKernels(self._kernels.threads)
-        for _ in range(runs):
-            self._run_vision(inputs, kernels)
-        return kernels.operator_times(runs)
+        return self._profile(lambda kernels: self._run_vision(inputs, kernels), runs)
 
     def profile_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle], runs: int
     ) -> Sequence[OperatorTime]:
         self.run_decoder(inputs, adapters)
+        return self._profile(lambda kernels: self._run_decoder(inputs, adapters, kernels), runs)
+
+    def _profile(self, run: Callable[[CpuKernels], object], runs: int) -> list[OperatorTime]:
         kernels = ProfilingKernels(self._kernels.threads)
         for _ in range(runs):
-            self._run_decoder(inputs, adapters, kernels)
+            run(kernels)
         return kernels.operator_times(runs)
 
     def _run_vision(self, inputs: VisionInputs, kernels: CpuKernels) -> NDArray[np.float32]:
@@ -154,9 +152,8 @@ class NativeCpuEngine:
     ) -> NDArray[np.float32]:
         # One decoder serves all where adapters are not merged, those that came later too.
         stack = self._decoders.get(adapters[0].name) or next(iter(self._decoders.values()))
-        lengths = inputs.last_index.astype(np.int64) + 1
         with self._lock:
-            deltas = self._deltas(adapters, lengths, kernels)
+            deltas = self._deltas(adapters, inputs.lengths, kernels)
             try:
                 return run_decoder(stack, inputs, kernels, self._workspace, deltas)
             finally:
@@ -181,24 +178,24 @@ class NativeCpuEngine:
         )
 
     def _open_decoder(self, path: str) -> TransformerStack:
-        reader = self._reader(path)
-        return self._closed(path, reader, read_decoder(reader, self._bundle.manifest.model.decoder))
+        config = self._bundle.manifest.model.decoder
+        return self._read(path, lambda reader: read_decoder(reader, config))
 
     def _vision_tower(self) -> VisionTower:
         """Return the vision tower, read if it was not yet. Called with the lock held."""
         if self._vision is None:
-            path = self._entry.vision
-            reader = self._reader(path)
             config = self._bundle.manifest.model.vision
-            self._vision = self._closed(path, reader, VisionTower.read(reader, config))
+            read = partial(VisionTower.read, config=config)
+            self._vision = self._read(self._entry.vision, read)
         return self._vision
 
-    def _reader(self, path: str) -> LayerReader:
+    def _read(self, path: str, read: Callable[[LayerReader], Model]) -> Model:
+        """Return what `read` makes of the graph at `path`, all of whose weights it must use."""
         store = open_store(self._bundle, path)
         self._mapped &= store.mapped
-        return LayerReader(self._kernels, GraphWeights(self._bundle.path(path)), path, store)
-
-    def _closed(self, path: str, reader: LayerReader, model: Model) -> Model:
-        reader.refuse_rest(GRAPH_CONSTANTS)
+        weights = GraphWeights(self._bundle.path(path))
+        reader = LayerReader(self._kernels, weights, path, store)
+        model = read(reader)
+        reader.refuse_rest()
         self._packed[path] = reader.packed
         return model

@@ -4,7 +4,6 @@ Names are those that `trine.export` gives initializers; a graph with any other i
 nothing it holds is left out of the arithmetic unnoticed.
 """
 
-from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,31 +127,34 @@ class LayerReader:
         Raises:
             BundleError: it is not there.
         """
-        found = self._floats(name)
-        if found is None:
-            raise self._missing(name)
-        return np.array(found)
+        return np.array(self._needed(name))
 
-    def linear(self, name: str) -> Linear:
-        """Return one linear layer in the precision the graph has it in."""
-        values = self._get(f"{name}.int8")
-        if values is None:
-            return self._float(name)
-        packed = self._packed(name)
-        return Int8Linear(packed, self._outliers(name, values.shape[0], None))
-
-    def refuse_rest(self, known: Set[str]) -> None:
-        """Refuse a graph with weights that were not read.
+    def linear(self, name: str, exact: ExactChannels | None = None) -> Linear:
+        """Return one linear layer in the precision the graph has it in.
 
         Args:
-            known: constants that carry no weights.
+            name: of the layer.
+            exact: input channels that are computed apart, which are then its outliers.
+
+        Raises:
+            BundleError: a part of it is not there.
+        """
+        if exact is None and self._get(f"{name}.int8") is None:
+            return self._float(name)
+        packed = self._packed(name)
+        return Int8Linear(packed, self._outliers(name, packed.depth, exact))
+
+    def refuse_rest(self) -> None:
+        """Refuse a graph with weights that were not read.
+
+        Names without a dot are of scalars and index vectors, which carry no weights.
 
         Raises:
             BundleError: some are left; their names are in the message.
         """
         left = sorted(
             name
-            for name in self._weights.names - self._read - known
+            for name in self._weights.names - self._read
             if "." in name and not name.endswith((".mask", ".lora_a", ".lora_b"))
         )
         if left:
@@ -163,7 +165,7 @@ class LayerReader:
 
     def _mlp(self, names: LayerNames) -> GatedMlp:
         exact = self._exact(names)
-        down = self.linear(names.down) if exact is None else self._exact_down(names.down, exact)
+        down = self.linear(names.down, exact)
         pair = self._pair(names)
         if pair is not None:
             return GatedMlp(pair, None, None, down, exact, pair.packed.columns)
@@ -189,35 +191,24 @@ class LayerReader:
         if channels is None:
             return None
         self._get(f"{names.up}.exact_channels")
-        halves = []
-        for name in (names.gate, names.up):
-            weight = self._floats(f"{name}.exact_weight")
-            if weight is None:
-                raise self._missing(f"{name}.exact_weight")
-            halves.append(
-                FloatLinear(np.ascontiguousarray(weight), self._floats(f"{name}.exact_bias"))
+        gate, up = (
+            FloatLinear(
+                np.ascontiguousarray(self._needed(f"{name}.exact_weight")),
+                self._floats(f"{name}.exact_bias"),
             )
-        return ExactChannels(channels.astype(np.int64), *halves)
+            for name in (names.gate, names.up)
+        )
+        return ExactChannels(channels.astype(np.int64), gate, up)
 
-    def _exact_down(self, name: str, exact: ExactChannels) -> Linear:
-        values = self._get(f"{name}.int8")
-        if values is None:
-            raise self._missing(f"{name}.int8")
-        packed = self._packed(name)
-        return Int8Linear(packed, self._outliers(name, values.shape[0], exact.channels))
-
-    def _outliers(
-        self, name: str, depth: int, channels: NDArray[np.int64] | None
-    ) -> Outliers | None:
-        found = self._get(f"{name}.outlier_channels") if channels is None else channels
+    def _outliers(self, name: str, depth: int, exact: ExactChannels | None) -> Outliers | None:
+        found = self._get(f"{name}.outlier_channels") if exact is None else exact.channels
         if found is None:
             return None
-        weight = self._floats(f"{name}.outlier_weight")
-        if weight is None:
-            raise self._missing(f"{name}.outlier_weight")
+        channels = found.astype(np.int64)
+        weight = self._needed(f"{name}.outlier_weight")
         inliers = np.ones(depth, np.float32)
-        inliers[found.astype(np.int64)] = 0
-        return Outliers(found.astype(np.int64), inliers, np.array(weight))
+        inliers[channels] = 0
+        return Outliers(channels, inliers, np.array(weight))
 
     def _float(self, name: str) -> FloatLinear:
         weight = self._get(f"{name}.weight")
@@ -245,6 +236,12 @@ class LayerReader:
 
     def _scales(self, name: str) -> Floats:
         return self.vector(f"{name}.scales")
+
+    def _needed(self, name: str) -> Floats:
+        found = self._floats(name)
+        if found is None:
+            raise self._missing(name)
+        return found
 
     def _floats(self, name: str) -> Floats | None:
         self._read.add(name)

@@ -15,7 +15,7 @@ from trine.runtime.engines.gpu.buckets import (
     decoder_sizes,
     split_run,
 )
-from trine.runtime.engines.gpu.layout import decoder_arrays, pictures_of, sequence_lengths
+from trine.runtime.engines.gpu.layout import decoder_arrays, pictures_of
 from trine.runtime.manifest import SizeRange
 from trine.runtime.vision_layout import VisionInputs, pad_layout
 
@@ -84,7 +84,7 @@ def test_a_part_has_its_own_tokens_where_the_graph_looks(
     inputs = packed(lengths)
     start = data.draw(st.integers(0, len(lengths) - 1))
     stop = data.draw(st.integers(start + 1, len(lengths)))
-    own = decoder_sizes(sequence_lengths(inputs)[start:stop])
+    own = decoder_sizes(inputs.lengths[start:stop])
     sizes = {name: size + data.draw(st.integers(0, 5)) for name, size in own.items()}
     given_arrays = decoder_arrays(inputs, slice(start, stop), sizes)
     arrays = {}
