@@ -44,6 +44,10 @@ class MappedEngine:
         return self._engine.adapters
 
     @property
+    def pads_attention(self) -> bool:
+        return self._engine.pads_attention
+
+    @property
     def weights_in_memory(self) -> bool:
         return False
 

@@ -116,6 +116,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def pads_attention(self) -> bool:
+        """Whether attention computes every slot of the padded view, used or not."""
+        ...
+
+    @property
     def weights_in_memory(self) -> bool:
         """Whether loading read the decoders' weights; False if runs read them from mapped files."""
         ...

@@ -14,7 +14,7 @@ from trine.runtime.engine import DecoderInputs, DecoderRun, Engine, VectorEngine
 from trine.runtime.heads import multi_vector, single_vector
 from trine.runtime.image_patches import ImagePatches
 from trine.runtime.model_config import ModelConfig
-from trine.runtime.plan import plan_decoder_runs, plan_vision_runs
+from trine.runtime.plan import RunCosts, plan_decoder_runs, plan_vision_runs
 from trine.runtime.sequence import TokenSequence, rope_tables
 from trine.runtime.vision_layout import lay_out_images, pad_layout, window_order
 
@@ -157,7 +157,8 @@ class Pipeline:
         self, sequences: Sequence[TokenSequence], adapters: Sequence[AdapterHandle]
     ) -> list[list[int]]:
         groups = [self.engine.run_group(adapter) for adapter in adapters]
-        return plan_decoder_runs([len(s) for s in sequences], groups, self.limits.tokens)
+        costs = RunCosts.of(self.config.decoder, self.engine.pads_attention)
+        return plan_decoder_runs([len(s) for s in sequences], groups, self.limits.tokens, costs)
 
     def _decoder_inputs(
         self,

@@ -36,6 +36,10 @@ class BlsEngine:
         )
 
     @property
+    def pads_attention(self) -> bool:
+        return True
+
+    @property
     def weights_in_memory(self) -> bool:
         return True
 

@@ -65,6 +65,10 @@ class OrtCpuEngine:
         return self._decoders.adapters
 
     @property
+    def pads_attention(self) -> bool:
+        return True
+
+    @property
     def weights_in_memory(self) -> bool:
         return self._settings.repack
 

@@ -54,6 +54,10 @@ class MeteredEngine:
         return self._engine.adapters
 
     @property
+    def pads_attention(self) -> bool:
+        return self._engine.pads_attention
+
+    @property
     def weights_in_memory(self) -> bool:
         return self._engine.weights_in_memory
 

@@ -86,6 +86,10 @@ class GpuEngine:
         return self._parts.decoders.adapters
 
     @property
+    def pads_attention(self) -> bool:
+        return True
+
+    @property
     def weights_in_memory(self) -> bool:
         return True
 

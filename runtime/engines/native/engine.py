@@ -82,6 +82,10 @@ class NativeCpuEngine:
         return self._adapters
 
     @property
+    def pads_attention(self) -> bool:
+        return False
+
+    @property
     def weights_in_memory(self) -> bool:
         return not self._mapped
 

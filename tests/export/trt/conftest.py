@@ -129,6 +129,7 @@ class GraphRunner:
     bank: AdapterBank | None
     half: Half
     weights_in_memory: bool = True
+    pads_attention: bool = True
     description: str = "typed graphs on the CPU"
 
     def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:

@@ -350,6 +350,7 @@ def test_an_engine_that_fails_fails_its_run_only(golden_bundle: Path, serve: Ser
 
         class Failing:
             adapters = engine.adapters
+            pads_attention = engine.pads_attention
             run_group = staticmethod(engine.run_group)
             run_vision = staticmethod(engine.run_vision)
 
