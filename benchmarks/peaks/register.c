@@ -9,35 +9,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHAINS 16   /* independent sums: more than latency times issue width */
-#define STEPS 20000000
+#define CHAINS 16   /* independent sums, written out in EACH: more than latency times issue width */
+#define STEPS 20000000L
 #define TRIES 5
 #define BYTES (512u << 20)
 
 #if defined(__AVX512VNNI__)
 #define LANES 64
-static void int8_chains(void) {
-  __m512i sum[CHAINS], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
-  for (int i = 0; i < CHAINS; i++) sum[i] = _mm512_setzero_si512();
-  for (long step = 0; step < STEPS; step++) {
-#pragma GCC unroll 16
-    for (int i = 0; i < CHAINS; i++) {
-      sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
-      __asm__ volatile("" : "+v"(sum[i]));
-    }
+/* Written out, since compilers keep arrays of sums in memory and then measure that. */
+#define EACH(step) \
+  step("0") step("1") step("2") step("3") step("4") step("5") step("6") step("7") \
+  step("8") step("9") step("10") step("11") step("12") step("13") step("14") step("15")
+#define ZERO(n) "vpxord %%zmm" n ", %%zmm" n ", %%zmm" n "\n\t"
+#define INT8_STEP(n) "vpdpbusd %%zmm17, %%zmm16, %%zmm" n "\n\t"
+#define FLOAT_STEP(n) "vfmadd231ps %%zmm17, %%zmm16, %%zmm" n "\n\t"
+#define CHAIN_LOOP(name, STEP) \
+  static void name(void) { \
+    long left = STEPS; \
+    __asm__ volatile(EACH(ZERO) ZERO("16") ZERO("17") \
+                     "1:\n\t" EACH(STEP) "dec %0\n\tjnz 1b" \
+                     : "+r"(left) \
+                     : \
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", \
+                       "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", \
+                       "xmm17"); \
   }
-}
-static void float_chains(void) {
-  __m512 sum[CHAINS], a = _mm512_set1_ps(0.5f), b = _mm512_set1_ps(0.25f);
-  for (int i = 0; i < CHAINS; i++) sum[i] = _mm512_setzero_ps();
-  for (long step = 0; step < STEPS; step++) {
-#pragma GCC unroll 16
-    for (int i = 0; i < CHAINS; i++) {
-      sum[i] = _mm512_fmadd_ps(a, b, sum[i]);
-      __asm__ volatile("" : "+v"(sum[i]));
-    }
-  }
-}
+CHAIN_LOOP(int8_chains, INT8_STEP)
+CHAIN_LOOP(float_chains, FLOAT_STEP)
 #define FLOATS 16
 #else
 #error "this processor has no AVX-512 VNNI; the roof is the best product measured instead"
