@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from trine.kernels.rotation import rotate_weight, rotated_width
 from trine.runtime.errors import TrineError
 
 __all__ = ["CONTRIB", "GraphBuilder", "Weight", "save_graph"]
@@ -73,6 +74,15 @@ class Weight:
 
         return Weight(self.name, self.shape, read, self.dtype)
 
+    def rotated(self) -> "Weight":
+        """Return this float32 [in, out] with its input channels rotated (`rotate_weight`)."""
+        num_in, num_out = self.shape
+        return Weight(
+            self.name,
+            (rotated_width(num_in), num_out),
+            lambda: rotate_weight(np.asarray(self.read(), np.float32)),
+        )
+
 
 class GraphBuilder:
     """Collects inputs, weights and nodes of one graph."""
@@ -111,6 +121,10 @@ class GraphBuilder:
     def constant(self, name: str, values: Sequence[int]) -> ir.Value:
         """Return an int64 vector stored in the graph; the same name gives the same vector."""
         return self._constant(name, np.array(values, np.int64))
+
+    def matrix(self, name: str, values: NDArray[np.float32]) -> ir.Value:
+        """Return a float32 matrix stored in the graph; the same name gives the same matrix."""
+        return self._constant(name, values)
 
     def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         if name not in self._constants:

@@ -4,7 +4,7 @@ Scales belong to one row each, so a token's result does not depend on what share
 Activations are unsigned with zero point 128 and weights signed: the one combination for which
 ONNX Runtime uses VNNI and AMX. Input channels whose magnitude would leave the others no bits are
 taken out and multiplied in float32 (the decomposition of LLM.int8(), arXiv 2208.07339, with
-channels fixed at export).
+channels fixed at export). Layers may have their inputs rotated first (`trine.kernels.rotation`).
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trine.export.graph_builder import CONTRIB, GraphBuilder, Weight
 from trine.export.weight_quantisation import ChannelWeights, quantise_channels
+from trine.kernels.rotation import ROTATION, hadamard, rotated_width
 
 __all__ = ["Outliers", "RowQuantiser", "add_int8_linear"]
 
@@ -52,25 +53,30 @@ class RowQuantiser:
     """Quantises the rows of activations; layers that share an input share its integers."""
 
     def __init__(self, graph: GraphBuilder) -> None:
-        self._graph = graph
-        self._done: dict[tuple[str, tuple[int, ...]], tuple[ir.Value, ir.Value]] = {}
+        self.graph = graph
+        self._done: dict[tuple[str, tuple[int, ...], str], tuple[ir.Value, ir.Value]] = {}
 
     def quantised(
-        self, x: ir.Value, num_in: int, outliers: NDArray[np.int64] | None
+        self, x: ir.Value, num_in: int, outliers: NDArray[np.int64] | None, rotated_for: str = ""
     ) -> tuple[ir.Value, ir.Value]:
         """Return (uint8 [T, in], float32 [T, 1] scales) of float32 `x` [T, in].
 
-        Channels in `outliers` have no say in the scales, and saturate.
+        Args:
+            x: the activations.
+            num_in: their channels.
+            outliers: channels that have no say in the scales, and saturate.
+            rotated_for: the layer whose rotation they get first, which fills the last block and
+                takes the outliers out; "" for none.
         """
-        key = (str(x.name), () if outliers is None else tuple(outliers.tolist()))
+        key = (str(x.name), () if outliers is None else tuple(outliers.tolist()), rotated_for)
         if key not in self._done:
-            self._done[key] = self._quantise(x, num_in, key[1])
+            self._done[key] = self._quantise(x, num_in, key[1], rotated_for)
         return self._done[key]
 
     def _quantise(
-        self, x: ir.Value, num_in: int, outliers: Sequence[int]
+        self, x: ir.Value, num_in: int, outliers: Sequence[int], rotated_for: str
     ) -> tuple[ir.Value, ir.Value]:
-        graph, name = self._graph, f"{x.name}.int8"
+        graph, name = self.graph, f"{x.name}.int8"
         if any(key[0] == x.name for key in self._done):
             name += f".{len(self._done)}"
         source = x
@@ -79,6 +85,8 @@ class RowQuantiser:
             mask[list(outliers)] = 0
             inliers = graph.weight(Weight(f"{name}.mask", mask.shape, lambda: mask))
             source = graph.node(f"{name}.inliers", "Mul", [x, inliers])
+        if rotated_for:
+            x = source = _rotated(graph, f"{rotated_for}.rotation", source, num_in)
         magnitude = graph.node(f"{name}.magnitude", "Abs", [source])
         largest = graph.node(
             f"{name}.largest",
@@ -104,6 +112,18 @@ class RowQuantiser:
         return values, scales
 
 
+def _rotated(graph: GraphBuilder, name: str, x: ir.Value, num_in: int) -> ir.Value:
+    """Return float32 [T, `rotated_width`] of float32 `x` [T, in] (`rotate_rows`)."""
+    missing = rotated_width(num_in) - num_in
+    if missing:
+        pads = graph.constant(f"fill_{missing}", [0, 0, 0, missing])
+        x = graph.node(f"{name}.filled", "Pad", [x, pads])
+    # The name of this constant tells readers of the graph that the layer's inputs are rotated.
+    blocks = graph.node(f"{name}.blocks", "Reshape", [x, graph.constant(name, [0, -1, ROTATION])])
+    turned = graph.node(f"{name}.turned", "MatMul", [blocks, graph.matrix("hadamard", hadamard())])
+    return graph.node(f"{name}.rows", "Reshape", [turned, graph.constant("whole_rows", [0, -1])])
+
+
 class _Quantised:
     """The tensors of one quantised weight; read once for both, of which only the scales stay."""
 
@@ -126,28 +146,31 @@ class _Quantised:
 
 
 def add_int8_linear(
-    graph: GraphBuilder,
     rows: RowQuantiser,
     name: str,
     x: ir.Value,
     weight: Weight,
     outliers: Outliers | None,
+    rotated: bool,
 ) -> ir.Value:
     """Return float32 [T, out]: `x` · `weight`, both quantised.
 
     Args:
-        graph: to add to.
-        rows: of the graph.
+        rows: of the graph to add to.
         name: of the layer.
         x: float32 [T, in].
         weight: float32 [in, out], unread.
         outliers: input channels that are multiplied in float32; None for none.
+        rotated: whether `x` and `weight` are rotated before they are.
     """
+    graph = rows.graph
     channels = None if outliers is None else outliers.channels
-    values, scales = rows.quantised(x, weight.shape[0], channels)
+    values, scales = rows.quantised(x, weight.shape[0], channels, name if rotated else "")
     inliers = weight if channels is None else weight.without(channels, 0)
+    if rotated:
+        inliers = inliers.rotated()
     quantised = _Quantised(inliers)
-    num_in, num_out = weight.shape
+    num_in, num_out = inliers.shape
     stored = Weight(f"{name}.int8", (num_in, num_out), quantised.values, ir.DataType.INT8)
     product = graph.node(
         f"{name}.product_int8",

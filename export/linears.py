@@ -87,7 +87,8 @@ class Linears:
         else:
             channels = self.float32_inputs(name)
             outliers = None if channels is None else Outliers(channels, exact)
-            result = add_int8_linear(self._graph, self._rows, name, x, weight, outliers)
+            rotated = precision.rotation is not None
+            result = add_int8_linear(self._rows, name, x, weight, outliers, rotated)
         return self._with_bias(name, result, bias)
 
     def _with_bias(self, name: str, x: ir.Value, bias: Weight | None) -> ir.Value:

@@ -21,6 +21,7 @@ from trine.export.weight_quantisation import (
     round_channels,
     unpack_blocks,
 )
+from trine.kernels.rotation import rotate_rows
 
 __all__ = ["HALVES", "BothStacks", "PlannedRounding", "round_half"]
 
@@ -67,11 +68,13 @@ class PlannedRounding:
         if outliers is not None:
             inliers = x.copy()
             inliers[:, outliers] = 0
+        if self._plan.precision.of(name).rotation is not None:
+            inliers = rotate_rows(inliers)
         steps = np.maximum(np.abs(inliers).max(axis=1, keepdims=True) / INT8_MAX, 1e-30)
         rounded = (np.rint(inliers / steps) * steps).astype(np.float32)
-        if outliers is not None:
-            rounded[:, outliers] = x[:, outliers]
         result = rounded @ self._rounded(module, weight, "int8").T
+        if outliers is not None:
+            result += x[:, outliers] @ weight[:, outliers].T
         made = self._exact_outputs(name)
         if made is not None:
             result[:, made] = x @ weight[made].T
@@ -99,7 +102,14 @@ class PlannedRounding:
             block = self._plan.precision.of(name).block or 0
             importance = self._plan.importance.get(name)
             return unpack_blocks(quantise_blocks(weight.T, block, importance), weight.shape[1])
-        return round_channels(weight, self._plan.float32_inputs.get(name))
+        inliers = weight
+        outliers = self._plan.float32_inputs.get(name)
+        if outliers is not None:
+            inliers = weight.copy()
+            inliers[:, outliers] = 0
+        if self._plan.precision.of(name).rotation is not None:
+            inliers = rotate_rows(inliers)
+        return round_channels(inliers)
 
     def attention(self, prefix: str, x: Array) -> Array:
         name = linear_name(prefix)

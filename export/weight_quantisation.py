@@ -61,9 +61,7 @@ def quantise_channels(weight: NDArray[np.float32]) -> ChannelWeights:
     return ChannelWeights(values.astype(np.int8), scales)
 
 
-def round_channels(
-    weight: NDArray[np.float32], exact: NDArray[np.int64] | None = None
-) -> NDArray[np.float32]:
+def round_channels(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return float32 [out, in], the values that 8-bit weights stand for.
 
     The same as `quantise_channels` of the transpose, but in blocks of rows that stay in the
@@ -71,22 +69,16 @@ def round_channels(
 
     Args:
         weight: float32 [out, in].
-        exact: int64 [n], inputs that are left as they are and have no say in the scales.
     """
     rounded = np.empty_like(weight)
 
     def work(start: int) -> None:
         part = weight[start : start + ROUNDED_ROWS]
         block = rounded[start : start + ROUNDED_ROWS]
-        np.copyto(block, part)
-        if exact is not None:
-            block[:, exact] = 0
-        scales = _channel_scales(np.abs(block).max(axis=1, keepdims=True))
-        np.divide(block, scales, out=block)
+        scales = _channel_scales(np.abs(part).max(axis=1, keepdims=True))
+        np.divide(part, scales, out=block)
         np.rint(block, out=block)
         np.multiply(block, scales, out=block)
-        if exact is not None:
-            block[:, exact] = part[:, exact]
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(work, range(0, len(weight), ROUNDED_ROWS)))

@@ -36,7 +36,7 @@ __all__ = [
 
 FORMAT = "trine-bundle"
 #: Raised with every change that older code would misread.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 #: Kinds of processors.
 Device = Literal["cpu", "cuda"]

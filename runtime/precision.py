@@ -59,12 +59,15 @@ class LinearPrecision:
         activation: format in which the input enters the product; "int8" has a scale for each token.
         accumulate: format of the product's sums.
         block: inputs that share a scale; None but for "int4".
+        rotation: inputs of a block that are rotated before they are rounded, and the weights with
+            them (`trine.kernels.rotation`); None where they are not.
     """
 
     weight: Number
     activation: Number
     accumulate: Literal["fp32", "int32"] = "fp32"
     block: int | None = None
+    rotation: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,5 +45,6 @@ def _words(linear: LinearPrecision, fixed_scales: bool) -> str:
     weight = f"weights {linear.weight}{scale.get(linear.weight, '')}"
     eight_bits = linear.activation in ("int8", "fp8")
     by = " with one scale" if fixed_scales else " by token"
-    activation = f"inputs {linear.activation}{by if eight_bits else ''}"
+    turned = "" if linear.rotation is None else f" rotated in blocks of {linear.rotation}"
+    activation = f"inputs {linear.activation}{by if eight_bits else ''}{turned}"
     return f"{weight}, {activation}, sums {linear.accumulate}"

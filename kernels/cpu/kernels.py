@@ -107,6 +107,7 @@ class CpuKernels:
         epsilon: float = 0.0,
         normed: NDArray[np.float32] | None = None,
         inliers: NDArray[np.float32] | None = None,
+        rotated: bool = False,
     ) -> None:
         """Norm and quantise rows.
 
@@ -120,6 +121,8 @@ class CpuKernels:
             epsilon: of the norm.
             normed: float32 [T, width], where the norm's result goes; None if it is not wanted.
             inliers: float32 [width], 1 for channels that have a say in the scale, else 0.
+            rotated: whether what is quantised is rotated first (`trine.kernels.rotation`), without
+                channels that are no inliers; `quantised` then has `rotated_width` channels.
         """
         call = RowsCall(
             x.ctypes.data,
@@ -133,7 +136,9 @@ class CpuKernels:
             None if quantised is None else quantised.scales.ctypes.data,
             0 if quantised is None else quantised.values.shape[1],
             epsilon,
+            rotated,
             self.threads,
+            0,
         )
         self._library.trine_prepare_rows(ctypes.byref(call))
 

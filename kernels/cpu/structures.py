@@ -66,7 +66,9 @@ class RowsCall(ctypes.Structure):
         ("scales", c_void_p),
         ("quantised_stride", c_int64),
         ("epsilon", c_float),
+        ("rotated", c_int32),
         ("threads", c_int32),
+        ("reserved", c_int32),
     ]
 
 

@@ -1,5 +1,6 @@
 """Engines of every precision: distance from float32, size, and those that are not written."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -11,8 +12,12 @@ from trine.export.export_report import export_lines
 from trine.export.mapped_engine import MappedEngine
 from trine.export.options import ExportOptions, ExportReport
 from trine.export.pipeline import export_checkpoint
+from trine.export.precision_plan import INT8, plan_engine
+from trine.export.range_scan import RangeScan
+from trine.export.rounding import PlannedRounding
 from trine.export.sample_checkpoint import write_sample_checkpoint
 from trine.export.sample_spec import SampleSpec, changed_spec
+from trine.kernels.rotation import ROTATION
 from trine.runtime.bundle import open_bundle
 from trine.runtime.bundle_summary import bundle_lines
 from trine.runtime.embedder import Embedder
@@ -135,6 +140,28 @@ def test_each_engine_is_tested_against_its_own_tolerance(
 def test_bfloat16_is_refused_on_the_cpu_with_a_way_out(engines: tuple[ExportReport, Path]) -> None:
     with pytest.raises(EngineError, match=r"runs on cuda only.*--precision fp32 or int8"):
         Embedder.load(engines[1], engine="ort-bf16")
+
+
+def test_what_down_reads_is_rotated_and_so_rounded_finer() -> None:
+    generator = np.random.default_rng(0)
+    gate, up = generator.standard_normal((2, 40, 1376)).astype(np.float32)
+    x = gate / (1 + np.exp(-gate)) * up
+    weight = generator.standard_normal((30, 1376)).astype(np.float32)
+    exact = x @ weight.T
+    scan = RangeScan()
+    scan.see("layers.0.mlp.down_proj", [x], [exact])
+    plan = plan_engine("int8", scan.ranges)
+    assert plan.decoder.precision.of("layers.0.mlp.down").rotation == ROTATION
+    rule = dataclasses.replace(plan.decoder.precision, linears={"mlp.down": INT8})
+    plain = dataclasses.replace(plan.decoder, precision=rule)
+    lost = [
+        np.square(
+            PlannedRounding(graph, None).linear("layers.0.mlp.down_proj", x, weight, np.float32(0))
+            - exact
+        ).mean()
+        for graph in (plan.decoder, plain)
+    ]
+    assert lost[0] < lost[1] / 2
 
 
 def test_runtime_adapters_work_in_int8(tmp_path: Path) -> None:

@@ -30,15 +30,10 @@ def test_channels_are_within_half_a_step(shape: tuple[int, int], seed: int) -> N
 def test_rounded_channels_are_what_their_integers_stand_for(
     shape: tuple[int, int], seed: int
 ) -> None:
-    rng = np.random.default_rng(seed)
-    weight = rng.standard_normal(shape).astype(np.float32)
-    exact = np.flatnonzero(rng.random(shape[0]) < 0.2)
-    inliers = weight.copy()
-    inliers[exact] = 0
-    found = quantise_channels(inliers)
+    weight = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    found = quantise_channels(weight)
     wanted = found.values * found.scales
-    wanted[exact] = weight[exact]
-    np.testing.assert_array_equal(round_channels(np.ascontiguousarray(weight.T), exact).T, wanted)
+    np.testing.assert_array_equal(round_channels(np.ascontiguousarray(weight.T)).T, wanted)
 
 
 def test_a_channel_of_zeros_stays_zero() -> None:

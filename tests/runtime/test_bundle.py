@@ -86,20 +86,20 @@ def test_manifest_of_something_else(bundle: Path, content: str) -> None:
 
 @pytest.mark.parametrize(
     ("version", "remedy"),
-    [(4, "upgrade trine"), (99, "upgrade trine"), (0, "export the bundle again")]
+    [(5, "upgrade trine"), (99, "upgrade trine"), (0, "export the bundle again")]
     + [(value, "export the bundle again") for value in ("1", None)],
 )
 def test_other_format_version(
     bundle: Path, change: Callable[..., None], version: object, remedy: str
 ) -> None:
     change(lambda manifest: manifest.update(format_version=version))
-    refuse(bundle, f"format version {version!r}, this code reads 3", remedy)
+    refuse(bundle, f"format version {version!r}, this code reads 4", remedy)
 
 
 def test_newer_version_is_said_before_its_unknown_fields(
     bundle: Path, change: Callable[..., None]
 ) -> None:
-    change(lambda manifest: manifest.update(format_version=4, novelty=True))
+    change(lambda manifest: manifest.update(format_version=5, novelty=True))
     assert "novelty" not in refuse(bundle, "upgrade trine")
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels
 from trine.kernels.cpu.packed import PackedInt8, PackedValues, packed_layer, packed_shape
+from trine.kernels.rotation import ROTATION, hadamard
 from trine.runtime.engines.native.graph_weights import GraphWeights
 from trine.runtime.engines.native.linear import FloatLinear, Int8Linear, Linear, Outliers
 from trine.runtime.engines.native.packed_file import PackedStore
@@ -142,7 +143,8 @@ class LayerReader:
         if exact is None and self._get(f"{name}.int8") is None:
             return self._float(name)
         packed = self._packed(name)
-        return Int8Linear(packed, self._outliers(name, packed.depth, exact))
+        outliers = self._outliers(name, packed.depth, exact)
+        return Int8Linear(packed, outliers, rotated=self._is_rotated(name))
 
     def refuse_rest(self) -> None:
         """Refuse a graph with weights that were not read.
@@ -209,6 +211,18 @@ class LayerReader:
         inliers = np.ones(depth, np.float32)
         inliers[channels] = 0
         return Outliers(channels, inliers, np.array(weight))
+
+    def _is_rotated(self, name: str) -> bool:
+        """Return whether a layer's inputs are rotated, which must be as the kernels do it."""
+        blocks = self._get(f"{name}.rotation")
+        if blocks is None:
+            return False
+        if blocks[-1] != ROTATION or not np.array_equal(self._needed("hadamard"), hadamard()):
+            raise BundleError(
+                f"{self._path}: {name} has its inputs rotated in a way that the native engine does "
+                "not know; export the bundle again with this version"
+            )
+        return True
 
     def _float(self, name: str) -> FloatLinear:
         weight = self._get(f"{name}.weight")

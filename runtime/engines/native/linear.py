@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
 from trine.kernels.cpu.packed import PackedInt8, padded_depth
+from trine.kernels.rotation import rotated_width
 from trine.runtime.engines.native.workspace import Workspace
 
 __all__ = ["FloatLinear", "Int8Linear", "Linear", "Outliers", "Rows"]
@@ -47,7 +48,7 @@ class Rows:
         self.x = x
         self._kernels = kernels
         self._workspace = workspace
-        self._quantised: dict[bytes, Quantised] = {}
+        self._quantised: dict[tuple[bytes, bool], Quantised] = {}
         self._values: dict[bytes, Floats] = {}
 
     @classmethod
@@ -72,11 +73,16 @@ class Rows:
         rows._prepare(x, outliers, norm)
         return rows
 
-    def quantised(self, outliers: Outliers | None) -> Quantised:
-        """Return the rows in 8 bits; channels in `outliers` have no say in the scales."""
-        key = b"" if outliers is None else outliers.key
+    def quantised(self, outliers: Outliers | None, rotated: bool = False) -> Quantised:
+        """Return the rows in 8 bits; channels in `outliers` have no say in the scales.
+
+        Args:
+            outliers: of the layer that reads the rows.
+            rotated: whether rows, without the outliers, are rotated first.
+        """
+        key = (b"" if outliers is None else outliers.key, rotated)
         if key not in self._quantised:
-            self._prepare(self.x, outliers, None)
+            self._prepare(self.x, outliers, None, rotated)
         return self._quantised[key]
 
     def values(self, outliers: Outliers) -> Floats:
@@ -86,10 +92,16 @@ class Rows:
         return self._values[outliers.key]
 
     def _prepare(
-        self, x: Floats, outliers: Outliers | None, norm: tuple[Floats, float] | None
+        self,
+        x: Floats,
+        outliers: Outliers | None,
+        norm: tuple[Floats, float] | None,
+        rotated: bool = False,
     ) -> None:
         rows, width = x.shape
-        key = b"" if outliers is None else outliers.key
+        if rotated:
+            width = rotated_width(width)
+        key = (b"" if outliers is None else outliers.key, rotated)
         place = f"{'rows' if norm else 'more rows'} {len(self._quantised)} {width}"
         quantised = Quantised(
             self._workspace.bytes(place, (rows, padded_depth(width))),
@@ -102,6 +114,7 @@ class Rows:
             epsilon=0.0 if norm is None else norm[1],
             normed=None if norm is None else self.x,
             inliers=None if outliers is None else outliers.inliers,
+            rotated=rotated,
         )
         self._quantised[key] = quantised
 
@@ -114,11 +127,13 @@ class Int8Linear:
         packed: the weights.
         outliers: of the input, or None; of a gated pair those of both.
         gated_outliers: of a gated pair: float32 [n, out], the outliers' weights of the second.
+        rotated: whether the weights are, and so the input must be (`trine.kernels.rotation`).
     """
 
     packed: PackedInt8
     outliers: Outliers | None
     gated_outliers: Floats | None = None
+    rotated: bool = False
 
     def add_to(
         self,
@@ -141,7 +156,8 @@ class Int8Linear:
             add: rather than write.
         """
         found = self._side(rows, values, None if self.outliers is None else self.outliers.weight)
-        kernels.linear_int8(rows.quantised(self.outliers), self.packed, out, (delta, found), add)
+        quantised = rows.quantised(self.outliers, self.rotated)
+        kernels.linear_int8(quantised, self.packed, out, (delta, found), add)
 
     def gate(
         self, kernels: CpuKernels, rows: Rows, out: Floats, deltas: tuple[Side | None, Side | None]

@@ -61,6 +61,7 @@ class ProfilingKernels(CpuKernels):
         epsilon: float = 0.0,
         normed: Floats | None = None,
         inliers: Floats | None = None,
+        rotated: bool = False,
     ) -> None:
         started = time.perf_counter()
         super().prepare_rows(
@@ -70,6 +71,7 @@ class ProfilingKernels(CpuKernels):
             epsilon=epsilon,
             normed=normed,
             inliers=inliers,
+            rotated=rotated,
         )
         self._ended("quantise" if norm_weight is None else "norm and quantise", started)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
 from trine.kernels.cpu.packed import packed_layer
+from trine.kernels.rotation import rotate_rows, rotated_width
 
 RELAXED = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -64,6 +65,30 @@ def test_rows_are_normed_and_quantised_as_by_numpy(
     # A number may lie on the edge between two integers, as its scale is rounded.
     assert np.abs(out.values[:, :width].astype(np.int32) - 128 - values).max() <= 1
     assert np.mean(out.values[:, :width].astype(np.int32) - 128 != values) < 0.01
+
+
+@RELAXED
+@given(
+    rows=st.integers(1, 9),
+    width=st.integers(1, 300),
+    seed=st.integers(0, 99),
+    masked=st.booleans(),
+    is_normed=st.booleans(),
+)
+def test_rows_are_rotated_and_quantised_as_by_numpy(
+    kernels: CpuKernels, rows: int, width: int, seed: int, masked: bool, is_normed: bool
+) -> None:
+    x = random_floats(seed, rows, width) ** 3
+    weight = np.ones(width, np.float32) if is_normed else None
+    inliers = (np.arange(width) % 3 > 0).astype(np.float32) if masked else None
+    out = Quantised.empty(rows, rotated_width(width))
+    kernels.prepare_rows(x, out, norm_weight=weight, inliers=inliers, rotated=True)
+    read = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True)) if is_normed else x
+    values, scales = quantise(rotate_rows(read if inliers is None else read * inliers))
+    np.testing.assert_allclose(out.scales, scales, rtol=1e-5)
+    differences = np.abs(out.values.astype(np.int32) - 128 - values)
+    assert differences.max() <= 1
+    assert np.mean(differences != 0) < 0.01
 
 
 def test_a_row_of_zeros_stays_zero(kernels: CpuKernels) -> None:
