@@ -80,5 +80,5 @@ def _measurement_lines(found: EngineMeasurement) -> Iterator[str]:
     yield (
         f"  a task's decoder loads in {found.load_s:.2f} s; this process grew by "
         f"{format_bytes(found.resident_bytes)}{speed}"
-        + (", from memory-mapped weights given back after each run" if found.mapped else "")
+        + (", from memory-mapped weights given back as it runs" if found.mapped else "")
     )

@@ -1,6 +1,8 @@
-"""Runs engines in the memory of one graph, to measure those that are larger than an export."""
+"""Runs engines in bounded memory, to measure those that are larger than an export."""
 
-from collections.abc import Hashable, Sequence
+import threading
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,14 @@ from trine.runtime.vision_layout import VisionInputs
 
 __all__ = ["MappedEngine"]
 
+#: Pages of weights are given back when a run has made the process larger by this much.
+HELD_BYTES = 1 << 30
+#: Between two looks at the process's size: a run maps some hundred megabytes meanwhile.
+LOOK_SECONDS = 0.1
+
 
 class MappedEngine:
-    """An engine whose weights stay in their files, and whose pages are given back after each run.
+    """An engine whose weights stay in their files, and whose pages are given back as it runs.
 
     Slow where runs are many and small: every run reads its graph's weights from the page cache.
 
@@ -28,7 +35,7 @@ class MappedEngine:
         tasks: whose decoders to load.
 
     Attributes:
-        peak_bytes: the largest resident memory of the process after a run.
+        peak_bytes: the largest resident memory of the process that was seen in a run.
     """
 
     def __init__(self, bundle: Bundle, entry: EngineEntry, tasks: tuple[str, ...]) -> None:
@@ -59,18 +66,40 @@ class MappedEngine:
         return self._engine.run_group(adapter)
 
     def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
-        tokens = self._engine.run_vision(inputs)
-        self._release([self._vision])
-        return tokens
+        with self._giving_back([self._vision]):
+            return self._engine.run_vision(inputs)
 
     def run_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]:
-        hidden = self._engine.run_decoder(inputs, adapters)
-        self._release(self._decoders)
-        return hidden
+        with self._giving_back(self._decoders):
+            return self._engine.run_decoder(inputs, adapters)
+
+    @contextmanager
+    def _giving_back(self, files: Sequence[Path]) -> Iterator[None]:
+        """Give back the files' pages at the end, and whenever there are too many of them."""
+        limit, ended = resident_bytes() + HELD_BYTES, threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(LOOK_SECONDS):
+                if self._look() > limit:
+                    self._release(files)
+
+        watcher = threading.Thread(target=watch, name="trine-give-back")
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+            self._look()
+            self._release(files)
+
+    def _look(self) -> int:
+        held = resident_bytes()
+        self.peak_bytes = max(self.peak_bytes, held)
+        return held
 
     def _release(self, files: Sequence[Path]) -> None:
-        self.peak_bytes = max(self.peak_bytes, resident_bytes())
         for file in files:
             release_mapped(file)
