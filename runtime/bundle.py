@@ -80,13 +80,12 @@ class Bundle:
             if tuned is None:
                 return self.untuned_engine()
             name = tuned.engine
-        listed = self.manifest.engines
         if name == "ort_cpu":
-            return next((entry for entry in listed if "cpu" in entry.devices), listed[0])
+            return self.first_cpu_engine()
         for entry in self.engines:
             if entry.name == name:
                 return by_builder(entry)
-        found = gpu_entry(listed, name)
+        found = gpu_entry(self.manifest.engines, name)
         if found is not None:
             return found
         raise BundleError(
@@ -100,10 +99,14 @@ class Bundle:
 
     def untuned_engine(self) -> EngineEntry:
         """Return the first engine that a CPU can run, by the native kernels where they suit it."""
-        listed = self.manifest.engines
-        entry = next((entry for entry in listed if "cpu" in entry.devices), listed[0])
+        entry = self.first_cpu_engine()
         native = native_entry(entry)
         return native if native is not None and prefers_native(entry) else entry
+
+    def first_cpu_engine(self) -> EngineEntry:
+        """Return the first engine whose graphs a CPU can run; the first of all if none is."""
+        listed = self.manifest.engines
+        return next((entry for entry in listed if "cpu" in entry.devices), listed[0])
 
     def check_hashes(self, done: Callable[[int], None] = lambda size: None) -> list[str]:
         """Return a sentence for every file whose content is not what was written.

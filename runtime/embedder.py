@@ -96,13 +96,15 @@ class Embedder(PublishedMethods):
             DependencyError: the engine's package is not installed.
         """
         opened = open_bundle(Path(bundle))
+        entry = resolve_engine(opened, engine, device)
         tuned = read_tuned(opened.folder) if engine == "auto" else None
-        if tuned is not None:
+        # Where a GPU was found, what suits the processor's engine says nothing.
+        if tuned is not None and tuned.engine == entry.name:
             threads = threads or tuned.threads
             limits = limits or BatchLimits(tokens=tuned.batch_tokens)
         embedder = cls.open(
             opened,
-            resolve_engine(opened, engine, device),
+            entry,
             device=device,
             tasks=tasks,
             threads=threads,

@@ -17,7 +17,14 @@ from trine.runtime.memory import resident_bytes
 from trine.runtime.pipeline import BatchLimits, Pipeline
 from trine.runtime.tokenizer import TextTokenizer
 
-__all__ = ["OpenedEngine", "WorkloadResult", "call_seconds", "measure_workload", "open_for_bench"]
+__all__ = [
+    "OpenedEngine",
+    "WorkloadResult",
+    "call_seconds",
+    "measure_workload",
+    "open_for_bench",
+    "workload_seconds",
+]
 
 #: Calls of a workload: at least so many, and more until the time is over.
 FEWEST_CALLS = {True: 20, False: 3}
@@ -32,6 +39,7 @@ class OpenedEngine:
         bundle, entry: it is of.
         engine: loaded, with the decoder of `task`.
         pipeline: around it.
+        table: of token embeddings, which the pipeline reads.
         tokenizer: of the bundle.
         task: whose adapter is used.
         threads: of one run; None for one a processor.
@@ -43,6 +51,7 @@ class OpenedEngine:
     entry: EngineEntry
     engine: Engine
     pipeline: Pipeline
+    table: EmbeddingTable
     tokenizer: TextTokenizer
     task: str
     threads: int | None
@@ -103,6 +112,7 @@ def open_for_bench(
         entry=entry,
         engine=engine,
         pipeline=pipeline,
+        table=table,
         tokenizer=tokenizer,
         task=task,
         threads=threads,
@@ -113,13 +123,7 @@ def open_for_bench(
 
 def measure_workload(opened: OpenedEngine, workload: Workload) -> WorkloadResult:
     """Return the rate and latencies of a workload; its first call is a warm-up."""
-    sequences = sequences_of(workload, opened.bundle.manifest.model, opened.tokenizer)
-    with opened.engine.adapters.hold([opened.task]) as handles:
-        adapters = [handles[opened.task]] * len(sequences)
-        seconds = call_seconds(
-            lambda: opened.pipeline.run(sequences, adapters, single=True, multi=False),
-            FEWEST_CALLS[workload.latency],
-        )
+    seconds = workload_seconds(opened, workload, FEWEST_CALLS[workload.latency], SECONDS)
     p50, p95, p99 = np.quantile(seconds, (0.5, 0.95, 0.99)).tolist()
     return WorkloadResult(
         workload=workload.name,
@@ -134,16 +138,30 @@ def measure_workload(opened: OpenedEngine, workload: Workload) -> WorkloadResult
     )
 
 
-def call_seconds(call: Callable[[], object], fewest: int) -> list[float]:
-    """Return the seconds of calls after one that is not counted: `fewest`, or 2 s of them."""
+def workload_seconds(
+    opened: OpenedEngine, workload: Workload, fewest: int, seconds: float
+) -> list[float]:
+    """Return the seconds of a workload's calls, as `call_seconds` does."""
+    sequences = sequences_of(workload, opened.bundle.manifest.model, opened.tokenizer)
+    with opened.engine.adapters.hold([opened.task]) as handles:
+        adapters = [handles[opened.task]] * len(sequences)
+        return call_seconds(
+            lambda: opened.pipeline.run(sequences, adapters, single=True, multi=False),
+            fewest,
+            seconds,
+        )
+
+
+def call_seconds(call: Callable[[], object], fewest: int, seconds: float = SECONDS) -> list[float]:
+    """Return the seconds of calls after one that is not counted: `fewest`, or `seconds` of them."""
     call()
-    seconds: list[float] = []
-    ends = time.perf_counter() + SECONDS
-    while len(seconds) < fewest or time.perf_counter() < ends:
+    taken: list[float] = []
+    ends = time.perf_counter() + seconds
+    while len(taken) < fewest or time.perf_counter() < ends:
         started = time.perf_counter()
         call()
-        seconds.append(time.perf_counter() - started)
-    return seconds
+        taken.append(time.perf_counter() - started)
+    return taken
 
 
 def _peak_bytes() -> int:

@@ -58,8 +58,7 @@ def chosen_entry(bundle: Bundle, settings: ServerSettings) -> EngineEntry:
             f"{settings.workers} workers are to share theirs; run `trine tune` on the bundle, "
             "which writes them packed, or add --worker-weights own"
         )
-    listed = bundle.manifest.engines
-    return next((found for found in listed if "cpu" in found.devices), listed[0])
+    return bundle.first_cpu_engine()
 
 
 def _shares_weights(settings: ServerSettings) -> bool:

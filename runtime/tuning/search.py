@@ -1,21 +1,18 @@
 """Finds the fastest engine, threads and budget for a bundle on this machine, in about a minute."""
 
-import time
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from trine.kernels.cpu.library import why_unavailable
-from trine.runtime.bench.workloads import WORKLOADS, Workload, sequences_of
-from trine.runtime.bundle import EMBEDDING_NAME, TOKENIZER_NAME, Bundle
-from trine.runtime.embedding_table import EmbeddingTable
-from trine.runtime.engine import Engine, EngineOptions
-from trine.runtime.engines.opening import open_engine
+from trine.runtime.bench.measure import OpenedEngine, open_for_bench, workload_seconds
+from trine.runtime.bench.workloads import WORKLOADS, Workload
+from trine.runtime.bundle import Bundle
 from trine.runtime.manifest import EngineEntry
 from trine.runtime.native_entries import native_entry
 from trine.runtime.pipeline import BatchLimits, Pipeline
-from trine.runtime.tokenizer import TextTokenizer
 
 __all__ = ["Candidate", "Measured", "Tuning", "tune"]
 
@@ -99,13 +96,13 @@ def tune(
     measured = []
     for entry in entries:
         for count in threads:
-            runner = _Runner(bundle, entry, count)
+            opened = _opened(bundle, entry, count)
             found = Measured(
                 candidate=Candidate(
                     engine=entry.name, threads=count, batch_tokens=BatchLimits().tokens
                 ),
-                tokens_per_s=runner.rate(RAGGED, BatchLimits().tokens, share / 2),
-                query_ms=1000 * QUERY.count / runner.rate(QUERY, BatchLimits().tokens, share / 2),
+                tokens_per_s=_rate(opened, RAGGED, BatchLimits().tokens, share / 2),
+                query_ms=1000 * QUERY.count / _rate(opened, QUERY, BatchLimits().tokens, share / 2),
             )
             report(found)
             measured.append(found)
@@ -125,42 +122,24 @@ def tune(
 
 def _entries(bundle: Bundle) -> Iterator[EngineEntry]:
     """Yield the engine that is taken untuned, by every runner that this machine has for it."""
-    listed = bundle.manifest.engines
-    entry = next((entry for entry in listed if "cpu" in entry.devices), listed[0])
+    entry = bundle.first_cpu_engine()
     native = native_entry(entry)
     if native is not None and why_unavailable() is None:
         yield native
     yield entry
 
 
-class _Runner:
-    """One engine with one task's decoder."""
+def _opened(bundle: Bundle, entry: EngineEntry, threads: int) -> OpenedEngine:
+    return open_for_bench(bundle, entry, next(iter(entry.decoders)), threads)
 
-    def __init__(self, bundle: Bundle, entry: EngineEntry, threads: int) -> None:
-        self._bundle = bundle
-        self._task = next(iter(entry.decoders))
-        options = EngineOptions(threads=threads, tasks=(self._task,))
-        self._engine: Engine = open_engine(bundle, entry, options)
-        model = bundle.manifest.model
-        self._table = EmbeddingTable(bundle.path(EMBEDDING_NAME), model.decoder)
-        self._tokenizer = TextTokenizer(bundle.path(TOKENIZER_NAME))
 
-    def rate(self, workload: Workload, batch_tokens: int, seconds: float) -> float:
-        """Return tokens a second by the median of calls that take about `seconds`."""
-        model = self._bundle.manifest.model
-        limits = BatchLimits(tokens=batch_tokens)
-        pipeline = Pipeline(model, self._engine, self._table, limits)
-        sequences = sequences_of(workload, model, self._tokenizer)
-        with self._engine.adapters.hold([self._task]) as handles:
-            adapters = [handles[self._task]] * len(sequences)
-            times: list[float] = []
-            # The first call warms up and is not counted.
-            ends = time.perf_counter() + seconds
-            while len(times) <= FEWEST_CALLS or time.perf_counter() < ends:
-                started = time.perf_counter()
-                pipeline.run(sequences, adapters, single=True, multi=False)
-                times.append(time.perf_counter() - started)
-        return workload.count / float(np.median(times[1:]))
+def _rate(opened: OpenedEngine, workload: Workload, batch_tokens: int, seconds: float) -> float:
+    """Return tokens a second by the median of calls that take about `seconds`."""
+    limits = BatchLimits(tokens=batch_tokens)
+    pipeline = Pipeline(opened.pipeline.config, opened.engine, opened.table, limits)
+    limited = dataclasses.replace(opened, pipeline=pipeline)
+    times = workload_seconds(limited, workload, FEWEST_CALLS, seconds)
+    return workload.count / float(np.median(times))
 
 
 def _budgets(
@@ -171,11 +150,11 @@ def _budgets(
     if call_s * len(BUDGETS) * 2 > seconds:
         return
     chosen = fastest.candidate
-    runner = _Runner(bundle, bundle.engine(chosen.engine), chosen.threads)
+    opened = _opened(bundle, bundle.engine(chosen.engine), chosen.threads)
     for budget in BUDGETS:
         found = Measured(
             candidate=Candidate(engine=chosen.engine, threads=chosen.threads, batch_tokens=budget),
-            tokens_per_s=runner.rate(PASSAGES, budget, seconds / len(BUDGETS)),
+            tokens_per_s=_rate(opened, PASSAGES, budget, seconds / len(BUDGETS)),
             query_ms=None,
         )
         report(found)

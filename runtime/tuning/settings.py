@@ -6,13 +6,22 @@ They hold for the processor they were found on; on any other they are left unrea
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from trine.runtime.doctor.cpu import read_cpu
 from trine.runtime.errors import BundleError
 
-__all__ = ["TUNED_FOLDER", "TunedSettings", "read_tuned", "tuned_path", "write_tuned"]
+__all__ = [
+    "TUNED_FOLDER",
+    "TunedSettings",
+    "read_tuned",
+    "tuned_path",
+    "write_tuned",
+    "written_whole",
+]
 
 #: Folder in a bundle of what belongs to a machine; no part of what was exported.
 TUNED_FOLDER = "tuned"
@@ -67,11 +76,17 @@ def read_tuned(folder: Path) -> TunedSettings | None:
 
 def write_tuned(folder: Path, settings: TunedSettings) -> None:
     """Write the settings; the file is there whole or not at all."""
-    path = tuned_path(folder)
+    with written_whole(tuned_path(folder)) as temporary:
+        temporary.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n", "utf-8")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a place to write what will be at `path`, whole when the block ends or not at all."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n", "utf-8")
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ Format: safetensors, the data on a multiple of 64 bytes.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from trine.kernels.cpu.packed import PackedValues
 from trine.runtime.bundle import Bundle
 from trine.runtime.errors import BundleError
 from trine.runtime.tensor_file import TensorFile
-from trine.runtime.tuning.settings import TUNED_FOLDER
+from trine.runtime.tuning.settings import TUNED_FOLDER, written_whole
 
 __all__ = ["PackedStore", "open_store", "packed_path", "write_packed"]
 
@@ -94,14 +93,8 @@ def write_packed(path: Path, layers: Mapping[str, PackedValues]) -> int:
         end = offsets[1]
     text = json.dumps(header).encode()
     text += b" " * (-(len(text) + 8) % ALIGNMENT)
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for array in arrays.values():
-                array.tofile(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            array.tofile(file)
     return path.stat().st_size

@@ -27,6 +27,9 @@ class Bundle:
     def engine(self, name: str) -> object:
         return self.native if name in ("auto", "native-int8") else self.manifest.engines[0]
 
+    def first_cpu_engine(self) -> object:
+        return self.manifest.engines[0]
+
 
 def test_workers_that_share_weights_run_an_engine_that_can(
     golden_bundle: Path, tmp_path: Path
