@@ -5,7 +5,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.export.weight_quantisation import quantise_channels
 from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
+from trine.kernels.cpu.packed import packed_layer
+from trine.kernels.rotation import rotate_weight, rotated_width
 
 __all__ = ["native_options"]
 
@@ -33,7 +36,11 @@ def native_options(
     inliers[channels] = 0
     rest = values.copy()
     rest[channels] = 0
-    whole, without = (kernels.pack([part], [steps], [None]) for part in (values, rest))
+    turned = quantise_channels(rotate_weight(weight))
+    whole, without, rotated_layer = (
+        packed_layer(kernels.pack(part), part.shape, [scales], [None])
+        for part, scales in ((values, steps), (rest, steps), (turned.values, turned.scales))
+    )
     exact = np.ascontiguousarray(weight[channels])
 
     def by_token(x: Array) -> Array:
@@ -49,7 +56,15 @@ def native_options(
         kernels.linear_int8(quantised, without, out, [Side(factors, exact, None, OUTLIERS)])
         return out
 
+    def rotated(x: Array) -> Array:
+        quantised = Quantised.empty(len(x), rotated_width(num_in))
+        out = np.empty((len(x), num_out), np.float32)
+        kernels.prepare_rows(x, quantised, rotated=True)
+        kernels.linear_int8(quantised, rotated_layer, out)
+        return out
+
     return {
         "Trine's kernels, a scale for each token": by_token,
         "Trine's kernels, large channels in float32": split,
+        "Trine's kernels, rotated in blocks of 64": rotated,
     }

@@ -6,7 +6,7 @@
 Each option computes x · W for the same random x and W at the published widths, all in one process,
 by turns. Of `rows` tokens one is 30 times larger than the others, as a first token is; the errors
 are those of the other rows. "channels" repeats the errors with eight input channels 50 times the
-rest.
+rest, "gated" with rows as silu(gate) · up has them: few values, anywhere, far larger than the rest.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -40,6 +41,9 @@ MORE_OPTIONS = (
 #: Products of the published decoder: (inputs, outputs).
 SHAPES = ((2048, 2560), (2048, 11008), (11008, 2048))
 OUTLIERS = 8
+#: What rows are like.
+Kind = Literal["plain", "channels", "gated"]
+KINDS: tuple[Kind, ...] = ("plain", "channels", "gated")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,7 @@ class Result:
     times_float32: float
     error: float
     error_channels: float
+    error_gated: float
 
 
 def session(
@@ -216,11 +221,13 @@ def relative_error(found: Array, wanted: Array) -> float:
     return float(norms.mean())
 
 
-def inputs(rng: np.random.Generator, rows: int, num_in: int, channels: bool) -> Array:
+def inputs(rng: np.random.Generator, rows: int, num_in: int, kind: Kind) -> Array:
     """Return float32 [rows, num_in]; the first row is 30 times the others."""
     x = rng.standard_normal((rows, num_in)).astype(np.float32)
-    if channels:
+    if kind == "channels":
         x[:, :: num_in // OUTLIERS][:, :OUTLIERS] *= 50
+    elif kind == "gated":
+        x = x / (1 + np.exp(-x)) * rng.standard_normal(x.shape).astype(np.float32)
     x[0] *= 30
     return x
 
@@ -237,15 +244,15 @@ def measure(num_in: int, num_out: int, rows: int, rounds: int, threads: int) -> 
     weight = (rng.standard_normal((num_in, num_out)) * 0.02).astype(np.float32)
     errors: dict[str, list[float]] = {}
     times: dict[str, list[float]] = {}
-    for channels in (False, True):
-        x = inputs(rng, rows, num_in, channels)
+    for kind in KINDS:
+        x = inputs(rng, rows, num_in, kind)
         # Calibrated on other rows of the same kind, without the large one.
-        products = options(weight, inputs(rng, rows, num_in, channels)[1:], threads)
+        products = options(weight, inputs(rng, rows, num_in, kind)[1:], threads)
         wanted = (x @ weight)[1:]
         for name, product in products.items():
             found = product(x)[1:]
             errors.setdefault(name, []).append(relative_error(found, wanted))
-        if channels:
+        if kind != "plain":
             continue
         for _ in range(rounds):
             for name, product in products.items():
@@ -261,6 +268,7 @@ def measure(num_in: int, num_out: int, rows: int, rounds: int, threads: int) -> 
             times_float32=round(medians["float32"] / medians[name], 2),
             error=round(errors[name][0], 5),
             error_channels=round(errors[name][1], 5),
+            error_gated=round(errors[name][2], 5),
         )
         for name in products
     ]
@@ -278,11 +286,13 @@ def main() -> None:
         for num_in, num_out in SHAPES
         for result in measure(num_in, num_out, arguments.rows, arguments.rounds, arguments.threads)
     ]
-    lines = ["| product | option | ms | × float32 | error | error, large channels |"]
-    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| product | option | ms | × float32 | error | error, large channels | error, gated rows |"
+    ]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     lines += [
         f"| {r.inputs}×{r.outputs} | {r.option} | {r.milliseconds} | {r.times_float32} | "
-        f"{r.error:.4f} | {r.error_channels:.4f} |"
+        f"{r.error:.4f} | {r.error_channels:.4f} | {r.error_gated:.4f} |"
         for r in results
     ]
     content = {

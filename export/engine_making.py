@@ -281,7 +281,12 @@ def _problems(
     """Return why an engine is below its floor: as measured, or as imitated where it was not run."""
     if measured is not None and measured.vectors:
         rows = [row for row in measured.vectors if row.head == "single"]
-        return FloorCheck.of(precision, [r.mean for r in rows], [r.worst for r in rows]).problems
+        return FloorCheck.of(
+            precision,
+            [row.mean for row in rows],
+            [row.worst for row in rows],
+            [row.ndcg_at_10 for row in measured.rankings if row.head == "multi"],
+        ).problems
     if measured is None and imitated is not None:
         return FloorCheck.of(precision, [1 - imitated.mean], [1 - imitated.worst]).problems
     return ()

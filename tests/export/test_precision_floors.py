@@ -1,0 +1,32 @@
+"""Floors: each number that is too low is named with what is asked."""
+
+import pytest
+
+from trine.export.precision_floors import FLOORS, TARGETS, FloorCheck
+
+
+@pytest.mark.parametrize(
+    ("mean", "worst", "ranking", "said"),
+    [
+        (0.9995, 0.999, 0.995, ""),
+        (0.9985, 0.998, 0.995, "mean cosine 0.99850, at least 0.999 is asked"),
+        (0.9995, 0.99, 0.995, "worst cosine 0.99000, at least 0.995 is asked"),
+        (0.9995, 0.999, 0.98, "MaxSim rankings with nDCG@10 0.9800, at least 0.99 is asked"),
+    ],
+)
+def test_int8_is_held_against_each_number(
+    mean: float, worst: float, ranking: float, said: str
+) -> None:
+    problems = FloorCheck.of("int8", [1.0, mean], [1.0, worst], [1.0, ranking]).problems
+    assert problems == ((said,) if said else ())
+
+
+def test_rankings_count_only_where_something_was_ranked() -> None:
+    assert FloorCheck.of("int8", [0.9995], [0.999]).problems == ()
+
+
+def test_plans_aim_within_their_floors() -> None:
+    for precision, target in TARGETS.items():
+        floor = FLOORS[precision]
+        assert target.mean <= 1 - floor.mean_cosine
+        assert target.worst <= 1 - floor.worst_cosine
