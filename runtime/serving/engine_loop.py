@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trine.runtime.pipeline import ItemVectors, Pipeline
+from trine.runtime.serving.priority import give_way
 from trine.runtime.serving.vectors import item_vectors
 from trine.runtime.serving.work_queue import Entry, WorkQueue
 
@@ -65,6 +66,7 @@ class EngineLoop:
         self._thread.join()
 
     def _run(self) -> None:
+        give_way()
         wanted, until = 1, 0.0
         while (taken := self._queue.take(time.monotonic, wanted, until)) is not None:
             result = self._compute(*taken)

@@ -32,6 +32,7 @@ from trine.runtime.serving.feeding import Feeder
 from trine.runtime.serving.metrics import ServerMetrics
 from trine.runtime.serving.model_info import default_role, describe_model
 from trine.runtime.serving.preparing import Preparer
+from trine.runtime.serving.priority import give_way
 from trine.runtime.serving.rate_limits import RateLimits
 from trine.runtime.serving.settings import ServerSettings
 from trine.runtime.serving.text_pool import TextPool
@@ -130,13 +131,17 @@ class EmbeddingService:
             graph_seconds = 0.0
             loop.call_soon_threadsafe(self._deliver, result)
 
+        # A thread of its own: the threads that the engine starts inherit its priority.
+        loader = ThreadPoolExecutor(1, "trine-load", give_way)
         try:
-            core = await asyncio.to_thread(
-                open_core, self._bundle, self._entry, self._settings, report
+            core = await loop.run_in_executor(
+                loader, open_core, self._bundle, self._entry, self._settings, report
             )
         except BaseException:
             self._state = "failed"
             raise
+        finally:
+            loader.shutdown(wait=False)
         preparer = Preparer(self._model, core.preparation, core.tokenizer, self._max_pixels)
         self._feeder = Feeder(
             preparer=preparer,
