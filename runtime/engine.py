@@ -25,7 +25,8 @@ class DecoderInputs:
     """The decoder graph's inputs for sequences packed behind one another.
 
     Attributes:
-        embeddings: float32 [T, hidden], text and image tokens alike.
+        embeddings: float32 [T, hidden], text and image tokens alike. A run may overwrite them: long
+            inputs would otherwise be in memory twice.
         rope_cos, rope_sin: float32 [T, head_dim / 2].
         pad_index: int64 [B, S], the token in each slot of the padded view; 0 in unused slots.
         unpad_index: int64 [T], the slot of each token in the flattened padded view.

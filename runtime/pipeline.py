@@ -174,7 +174,8 @@ class Pipeline:
             image_tokens: of the pictures of every sequence that has some, by its number.
         """
         rows = [self._embed(s, image_tokens.get(i, ())) for i, s in zip(run, members, strict=True)]
-        return lay_out_sequences(members, np.concatenate(rows), self.config)
+        embeddings = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        return lay_out_sequences(members, embeddings, self.config)
 
     def _image_tokens(
         self, sequences: Sequence[TokenSequence]

@@ -299,7 +299,7 @@ class CpuKernels:
         Args:
             q: float32 [T, heads · head_dim].
             k, v: float32 [T, kv_heads · head_dim]; rows of all three have one stride.
-            out: float32 [T, heads · head_dim], packed.
+            out: float32 [T, heads · head_dim], rows may be strided; `q` itself, to overwrite it.
             starts: int64 [S + 1], where sequences begin, then T; none is empty.
             heads: of queries, and of keys, which divide the former.
             causal: whether a token sees only those up to itself.
@@ -312,6 +312,7 @@ class CpuKernels:
             v.ctypes.data,
             q.strides[0] // 4,
             out.ctypes.data,
+            out.strides[0] // 4,
             starts.ctypes.data,
             len(starts) - 1,
             num_heads,

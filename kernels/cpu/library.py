@@ -14,7 +14,7 @@ __all__ = [
 ]
 
 #: Of the structures and layouts in `structures` and `native/`; raised with every change of them.
-ABI_VERSION = 2
+ABI_VERSION = 3
 EXTENSION = "trine.kernels.cpu._native"
 
 

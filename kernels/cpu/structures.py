@@ -119,6 +119,7 @@ class AttentionCall(ctypes.Structure):
         ("v", c_void_p),
         ("stride", c_int64),
         ("out", c_void_p),
+        ("out_stride", c_int64),
         ("starts", c_void_p),
         ("sequences", c_int64),
         ("heads", c_int64),

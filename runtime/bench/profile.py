@@ -139,7 +139,9 @@ def _stage_seconds(
         stages["vision"] = _median(lambda: opened.engine.run_vision(vision))
     with opened.engine.adapters.hold([opened.task]) as handles:
         adapters = [handles[opened.task]] * len(sequences)
-        hidden = opened.engine.run_decoder(decoder, adapters)
+        # Runs overwrite their embeddings: from the second on they compute on their own results,
+        # which takes as long.
+        hidden = opened.engine.run_decoder(decoder, adapters).copy()
         stages["decoder"] = _median(lambda: opened.engine.run_decoder(decoder, adapters))
     ends = np.cumsum([len(sequence) for sequence in sequences])
     parts = np.split(hidden, ends[:-1])

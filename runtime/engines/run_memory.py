@@ -20,9 +20,9 @@ __all__ = [
 #: Activations that ONNX Runtime holds at the widest point of a layer: the MLP's three, and those of
 #: the hidden size (residual, norm, q, k, v, attention's output and copies between them).
 NUM_WIDE, NUM_HIDDEN = 3, 8
-#: Of the hidden size in the native engine: what came in, residual, attention's output and the
-#: result. The MLP's are those of a few rows only.
-NATIVE_HIDDEN = 4
+#: Of the hidden size in the native engine: the residual stream, which is what came in and what goes
+#: out, and a copy of it while sequences are put together. The MLP's are those of a few rows only.
+NATIVE_HIDDEN = 2
 FLOAT_BYTES = 4
 #: Runs that take less are not checked: reading what is available would cost more than it saves.
 MIN_CHECKED = 1 << 28

@@ -21,7 +21,8 @@ constexpr int64_t kKeys = 128;    // of a block: 2 panels
 struct Attention {
   const float *q, *k, *v;  // [tokens, heads * head_dim], row stride `stride`
   int64_t stride;
-  float *out;  // [tokens, heads * head_dim], packed
+  float *out;  // [tokens, heads * head_dim], row stride `out_stride`; may be q's own place
+  int64_t out_stride;
   const int64_t *starts;  // [sequences + 1], first token of each
   int64_t sequences;
   int64_t heads, kv_heads, head_dim;
@@ -193,7 +194,7 @@ void attend(const Attention &a, int64_t sequence, int64_t head, int64_t block, c
   }
   for (int64_t i = 0; i < rows; ++i) {
     const __m512 inverse = _mm512_set1_ps(1.0f / b.total[i]);
-    float *out = a.out + (first + start + i) * a.heads * d + head * d;
+    float *out = a.out + (first + start + i) * a.out_stride + head * d;
     for (int64_t j = 0; j < d; j += kLanes)
       _mm512_mask_storeu_ps(out + j, lane_mask(d - j),
                             _mm512_mul_ps(_mm512_loadu_ps(b.sums + i * value_width + j), inverse));

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 // Raised with every change of a structure or a layout that Python shares.
-extern "C" __attribute__((visibility("default"))) int32_t trine_abi_version() { return 2; }
+extern "C" __attribute__((visibility("default"))) int32_t trine_abi_version() { return 3; }
 
 extern "C" __attribute__((visibility("default"))) int32_t trine_has_avx512_vnni() {
   __builtin_cpu_init();

@@ -5,13 +5,20 @@
 // A panel may hold 32 columns of a gate and the same 32 of what it gates; then the tile ends in
 // silu(gate) * up and half as many columns are written.
 #include "pool.h"
+#include "scratch.h"
 #include "simd.h"
 
+#include <algorithm>
 
 namespace trine {
 namespace {
 
 constexpr int64_t kItemsPerThread = 8;
+// Up to so many rows, reading weights from memory takes about as long as multiplying them. Panels are
+// then cut along the depth into stretches that stay in the second cache, and while the tiles of one are
+// computed the next is fetched. One stretch is 128 KB of a panel.
+constexpr int64_t kFewRows = 96, kStretchSteps = 512;
+constexpr int64_t kStepBytes = kPanel * kDepth, kLineBytes = 64, kStepLines = kStepBytes / kLineBytes;
 
 // Float32 terms beside the 8-bit product: factors [rows, ranks] times matrix [ranks, columns].
 // With `first_rank` a row uses only `rank_count` ranks, from its own first one on.
@@ -104,21 +111,32 @@ inline void add_side(Tile &tile, int first_vector, const Side &side, int64_t row
   }
 }
 
-template <int rows>
-__attribute__((noinline)) void multiply_tile(const LinearInt8 &a, int64_t row, int64_t panel) {
+// What one visit of a tile to a panel computes.
+struct Visit {
+  int64_t first, last;  // steps of the depth
+  int32_t *sums;        // [rows, kPanel]: where they wait for the next stretch; null where there is none
+  const int8_t *next;   // weights to fetch meanwhile, some lines of each step
+};
+
+// `lines` of `next` are fetched with each step.
+template <int rows, int lines>
+__attribute__((noinline)) void multiply_tile(const LinearInt8 &a, int64_t row, int64_t panel,
+                                             const Visit &visit) {
   __m512i sums[rows][kPanelVectors];
   const int32_t *offsets = a.offsets + panel * kPanel;
 #pragma GCC unroll 4
   for (int v = 0; v < kPanelVectors; ++v) {
     const __m512i offset = _mm512_loadu_si512(offsets + v * kLanes);
 #pragma GCC unroll 6
-    for (int i = 0; i < rows; ++i) sums[i][v] = offset;
+    for (int i = 0; i < rows; ++i)
+      sums[i][v] = visit.first == 0 ? offset
+                                    : _mm512_loadu_si512(visit.sums + i * kPanel + v * kLanes);
   }
-  const uint8_t *x = a.x + row * a.depth;
+  const uint8_t *x = a.x + row * a.depth + visit.first * kDepth;
   const int64_t stride = a.depth;
-  const int8_t *w = a.weights + panel * kPanel * a.depth;
-  const int64_t steps = a.depth / kDepth;
-  for (int64_t k = 0; k < steps; ++k) {
+  const int8_t *w = a.weights + panel * kPanel * a.depth + visit.first * kStepBytes;
+  const char *next = reinterpret_cast<const char *>(visit.next);
+  for (int64_t k = visit.first; k < visit.last; ++k) {
     __m512i weights[kPanelVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kPanelVectors; ++v)
@@ -127,6 +145,8 @@ __attribute__((noinline)) void multiply_tile(const LinearInt8 &a, int64_t row, i
     _mm_prefetch(reinterpret_cast<const char *>(w) + 2048 + 64, _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char *>(w) + 2048 + 128, _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char *>(w) + 2048 + 192, _MM_HINT_T0);
+#pragma GCC unroll 4
+    for (int line = 0; line < lines; ++line) _mm_prefetch(next + line * kLineBytes, _MM_HINT_T1);
 #pragma GCC unroll 6
     for (int i = 0; i < rows; ++i) {
       int32_t four;
@@ -137,7 +157,16 @@ __attribute__((noinline)) void multiply_tile(const LinearInt8 &a, int64_t row, i
         add_products(sums[i][v], inputs, weights[v]);
     }
     x += kDepth;
-    w += kPanel * kDepth;
+    w += kStepBytes;
+    next += kStepBytes;
+  }
+  if (visit.last * kDepth < a.depth) {
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < kPanelVectors; ++v)
+        _mm512_storeu_si512(visit.sums + i * kPanel + v * kLanes, sums[i][v]);
+    return;
   }
 
   Tile tile;
@@ -190,18 +219,54 @@ struct Tiling {
   int64_t first_row(int64_t tile) const { return tile * least + (tile < larger ? tile : larger); }
 };
 
+template <int lines>
+void multiply_rows(const LinearInt8 &a, int64_t row, int64_t rows, int64_t panel, const Visit &visit) {
+  switch (rows) {
+    case 6: multiply_tile<6, lines>(a, row, panel, visit); break;
+    case 5: multiply_tile<5, lines>(a, row, panel, visit); break;
+    case 4: multiply_tile<4, lines>(a, row, panel, visit); break;
+    case 3: multiply_tile<3, lines>(a, row, panel, visit); break;
+    case 2: multiply_tile<2, lines>(a, row, panel, visit); break;
+    default: multiply_tile<1, lines>(a, row, panel, visit);
+  }
+}
+
+// Tiles `first` to `last` - 1 of a panel, stretch by stretch, while what follows is fetched.
+//   following: the panel that this thread will likely have next, or null.
+//   sums: room for the rows of all tiles.
+void multiply_stretches(const LinearInt8 &a, const Tiling &tiling, int64_t first, int64_t last,
+                        int64_t panel, const int8_t *following, int32_t *sums) {
+  const int64_t steps = a.depth / kDepth, tiles = last - first;
+  const int64_t lines = (kStepLines + tiles - 1) / tiles;
+  const int8_t *weights = a.weights + panel * kPanel * a.depth;
+  for (int64_t step = 0; step < steps; step += kStretchSteps) {
+    const int64_t end = std::min(step + kStretchSteps, steps);
+    const int8_t *next = end < steps ? weights + end * kStepBytes : following;
+    for (int64_t tile = first; tile < last; ++tile) {
+      const int64_t row = tiling.first_row(tile), rows = tiling.first_row(tile + 1) - row;
+      // Each tile fetches its share of the lines of every step.
+      const int64_t line = (tile - first) * lines;
+      const bool fetches = next != nullptr && line < kStepLines;
+      const Visit visit{step, end, sums + (row - tiling.first_row(first)) * kPanel,
+                        fetches ? next + line * kLineBytes : weights};
+      if (!fetches)
+        multiply_rows<0>(a, row, rows, panel, visit);
+      else if (lines == 1)
+        multiply_rows<1>(a, row, rows, panel, visit);
+      else if (lines == 2)
+        multiply_rows<2>(a, row, rows, panel, visit);
+      else
+        multiply_rows<4>(a, row, rows, panel, visit);
+    }
+  }
+}
+
 void multiply_tiles(const LinearInt8 &a, const Tiling &tiling, int64_t first, int64_t last,
                     int64_t panel) {
+  const Visit whole{0, a.depth / kDepth, nullptr, a.weights};
   for (int64_t tile = first; tile < last; ++tile) {
     const int64_t row = tiling.first_row(tile);
-    switch (tiling.first_row(tile + 1) - row) {
-      case 6: multiply_tile<6>(a, row, panel); break;
-      case 5: multiply_tile<5>(a, row, panel); break;
-      case 4: multiply_tile<4>(a, row, panel); break;
-      case 3: multiply_tile<3>(a, row, panel); break;
-      case 2: multiply_tile<2>(a, row, panel); break;
-      default: multiply_tile<1>(a, row, panel);
-    }
+    multiply_rows<0>(a, row, tiling.first_row(tile + 1) - row, panel, whole);
   }
 }
 
@@ -216,10 +281,21 @@ TRINE_API void trine_linear_int8(const LinearInt8 *arguments) {
   // A panel is work for one thread, unless there are too few of them for all to end together.
   const int64_t wanted = (kItemsPerThread * a.threads + panels - 1) / panels;
   const int64_t splits = wanted < tiling.tiles ? wanted : tiling.tiles;
-  parallel_for(a.threads, panels * splits, [&](int64_t item, int) {
-    const int64_t split = item % splits;
-    multiply_tiles(a, tiling, tiling.tiles * split / splits, tiling.tiles * (split + 1) / splits,
-                   item / splits);
+  const bool few = a.rows <= kFewRows;
+  const Scratch sums(a.threads, few ? a.rows * kPanel : 0);
+  parallel_for(a.threads, panels * splits, [&](int64_t item, int thread) {
+    const int64_t panel = item / splits, split = item % splits;
+    const int64_t first = tiling.tiles * split / splits, last = tiling.tiles * (split + 1) / splits;
+    if (!few) {
+      multiply_tiles(a, tiling, first, last, panel);
+      return;
+    }
+    // Items are handed out in order, so that this thread's next one is likely `threads` further on.
+    const int64_t next = (item + a.threads) / splits;
+    const int8_t *following =
+        next > panel && next < panels ? a.weights + next * kPanel * a.depth : nullptr;
+    multiply_stretches(a, tiling, first, last, panel, following,
+                       reinterpret_cast<int32_t *>(sums.of(thread)));
   });
 }
 

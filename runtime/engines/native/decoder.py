@@ -41,14 +41,14 @@ def run_decoder(
 
     Args:
         stack: of `read_decoder`.
-        inputs: packed sequences.
+        inputs: packed sequences, whose embeddings are overwritten.
         kernels: to compute with.
         workspace: that no other run uses meanwhile.
         deltas: of the tokens' adapters, or None.
     """
     starts = np.concatenate([[0], np.cumsum(inputs.lengths)])
     return stack.run(
-        np.array(inputs.embeddings, np.float32, order="C"),
+        np.require(inputs.embeddings, np.float32, ["C_CONTIGUOUS", "WRITEABLE"]),
         StackRun(
             kernels=kernels,
             workspace=workspace,

@@ -83,7 +83,7 @@ class TransformerStack:
         self._attention = attention
 
     def run(self, residual: Floats, run: StackRun) -> Floats:
-        """Return the final norm of the stack's output, float32 [T, hidden], owned by the caller.
+        """Return the final norm of the stack's output, in the place of what entered.
 
         Args:
             residual: float32 [T, hidden], what enters; overwritten.
@@ -93,11 +93,10 @@ class TransformerStack:
             self._attend(number, layer, residual, run)
             for part in _chunks(len(residual)):
                 self._mlp(layer, residual[part], part, run)
-        out = np.empty_like(residual)
         run.kernels.prepare_rows(
-            residual, None, norm_weight=self._final_norm, epsilon=self._epsilon, normed=out
+            residual, None, norm_weight=self._final_norm, epsilon=self._epsilon, normed=residual
         )
-        return out
+        return residual
 
     def _attend(
         self, number: int, layer: TransformerLayer, residual: Floats, run: StackRun
@@ -111,9 +110,10 @@ class TransformerStack:
             layer.qkv.add_to(kernels, rows, qkv[part], _delta(layer.names.qkv, rows.x, part, run))
         # Queries and keys lie side by side and turn alike.
         kernels.rotate(qkv, sum(layout.heads), run.rope_cos, run.rope_sin)
-        attended = run.workspace.floats("attended", (tokens, q_size))
+        # What attention makes of a query takes its place.
+        attended = qkv[:, :q_size]
         kernels.attention(
-            qkv[:, :q_size],
+            attended,
             qkv[:, q_size : q_size + kv_size],
             qkv[:, q_size + kv_size :],
             attended,
