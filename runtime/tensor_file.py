@@ -61,7 +61,9 @@ class TensorInfo:
 def widen(stored: NDArray[np.generic], dtype: str) -> NDArray[np.float32]:
     """Return float32 values of a stored array, same shape; `dtype` is its name in the header."""
     if dtype == "BF16":
-        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        bits = stored.astype(np.uint32)
+        bits <<= np.uint32(16)
+        return bits.view(np.float32)
     return stored.astype(np.float32, copy=False)
 
 
