@@ -15,8 +15,8 @@ from trine.runtime.tensor_file import TensorFile, widen
 __all__ = ["EMBEDDING_TENSOR", "EmbeddingTable"]
 
 EMBEDDING_TENSOR = "embed_tokens.weight"
-#: Tokens gathered at a time where there are more. Each touches its row, and the operating system maps
-#: 64 kB around it: of 4,096 tokens a quarter of a gigabyte would stay resident.
+#: Tokens gathered at a time where there are more. Each touches its row, and the operating system
+#: maps 64 kB around it: of 4,096 tokens a quarter of a gigabyte would stay resident.
 BLOCK_TOKENS = 512
 
 
