@@ -14,6 +14,7 @@ import uvicorn
 
 from trine.runtime.errors import TrineError
 from trine.runtime.serving.app import Application, make_app
+from trine.runtime.serving.connections import BoundedProtocol
 from trine.runtime.serving.control import WorkerChannel
 from trine.runtime.serving.loop_lag import LoopLag
 from trine.runtime.serving.metrics import ServerMetrics, make_registry
@@ -137,6 +138,7 @@ class _Worker:
                 access_log=False,
                 lifespan="off",
                 server_header=False,
+                http=BoundedProtocol,
                 ws="none",
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=LAST_BYTES_S,
