@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -183,6 +184,10 @@ class _Worker:
             return FAILED
         if self._channel is not None:
             await self._channel.start(self._service, self._stop.set)
+        # What a loaded server consists of stays; a collection that walks it stops the event loop
+        # for some 70 ms, longer than a refusal may take.
+        gc.collect()
+        gc.freeze()
         info = self._service.info()
         logger.info("ready", extra={"engine": info.engine, "tasks": info.tasks})
         return 0
