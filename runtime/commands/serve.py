@@ -31,9 +31,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until the process is told to end."""
-    from trine.runtime.serving.settings_sources import read_settings
+    from trine.runtime.serving.settings_sources import CONFIG_VARIABLE, read_settings
 
-    config = os.environ.get("TRINE_CONFIG")
+    config = os.environ.get(CONFIG_VARIABLE)
     settings = read_settings(
         vars(arguments), os.environ, arguments.config or (Path(config) if config else None)
     )

@@ -12,7 +12,11 @@ from trine.runtime.serving.adapter_hashes import AdapterHashes, bundled_hash, fo
 from trine.runtime.serving.calls import ServiceError
 from trine.runtime.serving.settings import ServerSettings
 
-__all__ = ["AdapterAdmin"]
+__all__ = ["ADAPTER_IN_USE", "UNKNOWN_ADAPTER", "AdapterAdmin"]
+
+#: Codes of errors: the adapter is gone for new calls, but not from memory; there is none.
+ADAPTER_IN_USE = "adapter_in_use"
+UNKNOWN_ADAPTER = "unknown_adapter"
 
 #: Names that can stand in a header, a model's alias and a path.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -92,7 +96,7 @@ class AdapterAdmin:
             if name not in self._names:
                 raise ServiceError(
                     404,
-                    "unknown_adapter",
+                    UNKNOWN_ADAPTER,
                     f"no adapter is called {name!r}; loaded are {self._names}",
                     param="name",
                 )
@@ -102,7 +106,7 @@ class AdapterAdmin:
             except InputError as cause:
                 # It is gone for new calls; calls that still use it keep its memory a while longer.
                 raise ServiceError(
-                    409, "adapter_in_use", str(cause), param="name", retry_after=1
+                    409, ADAPTER_IN_USE, str(cause), param="name", retry_after=1
                 ) from cause
 
     def _require_runtime(self, name: str) -> None:

@@ -15,6 +15,7 @@ from trine.runtime.serving.call_checks import num_pictures
 from trine.runtime.serving.calls import EmbedItem, ServiceError
 
 __all__ = [
+    "CHARACTERS_PER_TOKEN",
     "Admission",
     "PatchRoom",
     "Reservation",

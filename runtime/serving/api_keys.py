@@ -21,6 +21,11 @@ def presented_key(headers: Mapping[str, str]) -> str | None:
     return headers.get("x-api-key") or None
 
 
+def _digest(key: str) -> bytes:
+    """Return the SHA-256 of a key as it came in a header, where each character is a byte."""
+    return hashlib.sha256(key.encode("latin-1", "backslashreplace")).digest()
+
+
 class KeyRing:
     """Knows whose a key is.
 
@@ -51,7 +56,7 @@ class KeyRing:
             raise ServiceError(
                 401, "missing_api_key", "no API key was given; send Authorization: Bearer KEY"
             )
-        given = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        given = _digest(key)
         # All are compared, so that the time says nothing about which one was nearly right.
         matches = [name for name, digest in self._hashes if hmac.compare_digest(given, digest)]
         if not matches:
@@ -72,6 +77,6 @@ class KeyRing:
             raise ServiceError(
                 401, "missing_api_key", "no admin key was given; send Authorization: Bearer KEY"
             )
-        given = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        given = _digest(key)
         if not hmac.compare_digest(given, self._admin):
             raise ServiceError(403, "not_admin", "this key may not administer the server")

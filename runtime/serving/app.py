@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from trine.runtime.serving.api.error_bodies import error_response
+from trine.runtime.serving.api.error_bodies import answer_error, error_response
 from trine.runtime.serving.api.routes import api_routes
 from trine.runtime.serving.api_keys import KeyRing
 from trine.runtime.serving.calls import ServiceError
@@ -25,6 +25,7 @@ from trine.runtime.serving.operation_routes import operation_routes
 from trine.runtime.serving.page.routes import page_routes
 from trine.runtime.serving.rate_limits import RateLimits
 from trine.runtime.serving.request_body import BodyReader
+from trine.runtime.serving.request_context import note_error
 from trine.runtime.serving.request_gate import RequestGate
 from trine.runtime.serving.service import EmbeddingService
 from trine.runtime.serving.settings import ServerSettings
@@ -46,6 +47,11 @@ EXPOSED_HEADERS = (
     "x-trine-engine",
     "x-trine-precision",
     "x-trine-truncated",
+    # Without these, a body of bytes means nothing.
+    "x-trine-dtype",
+    "x-trine-shape",
+    "x-trine-offsets-bytes",
+    "x-trine-prompt-tokens",
 )
 #: Seconds for which a browser remembers that an origin is allowed.
 PREFLIGHT_AGE = 600
@@ -105,7 +111,7 @@ def make_app(  # noqa: PLR0913 - the parts that meet here
         )
         fetcher = UrlFetcher(fetch_limits)
 
-    async def read_source(source: str) -> bytes:
+    async def read_source(source: str | bytes) -> bytes:
         return await read_image(source, image_limits, fetcher)
 
     # Tried in this order: what is asked most comes first.
@@ -178,7 +184,9 @@ class _ShortWay:
         elif methods and scope["method"] not in methods.split(", "):
             path = scope["path"]
             message = f"{scope['method']} is not allowed on {path}; it takes {methods}"
-            refused = error_response(ServiceError(405, "method_not_allowed", message), path)
+            error = ServiceError(405, "method_not_allowed", message)
+            note_error(scope, error.code)
+            refused = error_response(error, path)
             refused.headers["allow"] = methods
             await refused(scope, receive, send)
         else:
@@ -219,11 +227,11 @@ def _answer_http_error(request: Request, error: Exception) -> Response:
     path = request.url.path
     if failed.status_code == 404:
         message = f"there is nothing at {path}; /docs lists all paths"
-        return error_response(ServiceError(404, "not_found", message), path)
-    return error_response(ServiceError(failed.status_code, "http_error", str(failed.detail)), path)
+        return answer_error(request, ServiceError(404, "not_found", message))
+    return answer_error(request, ServiceError(failed.status_code, "http_error", str(failed.detail)))
 
 
 def _answer_fault(request: Request, error: Exception) -> Response:
     """Return a 500 that tells nothing; the gate logs what it was."""
     fault = ServiceError(500, "internal_error", "the server failed on this request")
-    return error_response(fault, request.url.path)
+    return answer_error(request, fault)

@@ -6,7 +6,23 @@ from trine.runtime.inputs import ImageText
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.serving.calls import EmbedCall, EmbedItem, ServiceError
 
-__all__ = ["check_call", "document_groups", "num_pictures"]
+__all__ = ["check_call", "check_count", "document_groups", "num_pictures"]
+
+
+def check_count(num_items: int, max_items: int) -> None:
+    """Check how many items a request has.
+
+    Raises:
+        ServiceError: 413 too many.
+    """
+    if num_items > max_items:
+        raise ServiceError(
+            413,
+            "too_many_items",
+            f"the request has {num_items} items, more than {max_items}; split it",
+            param="input",
+            index=max_items,
+        )
 
 
 def check_call(call: EmbedCall, tasks: Sequence[str], model: ModelConfig, max_items: int) -> None:
@@ -21,14 +37,7 @@ def check_call(call: EmbedCall, tasks: Sequence[str], model: ModelConfig, max_it
     Raises:
         ServiceError: 413 too many items; 422 a task is not loaded, or an option is out of range.
     """
-    if len(call.items) > max_items:
-        raise ServiceError(
-            413,
-            "too_many_items",
-            f"the request has {len(call.items)} items, more than {max_items}; split it",
-            param="input",
-            index=max_items,
-        )
+    check_count(len(call.items), max_items)
     known = frozenset(tasks)
     for index, item in enumerate(call.items):
         if item.task not in known:

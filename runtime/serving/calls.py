@@ -141,6 +141,10 @@ class EmbedCall:
         )
 
 
+def _hold_nothing(size: int) -> None:
+    """What a request fetches is not counted."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallContext:
     """Who asks, and until when the answer is of use.
@@ -150,12 +154,15 @@ class CallContext:
         key_name: of the API key, for rate limits and logs; None on a server without keys.
         deadline: on `time.monotonic()`'s clock, in seconds.
         disconnected: whether the client has left; may be called from any thread.
+        hold: to be called with the size of each picture that was fetched for the request, in bytes;
+            raises ServiceError: 413 they are too large together, 429 the server holds too much.
     """
 
     request_id: str
     key_name: str | None
     deadline: float
     disconnected: Callable[[], bool]
+    hold: Callable[[int], None] = _hold_nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,7 +325,8 @@ class Embedding(Protocol):
         """Return the tokens of each text, whole, behind the prefix of `prompt` if one is given.
 
         Raises:
-            ServiceError: 422 a text cannot be encoded; 503 not ready.
+            ServiceError: 413 too many texts or characters; 422 a text cannot be encoded; 503 not
+                ready.
         """
         ...
 
@@ -326,7 +334,8 @@ class Embedding(Protocol):
         """Return the text of each list of ids of the model's vocabulary.
 
         Raises:
-            ServiceError: 422 an id is not in the vocabulary; 503 not ready.
+            ServiceError: 413 too many lists or ids; 422 an id is not in the vocabulary; 503 not
+                ready.
         """
         ...
 

@@ -6,6 +6,7 @@ then answers. Messages are pickled over a pipe between processes of this program
 
 import asyncio
 import itertools
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ __all__ = [
     "WorkerChannel",
     "apply_change",
 ]
+
+
+logger = logging.getLogger(__name__)
 
 
 class AdapterControl(Protocol):
@@ -118,7 +122,13 @@ class WorkerChannel:
             stop: called when the supervisor is gone.
         """
         for change in self._changes:
-            await apply_change(local, change)
+            failure = await apply_change(local, change)
+            if failure is not None:
+                logger.error(
+                    "this worker lacks a change of adapters that others made: %s",
+                    failure.message,
+                    extra={"adapter": change.name},
+                )
         loop = asyncio.get_running_loop()
 
         def read() -> None:

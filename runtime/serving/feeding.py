@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,8 +19,11 @@ from trine.runtime.serving.work_queue import Entry, WorkQueue
 
 __all__ = ["Feeder"]
 
-#: Texts tokenised in one go; the first of a long list reach the engine while others are prepared.
+#: Texts tokenised in one go, and their characters unless one alone has more; the first of a long
+#: list reach the engine while others are prepared, and a list with too many tokens is refused
+#: before all of it is tokenised.
 SLAB = 256
+SLAB_CHARACTERS = 262_144
 
 
 class Feeder:
@@ -75,6 +78,9 @@ class Feeder:
         items = ticket.call.items
         if ticket.call.late_chunking or len(items) > SLAB or any(map(num_pictures, items)):
             return False
+        characters = _characters(items)
+        if len(items) > 1 and characters > SLAB_CHARACTERS:
+            return False
         indices = range(len(items))
 
         def done(found: list[Prepared] | None, error: Exception | None) -> None:
@@ -90,7 +96,7 @@ class Feeder:
 
         self._texts.submit(
             functools.partial(self._preparer.texts, ticket.call, indices, max_length),
-            _characters(items),
+            characters,
             lambda: not ticket.closed,
             done,
         )
@@ -121,10 +127,10 @@ class Feeder:
         await _all(work)
 
     async def _feed_texts(self, ticket: Ticket, texts: Sequence[int], max_length: int) -> None:
-        for start in range(0, len(texts), SLAB):
-            slab = texts[start : start + SLAB]
+        items = ticket.call.items
+        for slab in _slabs(texts, [_characters((items[index],)) for index in texts]):
             work = functools.partial(self._preparer.texts, ticket.call, slab, max_length)
-            found = await self._texts.run(work, _characters(ticket.call.items[i] for i in slab))
+            found = await self._texts.run(work, _characters(items[index] for index in slab))
             self._enqueue(ticket, found, slab, max_length)
 
     async def _feed_document(self, ticket: Ticket, group: range, max_length: int) -> None:
@@ -209,6 +215,25 @@ class Feeder:
     def _put_ready(self) -> None:
         ready, self._ready = self._ready, []
         self._queue.put(ready)
+
+
+def _slabs(texts: Sequence[int], characters: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the numbers of texts that are tokenised together.
+
+    Args:
+        texts: numbers of the texts.
+        characters: of each.
+    """
+    slab: list[int] = []
+    size = 0
+    for index, more in zip(texts, characters, strict=True):
+        if slab and (len(slab) == SLAB or size + more > SLAB_CHARACTERS):
+            yield slab
+            slab, size = [], 0
+        slab.append(index)
+        size += more
+    if slab:
+        yield slab
 
 
 def _characters(items: Iterable[EmbedItem]) -> int:

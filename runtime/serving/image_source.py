@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from trine.runtime.serving.calls import ServiceError
 from trine.runtime.serving.url_fetch import UrlFetcher
 
-__all__ = ["FORMATS", "ImageLimits", "check_image", "decode_base64", "read_image"]
+__all__ = ["FORMATS", "ImageLimits", "check_image", "decode_base64", "is_url", "read_image"]
 
 #: Formats that requests may use. TIFF is not one: its tiles may be far larger than its picture.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -48,6 +48,11 @@ class ImageLimits:
     max_pixels: int
 
 
+def is_url(source: str | bytes) -> bool:
+    """Return whether `read_image` would fetch a picture."""
+    return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
+
+
 async def read_image(source: str | bytes, limits: ImageLimits, fetcher: UrlFetcher | None) -> bytes:
     """Return the bytes of an image file in one of `FORMATS`, within the limits.
 
@@ -61,7 +66,7 @@ async def read_image(source: str | bytes, limits: ImageLimits, fetcher: UrlFetch
         ServiceError: 413 the file or the picture is too large; 422 it is not an image of a known
             format, not decodable as base64, or the URL is refused or does not answer.
     """
-    if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
+    if isinstance(source, str) and is_url(source):
         if fetcher is None:
             raise ServiceError(
                 422,

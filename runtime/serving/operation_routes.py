@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from trine.runtime.serving.api.error_bodies import error_response
+from trine.runtime.serving.api.error_bodies import answer_error
 from trine.runtime.serving.calls import Embedding, ServiceError
 from trine.runtime.serving.control import AdapterControl
 from trine.runtime.serving.metrics import ServerMetrics, render_metrics
@@ -58,11 +58,11 @@ def operation_routes(
         try:
             body = msgspec.json.decode(await request.body(), type=AdapterBody)
             await adapters.load_adapter(body.name, body.folder, body.task)
-        except msgspec.DecodeError as cause:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
             error = ServiceError(400, "invalid_body", f"the body is not understood: {cause}")
-            return error_response(error, request.url.path)
+            return answer_error(request, error)
         except ServiceError as error:
-            return error_response(error, request.url.path)
+            return answer_error(request, error)
         return JSONResponse(
             {"name": body.name, "hash": service.info().adapter_hashes[body.name]}, 201
         )
@@ -71,7 +71,7 @@ def operation_routes(
         try:
             await adapters.unload_adapter(request.path_params["name"])
         except ServiceError as error:
-            return error_response(error, request.url.path)
+            return answer_error(request, error)
         return Response(status_code=204)
 
     return [

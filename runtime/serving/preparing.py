@@ -99,6 +99,7 @@ class Preparer:
             ServiceError: 422 an item has no tokens, or the whole is too long: cutting it would
                 leave texts without any.
         """
+        self._check_document_size(call, indices, max_length)
         parts = self._token_ids(call, indices, max_length, first_only=True)
         for index, part in zip(indices, parts, strict=True):
             if not len(part):
@@ -115,6 +116,23 @@ class Preparer:
             )
         spans = zip((ends - [len(part) for part in parts]).tolist(), ends.tolist(), strict=True)
         return Prepared(indices[0], text_sequence(np.concatenate(parts), max_length), tuple(spans))
+
+    def _check_document_size(
+        self, call: EmbedCall, indices: Sequence[int], max_length: int
+    ) -> None:
+        """Refuse a document that has too many tokens however it is tokenised."""
+        reach = max_length * LONGEST_TOKEN
+        size = 0
+        for index in indices:
+            content = call.items[index].content
+            # An id is a token, whatever it spells.
+            size += len(content) if isinstance(content, str) else 0
+            if size > reach:
+                raise _refusal(
+                    index,
+                    f"the texts for late chunking have more than {reach} characters together, "
+                    f"which are more than {max_length} tokens; send them in several requests",
+                )
 
     def picture(self, call: EmbedCall, index: int, max_length: int) -> Prepared:
         """Return the sequence of an item with pictures.

@@ -21,11 +21,11 @@ class BodyReader:
 
     Args:
         max_bytes: of one body.
-        max_pending: of all bodies that are held.
+        max_pending: of all bodies that are held, with what came of them.
     """
 
     def __init__(self, max_bytes: int, max_pending: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._max_pending = max_pending
         self._pending = 0
 
@@ -51,7 +51,7 @@ class BodyReader:
                 part: bytes = message.get("body", b"")
                 size += len(part)
                 self._pending += len(part)
-                if size > self._max_bytes:
+                if size > self.max_bytes:
                     raise self._too_large()
                 if self._pending > self._max_pending:
                     raise _no_room()
@@ -62,8 +62,18 @@ class BodyReader:
             self._pending -= size
             raise
 
+    def hold(self, size: int) -> None:
+        """Count bytes that a request holds beside its body as it came; `release` them with it.
+
+        Raises:
+            ServiceError: 429 no room.
+        """
+        if self._pending + size > self._max_pending:
+            raise _no_room()
+        self._pending += size
+
     def release(self, size: int) -> None:
-        """Say that a body of that many bytes is no longer held."""
+        """Say that so many bytes are no longer held."""
         self._pending -= size
 
     def _check_announced(self, length: str | None) -> None:
@@ -71,7 +81,7 @@ class BodyReader:
             return
         if not (length.isascii() and length.isdigit()):
             raise ServiceError(400, "invalid_length", "content-length is no number of bytes")
-        if int(length) > self._max_bytes:
+        if int(length) > self.max_bytes:
             raise self._too_large()
         if self._pending + int(length) > self._max_pending:
             raise _no_room()
@@ -80,7 +90,7 @@ class BodyReader:
         return ServiceError(
             413,
             "body_too_large",
-            f"the request's body is larger than {self._max_bytes} bytes; split the request",
+            f"the request's body is larger than {self.max_bytes} bytes; split the request",
         )
 
 
@@ -88,6 +98,6 @@ def _no_room() -> ServiceError:
     return ServiceError(
         429,
         "bodies_full",
-        "the server holds as much in request bodies as it takes; try again later",
+        "the server holds as many bytes of requests as it takes; try again later",
         retry_after=RETRY_S,
     )

@@ -6,6 +6,7 @@ the client leaves or the request's time is up.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 import re
@@ -17,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trine.runtime.serving.api.error_bodies import error_response
+from trine.runtime.serving.api.request_bodies import decompress
 from trine.runtime.serving.api_keys import KeyRing, presented_key
 from trine.runtime.serving.calls import CallContext, ServiceError
 from trine.runtime.serving.logs import RequestLog
@@ -24,7 +26,7 @@ from trine.runtime.serving.loop_lag import LoopLag
 from trine.runtime.serving.metrics import ServerMetrics
 from trine.runtime.serving.rate_limits import Allowance, RateLimits
 from trine.runtime.serving.request_body import BodyReader, ClientLeft
-from trine.runtime.serving.request_context import set_call_context
+from trine.runtime.serving.request_context import noted_error, set_call_context
 from trine.runtime.serving.request_watch import RequestWatch
 from trine.runtime.serving.tracing import RequestSpan, Tracer
 
@@ -61,6 +63,11 @@ class _Exchange:
     deadline: float
     started: float = field(default_factory=time.perf_counter)
     key_name: str | None = None
+    #: Whether the request counts for the limits of `key_name`.
+    counted: bool = False
+    #: Bytes held for it: its body as it came, what that unfolded to, pictures fetched for it.
+    held: int = 0
+    fetched: int = 0
     client_left: bool = False
     #: Of the response; 0 until it began.
     status: int = 0
@@ -195,6 +202,7 @@ class RequestGate:
             self._keys.require_admin(presented_key(exchange.headers))
         elif not free:
             exchange.key_name = self._keys.identify(presented_key(exchange.headers))
+            exchange.counted = True
         if free:
             return
         wanted = exchange.headers.get(TIMEOUT_HEADER)
@@ -210,14 +218,14 @@ class RequestGate:
             )
         # Its answer will wait for the event loop as long as it did itself.
         self._check_load(exchange.deadline - time.monotonic() - 2 * self._lag.seconds)
-        if not exchange.path.startswith(ADMIN_PREFIX):
+        if exchange.counted:
             self._limits.take_request(exchange.key_name)
 
     async def _work(self, exchange: _Exchange, receive: Receive, send: Send) -> None:
         """Read the body and run the handler, as long as there is time and somebody waits.
 
         Raises:
-            ServiceError: 408, 504 the time was up; 400, 413, 429 the body is refused.
+            ServiceError: 408, 504 the time was up; 400, 413, 415, 429 the body is refused.
             ClientLeft: it did.
         """
         body: bytes | None = None
@@ -227,6 +235,9 @@ class RequestGate:
                 body = b""
             else:
                 body = await self._bodies.read(exchange.headers, receive)
+                exchange.held = len(body)
+                if exchange.headers.get("content-encoding", "identity") != "identity":
+                    body = await self._unfold(exchange, body)
             await self._handle(exchange, body, watch, send)
         except asyncio.CancelledError:
             if not watch.cancelled():
@@ -236,7 +247,33 @@ class RequestGate:
             raise (_slow_body() if body is None else _too_late()) from None
         finally:
             watch.stop()
-            self._bodies.release(len(body or b""))
+            self._bodies.release(exchange.held)
+
+    async def _unfold(self, exchange: _Exchange, body: bytes) -> bytes:
+        """Return a body without its Content-Encoding; what comes out counts as held, too.
+
+        A thread does it: a few kilobytes may hold as much as a body may have.
+        """
+        encoding = exchange.headers["content-encoding"]
+        whole = await asyncio.to_thread(decompress, body, encoding, self._bodies.max_bytes)
+        self._hold(exchange, len(whole))
+        return whole
+
+    def _hold(self, exchange: _Exchange, size: int) -> None:
+        self._bodies.hold(size)
+        exchange.held += size
+
+    def _hold_fetched(self, exchange: _Exchange, size: int) -> None:
+        """Count a picture that was fetched: all of a request's have the bounds of a body."""
+        exchange.fetched += size
+        if exchange.fetched > self._bodies.max_bytes:
+            raise ServiceError(
+                413,
+                "pictures_too_large",
+                f"the pictures at the request's URLs have more than {self._bodies.max_bytes} bytes "
+                "together; split the request",
+            )
+        self._hold(exchange, size)
 
     async def _handle(
         self, exchange: _Exchange, body: bytes, watch: RequestWatch, send: Send
@@ -256,6 +293,7 @@ class RequestGate:
             key_name=exchange.key_name,
             deadline=exchange.deadline,
             disconnected=watch.client_has_left,
+            hold=functools.partial(self._hold_fetched, exchange),
         )
         set_call_context(exchange.scope, context, body)
         watch.body_is_read()
@@ -265,7 +303,6 @@ class RequestGate:
         self, exchange: _Exchange, error: ServiceError, send: Send, receive: Receive
     ) -> None:
         exchange.error_code = error.code
-        self._metrics.rejects.labels(error.code).inc()
         if exchange.status:
             return  # the response had begun; the server closes the connection
         response: Response = error_response(error, exchange.path)
@@ -281,7 +318,7 @@ class RequestGate:
             (b"x-request-id", exchange.request_id.encode()),
             (b"traceparent", exchange.span.trace.header.encode()),
         ]
-        if exchange.scope["method"] not in FREE_METHODS and exchange.status != 401:
+        if exchange.counted:
             found += _limit_headers(self._limits.allowance(exchange.key_name))
         return found
 
@@ -293,6 +330,10 @@ class RequestGate:
         route = self._route_of(exchange.path)
         exchange.span.finish(route, status)
         self._metrics.observe_request(route, status, seconds)
+        # Handlers answer their own errors, in their dialect, and leave a note of it.
+        code = exchange.error_code or noted_error(exchange.scope)
+        if code is not None:
+            self._metrics.rejects.labels(code).inc()
         # Metrics count refusals; lines of thousands a second would slow them down.
         if status == 429 or route in QUIET_ROUTES:
             return
@@ -305,7 +346,7 @@ class RequestGate:
                 "status": status,
                 "ms": round(seconds * 1000, 2),
                 "key": exchange.key_name,
-                "error": exchange.error_code,
+                "error": code,
             }
         )
 

@@ -9,15 +9,17 @@ __all__ = ["embedding_headers"]
 
 #: Names that stand in a header as they are: nearly all.
 PLAIN = re.compile(r"[A-Za-z0-9_.~/:-]*")
+#: Items that `x-trine-truncated` lists: clients and proxies refuse headers of some 4 kB or more.
+MAX_LISTED = 200
 
 
 def embedding_headers(info: ModelInfo, call: EmbedCall, result: EmbedResult) -> dict[str, str]:
     """Return the headers of a response with vectors.
 
     `x-trine-task` lists the tasks of the call in order of first use; `x-trine-adapter` the hash of
-    each; `x-trine-truncated` the numbers of the items that were cut. Names are percent-encoded
-    where a header could not hold them. Times are in milliseconds, in the form of the standard
-    `Server-Timing` header.
+    each; `x-trine-truncated` the numbers of the items that were cut, the first `MAX_LISTED` of them
+    and then how many more. Names are percent-encoded where a header could not hold them. Times are
+    in milliseconds, in the form of the standard `Server-Timing` header.
 
     Args:
         info: of the model.
@@ -34,12 +36,19 @@ def embedding_headers(info: ModelInfo, call: EmbedCall, result: EmbedResult) -> 
         ),
         "x-trine-engine": info.engine,
         "x-trine-precision": info.precision,
-        "x-trine-truncated": ",".join([str(i) for i in result.truncated.nonzero()[0]]),
+        "x-trine-truncated": _listed(result.truncated.nonzero()[0].tolist()),
         "server-timing": (
             f"prepare;dur={times.prepare_s * 1000:.1f}, queue;dur={times.queue_s * 1000:.1f}, "
             f"engine;dur={times.engine_s * 1000:.1f}, total;dur={times.total_s * 1000:.1f}"
         ),
     }
+
+
+def _listed(numbers: list[int]) -> str:
+    """Return numbers as a header lists them, e.g. "0,3" or, of very many, "0,1,…,199,+1848"."""
+    listed = ",".join([str(number) for number in numbers[:MAX_LISTED]])
+    more = len(numbers) - MAX_LISTED
+    return f"{listed},+{more}" if more > 0 else listed
 
 
 def _quoted(name: str) -> str:

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,14 @@ from trine.runtime.errors import InputError
 from trine.runtime.inputs import Prompt
 from trine.runtime.model_config import PROMPTS
 from trine.runtime.serving.adapter_admin import AdapterAdmin
-from trine.runtime.serving.admission import Admission, PatchRoom, estimate_work
+from trine.runtime.serving.admission import (
+    CHARACTERS_PER_TOKEN,
+    Admission,
+    PatchRoom,
+    estimate_work,
+)
 from trine.runtime.serving.batching import BatchBudget
-from trine.runtime.serving.call_checks import check_call
+from trine.runtime.serving.call_checks import check_call, check_count
 from trine.runtime.serving.calls import (
     CallContext,
     EmbedCall,
@@ -95,6 +101,7 @@ class EmbeddingService:
         self._feeder: Feeder | None = None
         self._engine_loop: EngineLoop | None = None
         self._info: ModelInfo | None = None
+        self._changing: set[asyncio.Task[None]] = set()
 
     @property
     def state(self) -> ReadyState:
@@ -190,13 +197,6 @@ class EmbeddingService:
         self._admission.check(True, time_left)
 
     async def embed(self, call: EmbedCall, context: CallContext) -> EmbedResult:
-        try:
-            return await self._embed(call, context)
-        except ServiceError as error:
-            self._metrics.rejects.labels(error.code).inc()
-            raise
-
-    async def _embed(self, call: EmbedCall, context: CallContext) -> EmbedResult:
         self._require_ready()
         check_call(call, self._admin.names, self._model, self._settings.max_items)
         if context.disconnected():
@@ -221,6 +221,7 @@ class EmbeddingService:
         self, texts: Sequence[str], prompt: Prompt | None = None
     ) -> list[TokenizedText]:
         core = self._require_ready()
+        self._check_shown(len(texts), sum(map(len, texts)), CHARACTERS_PER_TOKEN)
         for index, text in enumerate(texts):
             try:
                 text.encode()
@@ -236,6 +237,7 @@ class EmbeddingService:
 
     async def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         core = self._require_ready()
+        self._check_shown(len(token_ids), sum(map(len, token_ids)), 1)
         size = self._model.decoder.vocab_size
         for index, ids in enumerate(token_ids):
             if not all(0 <= i < size for i in ids):
@@ -247,15 +249,50 @@ class EmbeddingService:
 
     async def load_adapter(self, name: str, folder: str, task: str | None = None) -> None:
         core = self._require_ready()
-        await self._admin.load(core.engine.adapters, name, folder, task)
-        self._info = None
+        await self._finish_change(self._admin.load(core.engine.adapters, name, folder, task))
 
     async def unload_adapter(self, name: str) -> None:
         core = self._require_ready()
-        try:
-            await self._admin.unload(core.engine.adapters, name)
-        finally:
-            self._info = None
+        await self._finish_change(self._admin.unload(core.engine.adapters, name))
+
+    async def _finish_change(self, change: Coroutine[Any, Any, None]) -> None:
+        """Make a change of adapters to its end, even if whoever asked for it leaves.
+
+        A thread that reads an adapter cannot be stopped: what it makes resident must be known.
+        """
+
+        async def make() -> None:
+            try:
+                await change
+            finally:
+                self._info = None
+
+        task = asyncio.ensure_future(make())
+        self._changing.add(task)
+        task.add_done_callback(self._changing.discard)
+        await asyncio.shield(task)
+
+    def _check_shown(self, num_rows: int, size: int, per_token: int) -> None:
+        """Check what is to be tokenised or decoded: each token of it becomes an entry of JSON.
+
+        Args:
+            num_rows: texts or lists of ids.
+            size: characters or ids of all.
+            per_token: characters or ids for each token that a request may have.
+
+        Raises:
+            ServiceError: 413 it is too much.
+        """
+        check_count(num_rows, self._settings.max_items)
+        limit = self._settings.max_call_tokens * per_token
+        if size > limit:
+            what = "characters" if per_token > 1 else "ids"
+            raise ServiceError(
+                413,
+                "too_many_tokens",
+                f"the request has {size} {what}, more than {limit}; split it",
+                param="inputs" if per_token > 1 else "ids",
+            )
 
     def _require_ready(self) -> Core:
         # A request that came before draining began may still ask.

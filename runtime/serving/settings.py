@@ -1,6 +1,7 @@
 """What an operator can set of the server, with defaults and checks."""
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +118,8 @@ class ServerSettings:
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            # NaN compares as false with everything.
+            if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name} is {value!r}; give a number above 0")
         if not 0 <= self.port <= 65535:
             raise InputError(f"port is {self.port}; give one of 0 to 65535")

@@ -11,9 +11,11 @@ from typing import Any, Literal, get_args, get_origin
 from trine.runtime.errors import InputError
 from trine.runtime.serving.settings import ServerSettings
 
-__all__ = ["ENVIRONMENT_PREFIX", "add_flags", "read_settings"]
+__all__ = ["CONFIG_VARIABLE", "ENVIRONMENT_PREFIX", "add_flags", "read_settings"]
 
 ENVIRONMENT_PREFIX = "TRINE_"
+#: Names the file of settings where no flag does.
+CONFIG_VARIABLE = "TRINE_CONFIG"
 #: Words for booleans in the environment.
 BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -44,7 +46,8 @@ def read_settings(
 
     Args:
         flags: parsed command line; None for a flag that was not given.
-        environment: of the process. Names after the prefix are the settings' in upper case.
+        environment: of the process. Names after the prefix are the settings' in upper case;
+            `CONFIG_VARIABLE` is for the caller.
         file: TOML with settings at the top level, or None.
 
     Raises:
@@ -60,6 +63,8 @@ def read_settings(
     for variable, text in environment.items():
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if not variable.startswith(ENVIRONMENT_PREFIX) or _is_service_link(variable, text):
+            continue
+        if variable == CONFIG_VARIABLE:
             continue
         if name not in options:
             raise InputError(

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from trine.runtime.errors import TrineError
+from trine.runtime.serving.adapter_admin import ADAPTER_IN_USE, UNKNOWN_ADAPTER
 from trine.runtime.serving.control import AdapterChange, Done, Failure, Order, WorkerChannel
 from trine.runtime.serving.event_loop import run_on_loop
 from trine.runtime.serving.logs import set_up_logs
@@ -48,6 +49,8 @@ class _Worker:
     pipe: "Connection[Any, Any] | None" = None
     started: float = 0.0
     short_lives: int = 0
+    #: Whether a process in this place has ended before.
+    replaced: bool = False
     #: When to start it, while there is no process.
     due: float = 0.0
 
@@ -57,9 +60,12 @@ class _Round:
     """One change on its way to all workers."""
 
     change: AdapterChange
-    asker: _Worker
+    #: None once it has died.
+    asker: _Worker | None
     asker_number: int
     waiting: set[_Worker] = field(default_factory=set)
+    #: Whether a worker made the change.
+    made: bool = False
     failure: Failure | None = None
 
 
@@ -132,6 +138,9 @@ class Supervisor:
         worker.process.start()
         theirs.close()
         worker.pipe, worker.started = ours, time.monotonic()
+        # A change that is on its way is not among those it was started with.
+        if self._rounds and self._send(worker, Order(self._round_number, self._rounds[0].change)):
+            self._rounds[0].waiting.add(worker)
         logger.info("worker started", extra={"worker": worker.number, "pid": worker.process.pid})
 
     def _watch(self) -> int:
@@ -186,6 +195,8 @@ class Supervisor:
         current = self._rounds[0]
         if done.number == self._round_number and worker in current.waiting:
             current.waiting.discard(worker)
+            if done.failure is None or done.failure.code == ADAPTER_IN_USE:
+                current.made = True
             current.failure = current.failure or done.failure
             self._end_round_if_done()
 
@@ -193,11 +204,16 @@ class Supervisor:
         current = self._rounds[0]
         if current.waiting:
             return
-        if current.failure is None:
+        unloaded = current.change.folder is None and current.made
+        if unloaded and current.failure is not None and current.failure.code == UNKNOWN_ADAPTER:
+            current.failure = None  # some had it, which is enough
+        # A change that nobody lived to make is not asked of those who come after.
+        if current.made and (current.failure is None or unloaded):
             # In the order in which a new worker would have to make them.
             self._changes.pop(current.change.name, None)
             self._changes[current.change.name] = current.change
-        self._send(current.asker, Done(current.asker_number, current.failure))
+        if current.asker is not None:
+            self._send(current.asker, Done(current.asker_number, current.failure))
         self._rounds.popleft()
         if self._rounds:
             self._begin_round()
@@ -218,8 +234,10 @@ class Supervisor:
         worker.process.join()
         code = worker.process.exitcode
         pid = worker.process.pid
+        first, worker.replaced = not worker.replaced, True
         self._forget(worker)
-        if code == FAILED:
+        # What was served before is served on by the others; the cause may pass.
+        if code == FAILED and (first or not any(other.process for other in self._workers)):
             return FAILED
         now = time.monotonic()
         short = now - worker.started < SHORT_LIFE_S
@@ -243,6 +261,9 @@ class Supervisor:
         if worker.pipe is not None:
             worker.pipe.close()
             worker.pipe = None
+        for current in self._rounds:
+            # The process that takes its place counts its orders anew.
+            current.asker = None if current.asker is worker else current.asker
         if self._rounds:
             self._rounds[0].waiting.discard(worker)
             self._end_round_if_done()

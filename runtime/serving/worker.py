@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -14,6 +15,7 @@ import uvicorn
 
 from trine.runtime.errors import TrineError
 from trine.runtime.serving.app import Application, make_app
+from trine.runtime.serving.connections import BoundedProtocol
 from trine.runtime.serving.control import WorkerChannel
 from trine.runtime.serving.loop_lag import LoopLag
 from trine.runtime.serving.metrics import ServerMetrics, make_registry
@@ -137,6 +139,7 @@ class _Worker:
                 access_log=False,
                 lifespan="off",
                 server_header=False,
+                http=BoundedProtocol,
                 ws="none",
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=LAST_BYTES_S,
@@ -181,6 +184,10 @@ class _Worker:
             return FAILED
         if self._channel is not None:
             await self._channel.start(self._service, self._stop.set)
+        # What a loaded server consists of stays; a collection that walks it stops the event loop
+        # for some 70 ms, longer than a refusal may take.
+        gc.collect()
+        gc.freeze()
         info = self._service.info()
         logger.info("ready", extra={"engine": info.engine, "tasks": info.tasks})
         return 0

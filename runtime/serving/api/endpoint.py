@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trine.runtime.serving.api.error_bodies import error_response
+from trine.runtime.serving.api.error_bodies import answer_error
 from trine.runtime.serving.api.foreign_token_ids import ForeignTokenIds
 from trine.runtime.serving.api.image_inputs import ImageReader, read_pictures
 from trine.runtime.serving.api.inputs import ParsedItem
@@ -64,7 +64,7 @@ def endpoint(
         try:
             return await handler(api, request)
         except ServiceError as error:
-            return error_response(error, request.url.path)
+            return answer_error(request, error)
 
     return Route(path, answer, methods=list(methods), name=f"{handler.__name__}:{path}")
 
@@ -98,12 +98,15 @@ async def embed_items(
     """
     info = api.service.info()
     resolved = api.foreign_ids.resolve(items, request.headers.get("user-agent"))
-    contents = await read_pictures(resolved, api.read_image, max_items=info.max_items, field=field)
+    context = call_context(request)
+    contents = await read_pictures(
+        resolved, api.read_image, max_items=info.max_items, hold=context.hold, field=field
+    )
     call = options.with_items(
         tuple(
             EmbedItem(content, choice.task, choice.prompt)
             for content, choice in zip(contents, choices, strict=True)
         )
     )
-    result = await api.service.embed(call, call_context(request))
+    result = await api.service.embed(call, context)
     return Embedded(result, embedding_headers(info, call, result))

@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.request_context import note_error
 
-__all__ = ["answer_http_exception", "error_body", "error_response"]
+__all__ = ["answer_error", "answer_http_exception", "error_body", "error_response"]
 
 #: Paths of text-embeddings-inference. POST / is one of them.
 TEI_PATHS = ("/", "/embed", "/embed_all", "/info", "/tokenize", "/decode")
@@ -82,6 +83,12 @@ def error_response(error: ServiceError, path: str) -> Response:
     return Response(
         orjson.dumps(error_body(error, path)), error.status, headers, "application/json"
     )
+
+
+def answer_error(request: Request, error: ServiceError) -> Response:
+    """Return the response for `error` on a request's path, and note its code for the log."""
+    note_error(request.scope, error.code)
+    return error_response(error, request.url.path)
 
 
 async def answer_http_exception(request: Request, exception: Exception) -> Response:

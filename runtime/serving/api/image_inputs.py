@@ -7,6 +7,7 @@ from typing import TypeAlias, cast
 from trine.runtime.inputs import ImageText
 from trine.runtime.serving.api.inputs import ParsedItem, Pictures
 from trine.runtime.serving.calls import ItemContent, ServiceError
+from trine.runtime.serving.image_source import is_url
 
 __all__ = ["ImageReader", "read_pictures"]
 
@@ -18,18 +19,25 @@ NUM_READERS = 8
 
 
 async def read_pictures(
-    items: Sequence[ParsedItem], read: ImageReader, *, max_items: int, field: str = "input"
+    items: Sequence[ParsedItem],
+    read: ImageReader,
+    *,
+    max_items: int,
+    hold: Callable[[int], None],
+    field: str = "input",
 ) -> tuple[ItemContent, ...]:
     """Return what each item is, with the bytes of its pictures.
 
     Args:
         items: of a request.
         read: reads one picture.
-        max_items: more are refused before any picture is read.
+        max_items: more, or more pictures in all items, are refused before any picture is read.
+        hold: told the size of each picture that was not in the request; as `CallContext.hold`.
         field: of the request, for errors.
 
     Raises:
-        ServiceError: 413 too many items; else as `read`, with the item's index.
+        ServiceError: 413 too many items or pictures; else as `read` and `hold`, with the item's
+            index.
     """
     if len(items) > max_items:
         raise ServiceError(
@@ -38,14 +46,26 @@ async def read_pictures(
             f"{field} has {len(items)} items, more than the limit of {max_items}; send fewer",
             param=field,
         )
-    if not any(isinstance(item, Pictures) for item in items):
+    num_pictures = sum(len(item.sources) for item in items if isinstance(item, Pictures))
+    if not num_pictures:
         return cast(tuple[ItemContent, ...], tuple(items))
+    if num_pictures > max_items:
+        raise ServiceError(
+            413,
+            "too_many_pictures",
+            f"the items of {field} have {num_pictures} pictures, more than the limit of "
+            f"{max_items}; send fewer",
+            param=field,
+        )
     slots = asyncio.Semaphore(NUM_READERS)
 
     async def read_source(source: str | bytes, index: int) -> bytes:
         async with slots:
             try:
-                return await read(source)
+                found = await read(source)
+                if is_url(source):
+                    hold(len(found))
+                return found
             except ServiceError as cause:
                 raise ServiceError(
                     cause.status,

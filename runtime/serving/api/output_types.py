@@ -66,7 +66,7 @@ def choose_output(
     """
     known = get_args(OutputType)
     for field, value in fields.items():
-        if value is None:
+        if value is None or value == []:
             continue
         names = (value,) if isinstance(value, str) else tuple(dict.fromkeys(value))
         for name in names:
@@ -77,8 +77,6 @@ def choose_output(
                     f"{field} names {name!r}; known are {list(known)}",
                     param=field,
                 )
-        if not names:
-            break
         types = cast(tuple[OutputType, ...], names)
         if dimensions is not None and dimensions % 8 and {"binary", "ubinary"} & set(types):
             raise ServiceError(

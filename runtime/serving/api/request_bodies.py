@@ -36,14 +36,13 @@ async def read_bytes(request: Request, max_bytes: int) -> bytes:
         ServiceError: 400 or 415 it cannot be decompressed; 413 it is too long; 499 the client left
             before all of it came.
     """
-    raw = received_body(request)
-    if raw is None:
-        try:
-            raw = await request.body()
-        except ClientDisconnect as cause:
-            raise ServiceError(
-                499, "client_left", "the client left before its request came"
-            ) from cause
+    received = received_body(request)
+    if received is not None:
+        return received
+    try:
+        raw = await request.body()
+    except ClientDisconnect as cause:
+        raise ServiceError(499, "client_left", "the client left before its request came") from cause
     if len(raw) > max_bytes:
         raise _too_long(max_bytes)
     return decompress(raw, request.headers.get("content-encoding", "identity"), max_bytes)

@@ -6,6 +6,7 @@ cosine   of single vectors, at most 1
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, cast, get_args
 
@@ -82,6 +83,7 @@ async def embed_pairs(
     api: ApiContext,
     request: Request,
     sides: tuple[Sequence[ParsedItem], Sequence[ParsedItem]],
+    fields: tuple[str, str],
     choices: tuple[TaskChoice, TaskChoice],
     options: EmbedCall,
 ) -> Embedded:
@@ -91,12 +93,41 @@ async def embed_pairs(
         api: where to.
         request: that they came in.
         sides: queries and documents.
+        fields: of the request, that held them.
         choices: task and prompt of each side.
         options: of the call, without items.
+
+    Raises:
+        ServiceError: as `embed_items`, with the field and the index within it.
     """
     queries, documents = sides
     per_item = [choices[0]] * len(queries) + [choices[1]] * len(documents)
-    return await embed_items(api, request, [*queries, *documents], per_item, options)
+    try:
+        return await embed_items(api, request, [*queries, *documents], per_item, options)
+    except ServiceError as cause:
+        raise _of_side(cause, fields, len(queries)) from cause
+
+
+def _of_side(error: ServiceError, fields: tuple[str, str], num_queries: int) -> ServiceError:
+    """Return an error of an item, which was counted over both sides, as one of its own side."""
+    if error.index is None or error.param != "input":
+        return error
+    place = error.index
+    side, index = (0, place) if place < num_queries else (1, place - num_queries)
+    message = re.sub(
+        rf"\b(item|image|text) {place}\b( of input)?",
+        rf"\g<1> {index} of {fields[side]}",
+        error.message,
+        count=1,
+    )
+    return ServiceError(
+        error.status,
+        error.code,
+        message,
+        param=fields[side],
+        index=index,
+        retry_after=error.retry_after,
+    )
 
 
 async def score_pairs(

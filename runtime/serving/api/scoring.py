@@ -92,12 +92,13 @@ async def create_scores(api: ApiContext, request: Request) -> Response:
     """Answer with one score a pair, in the order of the documents."""
     body = await read_body(request, ScoreBody, api.max_body_bytes)
     old = body.text_1 is not None or body.text_2 is not None
+    fields = ("text_1", "text_2") if old else ("queries", "documents")
     sides = (
-        parse_side(body.text_1 if old else body.queries, "text_1" if old else "queries"),
-        parse_side(body.text_2 if old else body.documents, "text_2" if old else "documents"),
+        parse_side(body.text_1 if old else body.queries, fields[0]),
+        parse_side(body.text_2 if old else body.documents, fields[1]),
     )
-    pairs = pair_up(len(sides[0]), len(sides[1]))
-    embedded, scores = await _score(api, request, body, sides, pairs)
+    pairs = pair_up(len(sides[0]), len(sides[1]), fields[0])
+    embedded, scores = await _score(api, request, body, sides, fields, pairs)
     data = [{"index": i, "object": "score", "score": float(s)} for i, s in enumerate(scores)]
     answer = {
         "object": "list",
@@ -119,7 +120,7 @@ async def create_ranking(api: ApiContext, request: Request) -> Response:
         )
     sides = (_one_query(body.query), parse_side(given, field))
     pairs = pair_up(1, len(sides[1]))
-    embedded, scores = await _score(api, request, body, sides, pairs)
+    embedded, scores = await _score(api, request, body, sides, ("query", field), pairs)
     # Stable: of equal scores the earlier document comes first.
     order = [int(i) for i in np.argsort(-scores, kind="stable")[: body.top_n]]
     if body.texts is not None:
@@ -143,8 +144,13 @@ async def create_ranking(api: ApiContext, request: Request) -> Response:
     return json_response(answer, embedded.headers)
 
 
-def pair_up(num_queries: int, num_documents: int) -> list[tuple[int, int]]:
+def pair_up(num_queries: int, num_documents: int, field: str = "query") -> list[tuple[int, int]]:
     """Return which items are compared, documents counted behind the queries.
+
+    Args:
+        num_queries: of the request.
+        num_documents: likewise.
+        field: that held the queries, for errors.
 
     Raises:
         ServiceError: 422 there is neither one query nor one for each document.
@@ -155,7 +161,7 @@ def pair_up(num_queries: int, num_documents: int) -> list[tuple[int, int]]:
             "invalid_input",
             f"{num_queries} queries cannot be paired with {num_documents} documents; give one "
             "query, or as many as documents",
-            param="text_1",
+            param=field,
         )
     return [(i if num_queries > 1 else 0, num_queries + i) for i in range(num_documents)]
 
@@ -165,13 +171,15 @@ async def _score(
     request: Request,
     body: _ScoringBody,
     sides: tuple[tuple[ParsedItem, ...], tuple[ParsedItem, ...]],
+    fields: tuple[str, str],
     pairs: Sequence[tuple[int, int]],
 ) -> tuple[Embedded, NDArray[np.float32]]:
     """Return the vectors of both sides, and float32 [pairs]."""
     info = api.service.info()
     scoring = choose_scoring(body.scoring)
     choices = side_choices(info, body.model, body.task)
-    embedded = await embed_pairs(api, request, sides, choices, _options(body, scoring, info))
+    options = _options(body, scoring, info)
+    embedded = await embed_pairs(api, request, sides, fields, choices, options)
     return embedded, await score_pairs(embedded.result, pairs, scoring)
 
 

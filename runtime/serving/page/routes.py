@@ -19,10 +19,11 @@ from starlette.routing import Route
 from trine.runtime.inputs import ImageText
 from trine.runtime.model_config import PROMPTS
 from trine.runtime.serving.api.endpoint import json_response
-from trine.runtime.serving.api.error_bodies import error_response
+from trine.runtime.serving.api.error_bodies import answer_error
 from trine.runtime.serving.api.request_bodies import Body, read_body
 from trine.runtime.serving.api.tasks import TaskChoice, choose_task
 from trine.runtime.serving.calls import (
+    CallContext,
     EmbedCall,
     Embedding,
     EmbedItem,
@@ -30,6 +31,7 @@ from trine.runtime.serving.calls import (
     ServiceError,
     TokenizedText,
 )
+from trine.runtime.serving.image_source import is_url
 from trine.runtime.serving.request_context import call_context
 from trine.runtime.serving.response_headers import embedding_headers
 
@@ -86,7 +88,7 @@ def page_routes(
             body = await read_body(request, PageBody, max_body_bytes)
             return await _embed(request, body, service, read_image)
         except ServiceError as error:
-            return error_response(error, request.url.path)
+            return answer_error(request, error)
 
     async def model(_: Request) -> Response:
         info = service.info()
@@ -128,9 +130,13 @@ async def _embed(
         raise ServiceError(422, "invalid_items", message, param="items")
     info = service.info()
     choice = choose_task(info, task=body.task, role=body.role, role_field="role")
-    items = [await _item(item, index, choice, read_image) for index, item in enumerate(body.items)]
+    context = call_context(request)
+    items = [
+        await _item(item, index, choice, read_image, context)
+        for index, item in enumerate(body.items)
+    ]
     call = EmbedCall(items=tuple(items), single=True, multi=True)
-    result = await service.embed(call, call_context(request))
+    result = await service.embed(call, context)
     texts = [str(item.content) for item in items if isinstance(item.content, str)]
     # As the service does: both roles of a symmetric task have one prefix.
     prompt = "query" if choice.task == "text-matching" else choice.prompt
@@ -156,7 +162,11 @@ async def _embed(
 
 
 async def _item(
-    item: PageItem, index: int, choice: TaskChoice, read_image: Callable[[str], Awaitable[bytes]]
+    item: PageItem,
+    index: int,
+    choice: TaskChoice,
+    read_image: Callable[[str], Awaitable[bytes]],
+    context: CallContext,
 ) -> EmbedItem:
     if (item.text is None) == (item.image is None):
         message = f"item {index} of items must have a text or an image, and not both"
@@ -165,6 +175,8 @@ async def _item(
         return EmbedItem(item.text or "", choice.task, choice.prompt)
     try:
         picture = await read_image(item.image)
+        if is_url(item.image):
+            context.hold(len(picture))
     except ServiceError as error:
         message = f"item {index} of items: {error.message}"
         raise ServiceError(error.status, error.code, message, param="items", index=index) from error

@@ -121,6 +121,30 @@ def test_a_damaged_adapter_leaves_the_one_before(
     assert close(after.single, before.single)
 
 
+def test_a_change_is_finished_if_whoever_asked_for_it_leaves(
+    adapters_served: tuple[Served, Path],
+    write_peft: Callable[..., Path],
+    random_adapter: Callable[..., Any],
+) -> None:
+    served, folder = adapters_served
+    write_peft(folder / "one", ("", random_adapter(4, 1)))
+    service = served.service
+
+    async def leave() -> None:
+        asking = asyncio.ensure_future(service.load_adapter("legal", "one"))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        while service._changing:
+            await asyncio.sleep(0.01)
+
+    served.run(leave())
+    assert "legal" in service.info().tasks
+    assert served.embed(text("a", "legal")).adapter_hashes["legal"]
+    served.run(service.unload_adapter("legal"))
+
+
 def test_merged_adapters_stay_as_they_are(served: Served) -> None:
     for change in (
         served.service.load_adapter("legal", "one"),

@@ -28,6 +28,11 @@ def test_where_a_key_is_read_from(headers: dict[str, str], key: str | None) -> N
     assert presented_key(headers) == key
 
 
+def test_a_key_is_the_bytes_that_were_hashed() -> None:
+    sent = {"authorization": "Bearer " + "schlüssel".encode().decode("latin-1")}
+    assert KeyRing([f"a={digest('schlüssel')}"], None).identify(presented_key(sent)) == "a"
+
+
 def test_each_key_has_its_name() -> None:
     assert [RING.identify("one"), RING.identify("two")] == ["a", "b"]
 

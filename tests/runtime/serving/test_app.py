@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import gzip
 import hashlib
 import json
 import logging
@@ -159,6 +160,65 @@ def test_a_body_is_refused_by_its_size(golden_bundle: Path, serve: Serve) -> Non
         assert small.request("POST", EMBEDDINGS, content=chunks()).status_code == 413
 
 
+def test_strangers_learn_nothing_of_a_keys_use(golden_bundle: Path, serve: Serve) -> None:
+    keys = (f"a={digest('one')}",)
+    with serve(golden_bundle, api_keys=keys, admin_key=digest("root"), tokens_per_minute=9) as one:
+        for headers in ({}, {"x-api-key": "two"}, {"x-api-key": "root"}):
+            for path in ("/admin/adapters", EMBEDDINGS):
+                found = one.request("POST", path, json=ONE, headers=headers)
+                assert found.status_code >= 400
+                assert not [name for name in found.headers if name.startswith("x-ratelimit")]
+
+
+def test_a_compressed_body_is_unfolded_within_the_limits(golden_bundle: Path, serve: Serve) -> None:
+    with serve(golden_bundle, max_body_bytes=5000, max_pending_bytes=6000) as small:
+
+        def ask(body: object, encoding: str = "gzip", path: str = EMBEDDINGS) -> httpx.Response:
+            content = gzip.compress(json.dumps(body).encode())
+            headers = {"content-encoding": encoding}
+            found = small.request("POST", path, content=content, headers=headers)
+            assert isinstance(found, httpx.Response)
+            return found
+
+        plain = small.request("POST", EMBEDDINGS, json=ONE).json()["data"]
+        assert ask(ONE).json()["data"] == plain
+        assert ask({"input": "a" * 6000}).status_code == 413
+        assert ask(ONE, "br").status_code == 415
+        assert ask(ONE, "deflate").status_code == 400
+        assert isinstance(ask({"inputs": "a" * 6000}, path="/embed").json()["error"], str)
+        # What was unfolded is held as long as the request, like bodies that come as they are.
+        small.application.gate._bodies.hold(2000)
+        full = ask({"input": "a" * 4500})
+        assert (full.status_code, full.json()["error"]["code"]) == (429, "bodies_full")
+        small.application.gate._bodies.release(2000)
+        assert ask({"input": "a" * 4500}).is_success
+        assert small.application.gate._bodies._pending == 0
+
+
+def test_fetched_pictures_have_the_bounds_of_a_body(
+    golden_bundle: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = {"http://img.example/1.png": b"0" * 3000, "http://img.example/2.png": b"1" * 3000}
+
+    async def read(source: str, *_: object) -> bytes:
+        return pictures[source]
+
+    monkeypatch.setattr("trine.runtime.serving.app.read_image", read)
+    with serve(golden_bundle, max_body_bytes=5000, max_pending_bytes=9000) as small:
+
+        def code(*urls: str) -> str:
+            body = {"input": [{"image": url} for url in urls]}
+            return str(small.request("POST", EMBEDDINGS, json=body).json()["error"]["code"])
+
+        # The bytes are no picture, which shows once they are through.
+        assert code(*list(pictures)[:1]) == "invalid_input"
+        assert code(*pictures) == "pictures_too_large"
+        small.application.gate._bodies.hold(7000)
+        assert code(*list(pictures)[:1]) == "bodies_full"
+        small.application.gate._bodies.release(7000)
+        assert small.application.gate._bodies._pending == 0
+
+
 @pytest.mark.parametrize(("timeout", "status"), [("0.000001", 504), ("-1", 400), ("soon", 400)])
 def test_a_client_may_ask_for_less_time(served: Served, timeout: str, status: int) -> None:
     headers = {"x-request-timeout": timeout}
@@ -182,6 +242,8 @@ def test_other_origins_are_let_in_only_if_named(
             opened.request("POST", "/admin/adapters", headers=origin),  # the gate refuses it
         ):
             assert response.headers["access-control-allow-origin"] == "https://example.org"
+        read = opened.request("POST", EMBEDDINGS, json=ONE, headers=origin)
+        assert "x-trine-shape" in read.headers["access-control-expose-headers"]
         other = opened.request(
             "POST", EMBEDDINGS, json=ONE, headers={"origin": "https://a.example"}
         )
@@ -306,6 +368,43 @@ def test_a_request_is_one_line_in_the_log(
     assert "chess" not in str(found), "texts do not belong into logs"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "code"),
+    [
+        (EMBEDDINGS, {"input": ["a", 3]}, "invalid_input"),
+        (EMBEDDINGS, {"input": "a", "task": "poetry"}, "unknown_task"),
+        ("/embed", {}, "invalid_field"),
+        ("/page/embed", {"items": [], "role": "query"}, "invalid_items"),
+        ("/nowhere", {}, "not_found"),
+        ("/info", {}, "method_not_allowed"),
+    ],
+)
+def test_errors_that_handlers_answer_are_logged_and_counted(
+    served: Served, capsys: pytest.CaptureFixture[str], path: str, body: object, code: str
+) -> None:
+    before = served.counted("trine_rejects_total", code=code)
+    served.request("POST", path, json=body, headers={"x-request-id": "mine"})
+    assert served.counted("trine_rejects_total", code=code) == before + 1
+    time.sleep(2 * WRITE_AFTER_S)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["error"] for line in lines if line["request_id"] == "mine"] == [code]
+
+
+def test_a_refusal_of_the_queue_is_counted_once(served: Served) -> None:
+    before = served.counted("trine_rejects_total", code="queue_full")
+
+    async def ask() -> int:
+        held = served.service._admission.admit(Work(10**6, 0, True), 60.0)
+        try:
+            async with served.client() as client:
+                return (await client.post(EMBEDDINGS, json=ONE)).status_code
+        finally:
+            held.release()
+
+    assert served.run(ask()) == 429
+    assert served.counted("trine_rejects_total", code="queue_full") == before + 1
+
+
 def test_options_names_every_method_of_a_path(served: Served) -> None:
     found = served.request("OPTIONS", "/")
     assert found.status_code == 204
@@ -382,6 +481,7 @@ def test_administration_loads_and_unloads(
         assert made.headers["x-trine-adapter"] == f"legal={loaded.json()['hash']}"
         assert ask("POST", json=body | {"extra": 1}).status_code == 400
         assert ask("POST", content=b"{").status_code == 400
+        assert ask("POST", content=b'{"name": "\xff", "folder": "one"}').status_code == 400
         assert ask("DELETE", "/legal").status_code == 204
         assert ask("DELETE", "/legal").status_code == 404
         assert opened.request("POST", EMBEDDINGS, json=ONE | {"task": "legal"}).status_code == 422

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from trine.runtime.inputs import Prompt
-from trine.runtime.serving.calls import EmbedItem
+from trine.runtime.serving.calls import EmbedItem, ServiceError
 
 #: `Served` of conftest.py, which tests cannot import.
 Served = Any
@@ -79,3 +79,12 @@ def test_groups_are_documents_of_their_own(served: Served) -> None:
     assert grouped is not None
     assert close(grouped[:1], served.embed(items[0]).single)
     assert close(grouped[1:], served.embed(*items[1:], late_chunking=True).single)
+
+
+def test_a_document_that_cannot_fit_is_refused_before_it_is_tokenised(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served.service._core.tokenizer, "encode", None)
+    with pytest.raises(ServiceError, match="more than 1280 characters") as refused:
+        served.embed(*[text("word " * 200)] * 3, late_chunking=True, max_length=10)
+    assert (refused.value.status, refused.value.index) == (422, 1)

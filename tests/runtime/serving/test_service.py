@@ -315,7 +315,6 @@ def test_a_full_queue_answers_at_once(golden_bundle: Path, serve: Serve) -> None
     assert {error.status for error in refused} == {429}
     assert all(error.retry_after for error in refused)
     assert 0 < len(found) - len(refused) < 10
-    assert busy.counted("trine_rejects_total", code="queue_full") == len(refused)
 
 
 def test_too_many_items_or_tokens_are_refused(golden_bundle: Path, serve: Serve) -> None:
@@ -325,6 +324,41 @@ def test_too_many_items_or_tokens_are_refused(golden_bundle: Path, serve: Serve)
                 small.embed(*items)
             assert refused.value.status == 413
         small.embed(text("a"), text("b"), text("c"))
+
+
+def test_what_is_tokenised_or_decoded_is_bounded(golden_bundle: Path, serve: Serve) -> None:
+    with serve(golden_bundle, max_items=3, max_call_tokens=50) as small:
+        service = small.service
+        for work in (
+            service.tokenize(["a"] * 4),
+            service.tokenize(["a" * 100, "b" * 101]),
+            service.decode([[1]] * 4),
+            service.decode([[1] * 25, [2] * 26]),
+        ):
+            with pytest.raises(ServiceError) as refused:
+                small.run(work)
+            assert refused.value.status == 413
+        assert len(small.run(service.tokenize(["a" * 100, "b" * 100, ""]))) == 3
+        assert len(small.run(service.decode([[1] * 50]))) == 1
+
+
+def test_a_long_list_is_refused_before_all_of_it_is_tokenised(
+    golden_bundle: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(golden_bundle, max_call_tokens=5000) as small:
+        tokenizer = small.service._core.tokenizer  # type: ignore[union-attr]
+        encode = tokenizer.encode
+        lengths: list[int] = []
+
+        def watch(texts: Any) -> Any:
+            lengths.extend(map(len, texts))
+            return encode(texts)
+
+        monkeypatch.setattr(tokenizer, "encode", watch)
+        with pytest.raises(ServiceError) as refused:
+            small.embed(*[text("word " * 20_000)] * 20)
+        assert refused.value.status == 413
+        assert sum(lengths) < 20 * 100_000 / 4
 
 
 def test_tokens_of_a_key_are_counted_as_they_are(golden_bundle: Path, serve: Serve) -> None:

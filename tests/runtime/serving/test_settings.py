@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from trine.runtime.commands.serve import register, run
 from trine.runtime.errors import InputError
 from trine.runtime.serving.settings import ServerSettings
 from trine.runtime.serving.settings_sources import add_flags, read_settings
@@ -67,6 +68,8 @@ def test_switches_are_words_in_the_environment(word: str, value: bool) -> None:
         (["b"], {"TRINE_PROT": "1"}, "TRINE_PROT is no setting"),
         (["b"], {"TRINE_REQUEST_TIMEOUT": "soon"}, "TRINE_REQUEST_TIMEOUT is 'soon'"),
         (["b"], {"TRINE_TELEMETRY": "maybe"}, "give true or false"),
+        (["b", "--request-timeout", "nan"], {}, "request_timeout is nan; give a number above 0"),
+        (["b"], {"TRINE_DRAIN_TIMEOUT": "inf"}, "drain_timeout is inf"),
     ],
 )
 def test_what_cannot_be_used_is_named(
@@ -74,6 +77,20 @@ def test_what_cannot_be_used_is_named(
 ) -> None:
     with pytest.raises(InputError, match="(?s)" + sentence.replace("(", r"\(")):
         from_flags(*words, environment=environment)
+
+
+def test_a_variable_names_the_file_where_no_flag_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('bundle = "b"\nmax_items = 3\n')
+    monkeypatch.setenv("TRINE_CONFIG", str(file))
+    found: list[ServerSettings] = []
+    monkeypatch.setattr("trine.runtime.serving.server.serve", lambda s: found.append(s) or 0)
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers())
+    assert run(parser.parse_args(["serve"])) == 0
+    assert found[0].max_items == 3
 
 
 def test_a_key_is_never_shown_in_an_error() -> None:

@@ -148,8 +148,11 @@ class FakeService:
         raise ServiceError(409, "adapters_merged", "the engine's adapters are merged")
 
 
-async def read_source(source: str) -> bytes:
-    """Return the bytes of base64 or a data URI; URLs are refused, as where nothing is fetched."""
+async def read_source(source: str | bytes) -> bytes:
+    """Return the bytes of base64 or a data URI, or those given; URLs are refused, as where nothing
+    is fetched."""
+    if isinstance(source, bytes):
+        return source
     if source.startswith("http"):
         raise ServiceError(422, "url_refused", "pictures are not fetched from URLs here")
     try:

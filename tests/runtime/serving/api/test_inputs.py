@@ -134,6 +134,10 @@ def test_conversations_with_nothing_to_embed_are_refused(messages: object, index
     assert (caught.value.status, caught.value.index) == (422, index)
 
 
+def count_nothing(size: int) -> None:
+    """Holds pictures without counting them."""
+
+
 async def _read(source: str | bytes) -> bytes:
     if source == "bad":
         raise ServiceError(422, "invalid_image", "the image is bad")
@@ -144,20 +148,39 @@ async def _read(source: str | bytes) -> bytes:
 
 def test_pictures_are_read_in_order_and_texts_kept() -> None:
     items = ("a", Pictures(("x", b"y"), "t"), (1, 2), Pictures(("z",)))
-    contents = asyncio.run(read_pictures(items, _read, max_items=4))
+    contents = asyncio.run(read_pictures(items, _read, max_items=4, hold=count_nothing))
     assert contents == ("a", ImageText((b"x", b"y"), "t"), (1, 2), ImageText((b"z",)))
 
 
 def test_the_first_bad_picture_is_named_and_faults_are_not_hidden() -> None:
     items = ("a", Pictures(("x",)), Pictures(("bad",)), Pictures(("bad",)))
     with pytest.raises(ServiceError, match=r"item 2 of input: the image is bad") as caught:
-        asyncio.run(read_pictures(items, _read, max_items=4))
+        asyncio.run(read_pictures(items, _read, max_items=4, hold=count_nothing))
     assert caught.value.index == 2
     with pytest.raises(RuntimeError, match="a fault"):
-        asyncio.run(read_pictures((*items, Pictures(("fault",))), _read, max_items=5))
+        asyncio.run(
+            read_pictures((*items, Pictures(("fault",))), _read, max_items=5, hold=count_nothing)
+        )
 
 
 def test_too_many_items_are_refused_before_a_picture_is_read() -> None:
     with pytest.raises(ServiceError) as caught:
-        asyncio.run(read_pictures((Pictures(("fault",)),) * 3, _read, max_items=2))
+        asyncio.run(
+            read_pictures((Pictures(("fault",)),) * 3, _read, max_items=2, hold=count_nothing)
+        )
     assert caught.value.status == 413
+
+
+def test_pictures_are_counted_however_they_are_spread_over_items() -> None:
+    with pytest.raises(ServiceError) as caught:
+        asyncio.run(
+            read_pictures((Pictures(("fault",) * 3),), _read, max_items=2, hold=count_nothing)
+        )
+    assert (caught.value.status, caught.value.code) == (413, "too_many_pictures")
+
+
+def test_only_pictures_that_were_fetched_are_held() -> None:
+    held: list[int] = []
+    items = (Pictures(("abc", b"defg")), Pictures(("http://img.example/a.png",)))
+    asyncio.run(read_pictures(items, _read, max_items=4, hold=held.append))
+    assert held == [len("http://img.example/a.png")]

@@ -78,6 +78,32 @@ def test_ranked_texts_are_repeated_by_default_and_pictures_where_asked(
     assert {"picture" if text == png_uri else text for text in texts} == repeated
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param", "index"),
+    [
+        ("/v1/rerank", {"query": "a", "documents": ["b", {"image": "?"}]}, "documents", 1),
+        ("/v1/rerank", {"query": "a", "texts": [{"image": "?"}]}, "texts", 0),
+        ("/v1/rerank", {"query": {"image": "?"}, "documents": ["b"]}, "query", 0),
+        ("/v1/score", {"text_1": ["a", "b"], "text_2": ["c", {"image": "?"}]}, "text_2", 1),
+        (
+            "/v1/score",
+            {"queries": "a", "documents": ["b", "c" * 3000], "truncate": False},
+            "documents",
+            1,
+        ),
+        ("/v1/score", {"queries": ["a", "b"], "documents": ["c"] * 3}, "queries", None),
+    ],
+)
+def test_an_error_names_the_side_and_the_item_at_fault(
+    client: Any, path: str, body: object, param: str, index: int | None
+) -> None:
+    response = client.post(path, body)
+    assert response.status_code == 422
+    error = response.json()["error"]
+    assert (error["param"], error["index"]) == (param, index)
+    assert "of input" not in error["message"]
+
+
 def test_rerank_answers_as_tei_where_texts_are_given(client: Any) -> None:
     body = {"query": "chess", "texts": DOCUMENTS, "return_text": True, "scoring": "cosine"}
     ranked = client.post("/rerank", body).json()

@@ -86,6 +86,8 @@ def test_the_most_specific_field_decides() -> None:
     assert choose_output(fields, 64) == OutputForm(("ubinary",))
     assert choose_output({"embedding_type": None}, 64) == OutputForm(("float",))
     assert choose_output({"embedding_type": []}, 64) == OutputForm(("float",))
+    asked = {"embedding_type": [], "encoding_format": "base64"}
+    assert choose_output(asked, 64) == OutputForm(("base64",))
     assert choose_output({"embedding_type": ["float", "binary", "float"]}, 64) == OutputForm(
         ("float", "binary"), True
     )
