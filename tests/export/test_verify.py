@@ -14,6 +14,7 @@ from trine.export.bundle_edit import add_adapter
 from trine.export.cli import main
 from trine.export.options import ExportOptions
 from trine.export.pipeline import export_checkpoint
+from trine.export.precision_floors import FLOORS
 from trine.export.torch_comparison import TORCH_TOLERANCES
 from trine.export.verify import verify_bundle
 from trine.export.verify_inputs import verify_pictures, verify_texts
@@ -174,11 +175,29 @@ def test_vectors_are_those_of_pytorch(
     checks = [c for engine in report.engines for c in engine.checks if c.against == "torch"]
     tasks = {task for e in report.engines for task in (c.task for c in e.checks)}
     assert {(c.task, c.modality, c.head) for c in checks} == {
-        (task, *kind) for task in tasks for kind in TORCH_TOLERANCES["fp32"]
+        (task, *kind) for task in tasks for kind in TORCH_TOLERANCES
     }
     assert all(c.num_vectors >= 4 for c in checks)
     assert all(c.mean_cosine is not None and c.mean_cosine >= c.min_cosine for c in checks)
     assert report.passed
+
+
+@pytest.mark.reference
+def test_narrow_engines_are_held_against_pytorch_by_their_floors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="needs the `reference` extra")
+    bundle = tmp_path / "bundle"
+    options = ExportOptions(
+        source=str(GOLDEN_CHECKPOINT), bundle=bundle, tasks=("code",), precisions=("int8", "fp16")
+    )
+    export_checkpoint(options, io.StringIO())
+    report = verify_bundle(bundle, source=str(GOLDEN_CHECKPOINT))
+    print("\n".join(report_lines(report)))
+    assert report.passed
+    checks = [c for engine in report.engines for c in engine.checks if c.against == "torch"]
+    worst = {c.tolerance.min_cosine for c in checks if c.head == "single"}
+    assert worst == {FLOORS["int8"].worst_cosine, FLOORS["fp16"].worst_cosine}
 
 
 @pytest.mark.reference
