@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from trine.export.graph_builder import GraphBuilder, Weight
 from trine.export.trt.plan import Quantisation, TrtPlan
+from trine.kernels.rotation import ROTATION, hadamard, rotated_width
 
 __all__ = ["FP8_MAX", "INT8_MAX", "LEAST_SCALE", "TrtLinears"]
 
@@ -29,11 +30,13 @@ class TrtLinears:
     Args:
         graph: to add to.
         plan: of its precision.
+        leading_axes: before that of channels, of activations that are rotated.
     """
 
-    def __init__(self, graph: GraphBuilder, plan: TrtPlan) -> None:
+    def __init__(self, graph: GraphBuilder, plan: TrtPlan, leading_axes: int) -> None:
         self._graph = graph
         self._plan = plan
+        self._leading_axes = leading_axes
         self._inputs: dict[tuple[object, ...], ir.Value] = {}
 
     def add(self, name: str, x: ir.Value, weight: Weight, bias: Weight | None = None) -> ir.Value:
@@ -52,7 +55,7 @@ class TrtLinears:
             inputs = [graph.cast(x, dtype), graph.weight(weight.to(dtype))]
         else:
             inputs = [
-                self._quantised_input(name, x, dtype, quantisation),
+                self._quantised_input(name, x, weight.shape[0], dtype, quantisation),
                 self._quantised_weight(name, weight, dtype, quantisation),
             ]
         product = graph.node(name, "MatMul", inputs, dtype=dtype)
@@ -61,13 +64,15 @@ class TrtLinears:
         return graph.node(f"{name}.biased", "Add", [product, graph.weight(bias.to(dtype))])
 
     def _quantised_input(
-        self, name: str, x: ir.Value, dtype: ir.DataType, quantisation: Quantisation
+        self, name: str, x: ir.Value, num_in: int, dtype: ir.DataType, quantisation: Quantisation
     ) -> ir.Value:
         """Return `x` through a Q/DQ pair with one scale; layers with the same pair share it."""
         smoothing = quantisation.smoothing
         divided = None if smoothing is None else smoothing.tobytes()
-        key = (x.name, quantisation.kind, quantisation.input_max, divided)
+        key = (x.name, quantisation.kind, quantisation.input_max, divided, quantisation.rotated)
         if key not in self._inputs:
+            if quantisation.rotated:
+                x = self._rotated(name, x, num_in, dtype)
             self._inputs[key] = self._add_pair(name, x, dtype, quantisation)
         return self._inputs[key]
 
@@ -90,12 +95,32 @@ class TrtLinears:
         )
         return self._dequantised(f"{name}.input", values, scale, dtype)
 
+    def _rotated(self, name: str, x: ir.Value, num_in: int, dtype: ir.DataType) -> ir.Value:
+        """Return [..., `rotated_width`] of `x` [..., in] (`trine.kernels.rotation.rotate_rows`).
+
+        Its matrix has the numbers ±1/8, so that 16 bits lose nothing of it.
+        """
+        graph, x = self._graph, self._graph.cast(x, dtype)
+        axes, missing = self._leading_axes, rotated_width(num_in) - num_in
+        if missing:
+            pads = graph.constant(f"fill_{missing}", [0] * (2 * axes + 1) + [missing])
+            x = graph.node(f"{name}.filled", "Pad", [x, pads])
+        # Zeros keep an axis as it is.
+        blocks = graph.constant("rotation_blocks", [0] * axes + [-1, ROTATION])
+        x = graph.node(f"{name}.blocks", "Reshape", [x, blocks])
+        matrix = Weight(f"{name}.hadamard", (ROTATION, ROTATION), hadamard)
+        x = graph.node(f"{name}.turned", "MatMul", [x, graph.weight(matrix.to(dtype))], dtype=dtype)
+        rows = graph.constant("rotated_rows", [0] * axes + [-1])
+        return graph.node(f"{name}.rotated", "Reshape", [x, rows])
+
     def _quantised_weight(
         self, name: str, weight: Weight, dtype: ir.DataType, quantisation: Quantisation
     ) -> ir.Value:
         """Return [in, out] dequantised from 8 bits with a scale for each output channel."""
         graph = self._graph
         stored, largest = QUANTISED[quantisation.kind]
+        if quantisation.rotated:
+            weight = weight.rotated()
         tensors = _ChannelWeight(weight, dtype, stored, largest, quantisation.smoothing)
         num_out = weight.shape[1]
         values = graph.weight(

@@ -32,6 +32,7 @@ OPERATORS = frozenset(
         "Less",
         "MatMul",
         "Mul",
+        "Pad",
         "QuantizeLinear",
         "RMSNormalization",
         "Range",

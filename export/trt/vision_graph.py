@@ -37,7 +37,7 @@ class _Vision:
         self.checkpoint = checkpoint
         self.plan = plan
         self.graph = graph = GraphBuilder("vision")
-        self.linears = TrtLinears(graph, plan)
+        self.linears = TrtLinears(graph, plan, leading_axes=2)
         self.operators = TrtOperators(graph)
         rows = ["images", "patches"]
         self.patches = graph.input("patches", ir.DataType.FLOAT, [*rows, config.patch_features])
