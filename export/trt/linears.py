@@ -3,6 +3,9 @@
 Products are MatMul and Add, which take activations of any rank; TensorRT fuses both.
 """
 
+import dataclasses
+from dataclasses import dataclass
+
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +15,7 @@ from trine.export.graph_builder import GraphBuilder, Weight
 from trine.export.trt.plan import Quantisation, TrtPlan
 from trine.kernels.rotation import ROTATION, hadamard, rotated_width
 
-__all__ = ["FP8_MAX", "INT8_MAX", "LEAST_SCALE", "TrtLinears"]
+__all__ = ["FP8_MAX", "INT8_MAX", "LEAST_SCALE", "LayerPart", "TrtLinears"]
 
 #: Largest magnitude of 8-bit integers; -128 is left out, so that signs are alike.
 INT8_MAX = 127.0
@@ -22,6 +25,29 @@ FP8_MAX = 448.0
 QUANTISED = {"int8": (ir.DataType.INT8, INT8_MAX), "fp8": (ir.DataType.FLOAT8E4M3FN, FP8_MAX)}
 #: Least scale, so that a channel of zeros is divided by no zero; a normal number in 16 bits.
 LEAST_SCALE = 2.0**-14
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPart:
+    """Some inputs or outputs of a layer, which are multiplied apart.
+
+    Attributes:
+        number: of the part, for names.
+        inputs: of the layer; None for all. Where they are rotated, the first is the first of a
+            block.
+    """
+
+    number: int
+    inputs: slice | None = None
+
+    def of(self, quantisation: Quantisation) -> Quantisation:
+        """Return how this part of a quantised layer is quantised."""
+        if quantisation.smoothing is None or self.inputs is None:
+            return quantisation
+        start, stop = self.inputs.start, self.inputs.stop
+        if quantisation.rotated:
+            stop = start + rotated_width(stop - start)
+        return dataclasses.replace(quantisation, smoothing=quantisation.smoothing[start:stop])
 
 
 class TrtLinears:
@@ -39,7 +65,14 @@ class TrtLinears:
         self._leading_axes = leading_axes
         self._inputs: dict[tuple[object, ...], ir.Value] = {}
 
-    def add(self, name: str, x: ir.Value, weight: Weight, bias: Weight | None = None) -> ir.Value:
+    def add(
+        self,
+        name: str,
+        x: ir.Value,
+        weight: Weight,
+        bias: Weight | None = None,
+        part: LayerPart | None = None,
+    ) -> ir.Value:
         """Return x · weight + bias in the type the plan has for `name`.
 
         Args:
@@ -47,10 +80,14 @@ class TrtLinears:
             x: [..., in], float32 or 16 bits.
             weight: float32 [in, out], unread.
             bias: float32 [out], unread.
+            part: of the layer, whose `x`, `weight` and `bias` are given; None for the whole.
         """
         graph = self._graph
         quantisation = self._plan.quantised.get(name)
         dtype = self._plan.unquantised(name)
+        if part is not None:
+            name = f"{name}.{part.number}"
+            quantisation = None if quantisation is None else part.of(quantisation)
         if quantisation is None:
             inputs = [graph.cast(x, dtype), graph.weight(weight.to(dtype))]
         else:
