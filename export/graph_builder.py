@@ -64,6 +64,18 @@ class Weight:
             name, tuple(shape), lambda: np.ascontiguousarray(self.read().take(indices, axis))
         )
 
+    def part(self, suffix: str, span: slice, axis: int) -> "Weight":
+        """Return a span of an axis of this weight, as one whose name ends in `suffix`."""
+        shape = list(self.shape)
+        shape[axis] = span.stop - span.start
+        places = (slice(None),) * axis + (span,)
+        return Weight(
+            f"{self.name}.{suffix}",
+            tuple(shape),
+            lambda: np.ascontiguousarray(self.read()[places]),
+            self.dtype,
+        )
+
     def without(self, indices: NDArray[np.int64], axis: int) -> "Weight":
         """Return this weight with zeros at `indices` of an axis."""
 

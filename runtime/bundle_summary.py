@@ -1,7 +1,7 @@
 """What a bundle holds, for people: sizes, memory, numbers of parameters, measured parity."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from trine.runtime.progress import format_bytes
 
 __all__ = [
     "ParameterCounts",
-    "bucket_text",
+    "bucket_texts",
     "bundle_lines",
     "count_parameters",
     "graph_bytes",
@@ -214,22 +214,29 @@ def _built_lines(bundle: Bundle, entry: EngineEntry) -> Iterator[str]:
         yield f"  engines: none built yet; `trine build {bundle.folder} --engine {entry.name}`"
         return
     yield "  engines:"
-    heading = ("built of", "by", "for", "buckets", "on disk", "scratch")
+    heading = ("built of", "by", "for", "on disk", "buckets, each with its scratch memory")
     rows = [
         (
             built.graph.rpartition("/")[2],
             f"{built.builder} {built.version}",
             ", ".join(f"sm_{sm}" for sm in built.sms),
-            " ".join(bucket_text(profile) for profile in built.profiles),
             format_bytes(bundle.manifest.files[built.path].size),
-            format_bytes(built.scratch_bytes),
+            bucket_texts(built.profiles, built.scratch_bytes),
         )
         for built in entry.built
     ]
     yield from table_lines([heading, *rows], "    ")
 
 
-def bucket_text(profile: Mapping[str, SizeRange]) -> str:
+def bucket_texts(profiles: Sequence[Mapping[str, SizeRange]], scratch: Sequence[int]) -> str:
+    """Return buckets with the bytes of memory that a run of each takes beside the weights."""
+    return ", ".join(
+        f"{_bucket_text(profile)} {format_bytes(size)}"
+        for profile, size in zip(profiles, scratch, strict=True)
+    )
+
+
+def _bucket_text(profile: Mapping[str, SizeRange]) -> str:
     """Return a bucket as `trine build --buckets` takes it."""
     if "tokens" in profile:
         sizes = (profile[name].most for name in ("tokens", "sequences", "length"))

@@ -92,7 +92,7 @@ class BuiltEngine:
         sms: compute capabilities it runs on, e.g. (86, 89).
         profiles: its buckets: the sizes of each symbolic dimension of the graph's inputs.
         layers: of the builder's network.
-        scratch_bytes: memory beside the weights in the largest profile, as the builder states it.
+        scratch_bytes: memory beside the weights in each profile, as the builder states it.
         build_seconds: the build took.
         build_peak_bytes: largest resident memory of the build; 0 where the system does not tell.
     """
@@ -105,7 +105,7 @@ class BuiltEngine:
     sms: tuple[int, ...]
     profiles: tuple[Mapping[str, SizeRange], ...]
     layers: int
-    scratch_bytes: int
+    scratch_bytes: tuple[int, ...]
     build_seconds: float
     build_peak_bytes: int
 

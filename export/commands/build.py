@@ -12,8 +12,16 @@ __all__ = ["register", "run"]
 
 #: Graphics processors of the RTX 30, 40 and 50 series.
 DEFAULT_SMS = "86,89,120"
-#: A query, a batch of passages, and a page of 1024 × 1024 pixels.
-DEFAULT_BUCKETS = "text=256x8x64,text=2048x8x512,image=5184x1"
+#: Runs of many sequences go through a model in passes of 2,048 tokens, whose products any GPU of
+#: `trine.runtime.roofline.devices` computes for at least five times as long as it takes to read the
+#: weights: more tokens at once would take more memory and hardly less time. Passes of 2,048 tokens
+#: are of short texts, of passages, or of two long ones; each has a padded view of 4,096 slots.
+#: Beside them: a few queries, and single texts of up to 8,192 and of 32,768 tokens, the longest.
+#: Pictures cannot be divided: a page of 1024 × 1024 pixels, and one of 1792 × 1792.
+DEFAULT_BUCKETS = (
+    "text=256x8x64,text=2048x32x128,text=2048x8x512,text=2048x2x2048,"
+    "text=8192x1x8192,text=32768x1x32768,image=5184x1,image=16384x1"
+)
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -51,7 +59,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="B,B",
         default=DEFAULT_BUCKETS,
         help="sizes to tune for: text=TOKENSxSEQUENCESxLENGTH, image=PATCHESxIMAGES "
-        f"(default: {DEFAULT_BUCKETS})",
+        f"(default: {DEFAULT_BUCKETS}). A run takes the memory of the smallest bucket it fits, "
+        "printed beside it; one that fits none is divided",
     )
     parser.add_argument(
         "--workspace", type=int, metavar="MIB", help="memory one kernel may take in MiB"
@@ -75,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as cause:
         raise missing_package(cause.name or "onnx", "export", "to build engines") from cause
     from trine.runtime.bundle import open_bundle
+    from trine.runtime.bundle_summary import bucket_texts
 
     bundle = open_bundle(arguments.bundle)
     model = bundle.manifest.model
@@ -106,8 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         state = f"built in {engine.seconds:.1f} s" if is_new else "was built before"
         print(
             f"  {engine.engine:<44} {format_bytes(engine.engine_bytes):>9}  {state}, "
-            f"scratch {format_bytes(engine.scratch_bytes)}, "
-            f"peak memory of the build {format_bytes(engine.peak_bytes)}",
+            f"peak memory of the build {format_bytes(engine.peak_bytes)}, memory of a run beside "
+            f"the weights: {bucket_texts(sizes, engine.scratch_bytes)}",
             file=sys.stderr,
         )
     record_engines(bundle, entry, built)

@@ -9,13 +9,16 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["build"]
+__all__ = ["build", "scratch_by_profile"]
 
-#: What the builder's log says of the memory a run takes.
-SCRATCH = re.compile(r"Max Scratch Memory: (\d+)")
+#: What the builder's log says of the memory a run takes: the profile it turns to, and what runs of
+#: that one hold beside weights, inputs and outputs.
+PROFILE = re.compile(r"Constructing optimization profile number (\d+)")
+SCRATCH = re.compile(r"Total Activation Memory: (\d+)")
 #: Messages kept for the report.
 KEPT_MESSAGES = 20
 
@@ -54,17 +57,33 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     plan = builder.build_serialized_network(network, config)
     if plan is not None:
         Path(request["engine"]).write_bytes(memoryview(plan))
-    found = [int(match[1]) for text in log.texts if (match := SCRATCH.search(text))]
     return report | {
         "parsed": True,
         "built": plan is not None,
         "layers": network.num_layers,
         "engine_bytes": 0 if plan is None else plan.nbytes,
-        "scratch_bytes": max(found, default=0),
+        "scratch_bytes": scratch_by_profile(log.texts, len(request["profiles"])),
         "seconds": time.monotonic() - started,
         "peak_bytes": _peak_bytes(),
         "messages": log.errors[-KEPT_MESSAGES:],
     }
+
+
+def scratch_by_profile(messages: Sequence[str], num_profiles: int) -> list[int]:
+    """Return bytes of memory beside the weights that runs of each profile take.
+
+    Args:
+        messages: the builder's log. Built for several processors at once, it tells of a profile
+            several times, of which the largest holds.
+        num_profiles: that were asked for; without any, the builder makes one.
+    """
+    found, profile = [0] * max(num_profiles, 1), 0
+    for text in messages:
+        if match := PROFILE.search(text):
+            profile = int(match[1])
+        elif match := SCRATCH.search(text):
+            found[profile] = max(found[profile], int(match[1]))
+    return found
 
 
 def _peak_bytes() -> int:

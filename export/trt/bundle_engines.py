@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from trine.export.bundle_edit import write_manifest
 from trine.export.engine_files import TABLE_NUMBERS, EngineSource
@@ -12,7 +11,8 @@ from trine.export.options import TensorRtPrecision
 from trine.export.parity import UNMEASURED
 from trine.export.trt.engine_build import RECORD_SUFFIX, BuildRecord
 from trine.export.trt.graph_files import TrtPlans
-from trine.export.trt.plan import TrtPlan
+from trine.export.trt.plan import Quantisation, TrtPlan
+from trine.kernels.rotation import ROTATION
 from trine.runtime.bundle import Bundle, file_sha256
 from trine.runtime.embedding_table import EMBEDDING_TENSOR
 from trine.runtime.manifest import BuiltEngine, EngineEntry, FileEntry, SizeRange
@@ -165,30 +165,34 @@ def _vision_layers(config: VisionConfig) -> tuple[str, ...]:
 
 def _precision(plan: TrtPlan, layers: Sequence[str]) -> GraphPrecision:
     """Return a plan as the manifest has it: a rule for each role, and the layers apart from it."""
-    kinds = {linear_role(n): plan.quantised[n].kind for n in layers if n in plan.quantised}
+    found = {linear_role(n): plan.quantised[n] for n in layers if n in plan.quantised}
     left_out = (
         WiderTensor(
             name=name,
             precision=plan.precision.of(name),
-            reason=f"its inputs do not fit one fixed {kinds[linear_role(name)]} scale",
+            reason=f"its inputs do not fit one fixed {found[linear_role(name)].kind} scale",
         )
         for name in layers
-        if linear_role(name) in kinds and name not in plan.quantised
+        if linear_role(name) in found and name not in plan.quantised
     )
     wider = {tensor.name: tensor for tensor in (*left_out, *plan.precision.wider)}
     return dataclasses.replace(
         plan.precision,
         linears={
-            role: _linear(plan, role, kinds.get(role))
+            role: _linear(plan, role, found.get(role))
             for role in dict.fromkeys(linear_role(name) for name in layers)
         },
         wider=tuple(wider.values()),
     )
 
 
-def _linear(plan: TrtPlan, role: str, kind: Literal["int8", "fp8"] | None) -> LinearPrecision:
-    if kind is None:
+def _linear(plan: TrtPlan, role: str, quantisation: Quantisation | None) -> LinearPrecision:
+    if quantisation is None:
         return plan.precision.linears[role]
+    kind = quantisation.kind
     return LinearPrecision(
-        weight=kind, activation=kind, accumulate="int32" if kind == "int8" else "fp32"
+        weight=kind,
+        activation=kind,
+        accumulate="int32" if kind == "int8" else "fp32",
+        rotation=ROTATION if quantisation.rotated else None,
     )

@@ -3,8 +3,9 @@
 TensorRT takes one scale for a whole activation, so for INT8 channels are evened out first: each is
 divided by a power of its largest magnitude and its row of the weight multiplied by the same
 (SmoothQuant, arXiv 2211.10438, with the activations' side alone). FP8 keeps its relative precision
-over 15 powers of two and gains nothing from that. A layer whose inputs do not fit, because single
-tokens are far larger than the rest, is left in 16 bits.
+over 15 powers of two and gains nothing from that. What the MLP's last layer reads is rotated before
+that (`trine.kernels.rotation`), which shares single large values out. A layer whose inputs do not
+fit, because single tokens are far larger than the rest, is left in 16 bits.
 """
 
 from collections.abc import Mapping
@@ -15,13 +16,15 @@ from numpy.typing import NDArray
 
 from trine.export.range_scan import LinearRange
 from trine.export.trt.plan import Quantisation
-from trine.export.trt.rounding import round_input
+from trine.export.trt.rounding import prepare_input, round_input
 
 __all__ = ["input_error", "quantise_layers"]
 
 #: How much larger than anything seen an input may be before it is clipped. One clipped channel of a
 #: picture costs far more than the coarser step; FP8 loses nothing by room above.
 INPUT_MARGIN = {"int8": 1.25, "fp8": 2.0}
+#: Formats in which rotation pays: FP8 has as many steps for small values as for large ones.
+ROTATED_KINDS = ("int8",)
 #: Power of a channel's range that is moved from the activation into the weight.
 SMOOTHING_POWER = 0.5
 #: Smoothing never divides by less than this part of the median, so that dead channels stay small.
@@ -42,10 +45,16 @@ def quantise_layers(
     """
     found = {}
     for name, seen in ranges.items():
-        smoothing = _smoothing(seen.channel_max) if kind == "int8" else None
-        largest = seen.channel_max if smoothing is None else seen.channel_max / smoothing
-        input_max = float(largest.max()) * INPUT_MARGIN[kind]
-        quantisation = Quantisation(kind=kind, input_max=input_max, smoothing=smoothing)
+        rotated_max = seen.rotated_max if kind in ROTATED_KINDS else None
+        channel_max = seen.channel_max if rotated_max is None else rotated_max
+        smoothing = _smoothing(channel_max) if kind == "int8" else None
+        largest = channel_max if smoothing is None else channel_max / smoothing
+        quantisation = Quantisation(
+            kind=kind,
+            input_max=float(largest.max()) * INPUT_MARGIN[kind],
+            smoothing=smoothing,
+            rotated=rotated_max is not None,
+        )
         if input_error(seen.rows, quantisation) <= MAX_INPUT_ERROR:
             found[name] = quantisation
     return found
@@ -58,7 +67,7 @@ def input_error(rows: NDArray[np.float32], quantisation: Quantisation) -> float:
         rows: float32 [n, in], a sample of a layer's inputs.
         quantisation: of the layer.
     """
-    smooth = rows if quantisation.smoothing is None else rows / quantisation.smoothing
+    smooth = prepare_input(rows, quantisation)
     rounded = round_input(rows, quantisation)
     lost = np.square(smooth - rounded).sum(axis=1)
     energy = np.square(smooth).sum(axis=1)

@@ -62,7 +62,7 @@ class _Decoder:
         self.weights = weights
         self.plan = plan
         self.graph = graph = GraphBuilder("decoder")
-        self.linears = TrtLinears(graph, plan)
+        self.linears = TrtLinears(graph, plan, leading_axes=1)
         self.operators = TrtOperators(graph)
         half = config.head_dim // 2
         self.embeddings = graph.input(

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 
@@ -45,7 +45,7 @@ class BuildRecord:
         engine: name of its file.
         layers: of the network.
         engine_bytes: size of the file.
-        scratch_bytes: memory beside the weights in the largest profile, as the builder states it.
+        scratch_bytes: memory beside the weights in each profile, as the builder states it.
         seconds: the build took.
         peak_bytes: largest resident memory of the build; 0 where the system does not tell.
     """
@@ -58,7 +58,7 @@ class BuildRecord:
     engine: str
     layers: int
     engine_bytes: int
-    scratch_bytes: int
+    scratch_bytes: tuple[int, ...]
     seconds: float
     peak_bytes: int
 
@@ -120,7 +120,7 @@ def build_engine(
             engine=engine.name,
             layers=int(report["layers"]),
             engine_bytes=int(report["engine_bytes"]),
-            scratch_bytes=int(report["scratch_bytes"]),
+            scratch_bytes=tuple(report["scratch_bytes"]),
             seconds=round(float(report["seconds"]), 2),
             peak_bytes=int(report["peak_bytes"]),
         )
@@ -139,7 +139,8 @@ def _builder_version(spec: BuildSpec) -> str:
 
 def _read_record(path: Path) -> BuildRecord:
     content = json.loads(path.read_text(encoding="utf-8"))
-    return BuildRecord(**content | {"sms": tuple(content["sms"])})
+    tuples = {name: tuple(content[name]) for name in ("sms", "scratch_bytes")}
+    return BuildRecord(**content | tuples)
 
 
 def _input_shapes(
@@ -167,7 +168,7 @@ def _input_shapes(
 
 def _run_worker(
     graph: Path, spec: BuildSpec, shapes: Sequence[Mapping[str, object]], engine: Path
-) -> Mapping[str, float]:
+) -> Mapping[str, Any]:
     """Return the report of a build in a process of its own."""
     request = engine.with_name("request.json")
     asked = {

@@ -3,6 +3,9 @@
 Products are MatMul and Add, which take activations of any rank; TensorRT fuses both.
 """
 
+import dataclasses
+from dataclasses import dataclass
+
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -10,8 +13,9 @@ from numpy.typing import NDArray
 
 from trine.export.graph_builder import GraphBuilder, Weight
 from trine.export.trt.plan import Quantisation, TrtPlan
+from trine.kernels.rotation import ROTATION, hadamard, rotated_width
 
-__all__ = ["FP8_MAX", "INT8_MAX", "LEAST_SCALE", "TrtLinears"]
+__all__ = ["FP8_MAX", "INT8_MAX", "LEAST_SCALE", "LayerPart", "TrtLinears"]
 
 #: Largest magnitude of 8-bit integers; -128 is left out, so that signs are alike.
 INT8_MAX = 127.0
@@ -23,20 +27,52 @@ QUANTISED = {"int8": (ir.DataType.INT8, INT8_MAX), "fp8": (ir.DataType.FLOAT8E4M
 LEAST_SCALE = 2.0**-14
 
 
+@dataclass(frozen=True, slots=True)
+class LayerPart:
+    """Some inputs or outputs of a layer, which are multiplied apart.
+
+    Attributes:
+        number: of the part, for names.
+        inputs: of the layer; None for all. Where they are rotated, the first is the first of a
+            block.
+    """
+
+    number: int
+    inputs: slice | None = None
+
+    def of(self, quantisation: Quantisation) -> Quantisation:
+        """Return how this part of a quantised layer is quantised."""
+        if quantisation.smoothing is None or self.inputs is None:
+            return quantisation
+        start, stop = self.inputs.start, self.inputs.stop
+        if quantisation.rotated:
+            stop = start + rotated_width(stop - start)
+        return dataclasses.replace(quantisation, smoothing=quantisation.smoothing[start:stop])
+
+
 class TrtLinears:
     """Adds linear layers to a graph.
 
     Args:
         graph: to add to.
         plan: of its precision.
+        leading_axes: before that of channels, of activations that are rotated.
     """
 
-    def __init__(self, graph: GraphBuilder, plan: TrtPlan) -> None:
+    def __init__(self, graph: GraphBuilder, plan: TrtPlan, leading_axes: int) -> None:
         self._graph = graph
         self._plan = plan
+        self._leading_axes = leading_axes
         self._inputs: dict[tuple[object, ...], ir.Value] = {}
 
-    def add(self, name: str, x: ir.Value, weight: Weight, bias: Weight | None = None) -> ir.Value:
+    def add(
+        self,
+        name: str,
+        x: ir.Value,
+        weight: Weight,
+        bias: Weight | None = None,
+        part: LayerPart | None = None,
+    ) -> ir.Value:
         """Return x · weight + bias in the type the plan has for `name`.
 
         Args:
@@ -44,15 +80,19 @@ class TrtLinears:
             x: [..., in], float32 or 16 bits.
             weight: float32 [in, out], unread.
             bias: float32 [out], unread.
+            part: of the layer, whose `x`, `weight` and `bias` are given; None for the whole.
         """
         graph = self._graph
         quantisation = self._plan.quantised.get(name)
         dtype = self._plan.unquantised(name)
+        if part is not None:
+            name = f"{name}.{part.number}"
+            quantisation = None if quantisation is None else part.of(quantisation)
         if quantisation is None:
             inputs = [graph.cast(x, dtype), graph.weight(weight.to(dtype))]
         else:
             inputs = [
-                self._quantised_input(name, x, dtype, quantisation),
+                self._quantised_input(name, x, weight.shape[0], dtype, quantisation),
                 self._quantised_weight(name, weight, dtype, quantisation),
             ]
         product = graph.node(name, "MatMul", inputs, dtype=dtype)
@@ -61,13 +101,15 @@ class TrtLinears:
         return graph.node(f"{name}.biased", "Add", [product, graph.weight(bias.to(dtype))])
 
     def _quantised_input(
-        self, name: str, x: ir.Value, dtype: ir.DataType, quantisation: Quantisation
+        self, name: str, x: ir.Value, num_in: int, dtype: ir.DataType, quantisation: Quantisation
     ) -> ir.Value:
         """Return `x` through a Q/DQ pair with one scale; layers with the same pair share it."""
         smoothing = quantisation.smoothing
         divided = None if smoothing is None else smoothing.tobytes()
-        key = (x.name, quantisation.kind, quantisation.input_max, divided)
+        key = (x.name, quantisation.kind, quantisation.input_max, divided, quantisation.rotated)
         if key not in self._inputs:
+            if quantisation.rotated:
+                x = self._rotated(name, x, num_in, dtype)
             self._inputs[key] = self._add_pair(name, x, dtype, quantisation)
         return self._inputs[key]
 
@@ -90,12 +132,32 @@ class TrtLinears:
         )
         return self._dequantised(f"{name}.input", values, scale, dtype)
 
+    def _rotated(self, name: str, x: ir.Value, num_in: int, dtype: ir.DataType) -> ir.Value:
+        """Return [..., `rotated_width`] of `x` [..., in] (`trine.kernels.rotation.rotate_rows`).
+
+        Its matrix has the numbers ±1/8, so that 16 bits lose nothing of it.
+        """
+        graph, x = self._graph, self._graph.cast(x, dtype)
+        axes, missing = self._leading_axes, rotated_width(num_in) - num_in
+        if missing:
+            pads = graph.constant(f"fill_{missing}", [0] * (2 * axes + 1) + [missing])
+            x = graph.node(f"{name}.filled", "Pad", [x, pads])
+        # Zeros keep an axis as it is.
+        blocks = graph.constant("rotation_blocks", [0] * axes + [-1, ROTATION])
+        x = graph.node(f"{name}.blocks", "Reshape", [x, blocks])
+        matrix = Weight(f"{name}.hadamard", (ROTATION, ROTATION), hadamard)
+        x = graph.node(f"{name}.turned", "MatMul", [x, graph.weight(matrix.to(dtype))], dtype=dtype)
+        rows = graph.constant("rotated_rows", [0] * axes + [-1])
+        return graph.node(f"{name}.rotated", "Reshape", [x, rows])
+
     def _quantised_weight(
         self, name: str, weight: Weight, dtype: ir.DataType, quantisation: Quantisation
     ) -> ir.Value:
         """Return [in, out] dequantised from 8 bits with a scale for each output channel."""
         graph = self._graph
         stored, largest = QUANTISED[quantisation.kind]
+        if quantisation.rotated:
+            weight = weight.rotated()
         tensors = _ChannelWeight(weight, dtype, stored, largest, quantisation.smoothing)
         num_out = weight.shape[1]
         values = graph.weight(

@@ -21,6 +21,7 @@ OPSETS = range(18, 26)
 #: Operators this project's graphs may have, each built with the real builder.
 OPERATORS = frozenset(
     (
+        "Abs",
         "Add",
         "Attention",
         "Cast",
@@ -31,7 +32,9 @@ OPERATORS = frozenset(
         "Gemm",
         "Less",
         "MatMul",
+        "Min",
         "Mul",
+        "Pad",
         "QuantizeLinear",
         "RMSNormalization",
         "Range",
@@ -39,6 +42,7 @@ OPERATORS = frozenset(
         "RotaryEmbedding",
         "Shape",
         "Sigmoid",
+        "Slice",
         "Softmax",
         "Split",
         "Squeeze",
@@ -60,6 +64,7 @@ SAME_TYPES = {
     "Sub": slice(0, 2),
     "Mul": slice(0, 2),
     "Less": slice(0, 2),
+    "Min": slice(0, None),
     "MatMul": slice(0, 2),
     "Gemm": slice(0, 3),
     "Where": slice(1, 3),

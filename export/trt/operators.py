@@ -86,6 +86,28 @@ class TrtOperators:
         active = self._graph.node(f"{name}.silu", "Mul", [gate, sigmoid])
         return self._graph.node(name, "Mul", [active, up])
 
+    def after(self, name: str, x: ir.Value, other: ir.Value) -> ir.Value:
+        """Return `x`, in a way that makes the builder compute `other` first.
+
+        Parts that could be computed in any order it computes side by side, and has the memory of
+        all of them. Zero is added, taken from `other` so that no compiler knows that it is.
+
+        Args:
+            name: of what is to wait.
+            x: [N, P, ...], float32 or 16 bits.
+            other: three axes, finite but where the result is lost anyway.
+        """
+        graph, dtype = self._graph, x.dtype or ir.DataType.FLOAT
+        bounds = [
+            graph.constant(f"first_{what}", values)
+            for what, values in (("start", [0, 0, 0]), ("end", [1, 1, 1]), ("axes", [0, 1, 2]))
+        ]
+        first = graph.node(f"{name}.first", "Slice", [graph.cast(other, dtype), *bounds])
+        magnitude = graph.node(f"{name}.first_magnitude", "Abs", [first])
+        nothing = graph.cast(graph.scalar("zero_float", 0.0), dtype)
+        zero = graph.node(f"{name}.zero", "Min", [magnitude, nothing])
+        return graph.node(f"{name}.ordered_input", "Add", [x, zero])
+
     def key_mask(self, name: str, lengths: ir.Value, gather: ir.Value) -> ir.Value:
         """Return bool [W, 1, 1, L]: whether a slot of a window is used.
 

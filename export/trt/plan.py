@@ -46,14 +46,17 @@ class Quantisation:
 
     Attributes:
         kind: "int8" or "fp8" (E4M3).
-        input_max: largest magnitude of the input that is not clipped, after smoothing.
+        input_max: largest magnitude of the input that is not clipped, as it is quantised.
         smoothing: float32 [in], what each input channel is divided by, and its row of the weight
-            multiplied by; None for ones.
+            multiplied by; None for ones. Of rotated channels, where they are.
+        rotated: whether channels, and the weight's rows, are rotated first
+            (`trine.kernels.rotation`).
     """
 
     kind: Literal["int8", "fp8"]
     input_max: float
     smoothing: NDArray[np.float32] | None = None
+    rotated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,18 +10,27 @@ from trine.export.range_scan import linear_name
 from trine.export.rounding import HALVES, round_half
 from trine.export.trt.linears import FP8_MAX, INT8_MAX, LEAST_SCALE
 from trine.export.trt.plan import Quantisation, TrtPlan
+from trine.kernels.rotation import rotate_rows
 
-__all__ = ["TrtRounding", "round_input"]
+__all__ = ["TrtRounding", "prepare_input", "round_input"]
 
 Array = NDArray[np.float32]
 
 
+def prepare_input(x: Array, quantisation: Quantisation) -> Array:
+    """Return float32 [T, in] of a layer's input as it is quantised: rotated, divided by smoothing.
+
+    Rotated rows have `rotated_width` channels.
+    """
+    rows = rotate_rows(x) if quantisation.rotated else x
+    return rows if quantisation.smoothing is None else rows / quantisation.smoothing
+
+
 def round_input(x: Array, quantisation: Quantisation) -> Array:
-    """Return float32 [T, in], a layer's input divided by its smoothing, on its fixed grid."""
-    smooth = x if quantisation.smoothing is None else x / quantisation.smoothing
+    """Return what `prepare_input` does on its fixed grid."""
     largest = INT8_MAX if quantisation.kind == "int8" else FP8_MAX
     scale = np.float32(max(quantisation.input_max / largest, LEAST_SCALE))
-    return _on_grid(smooth, scale, quantisation.kind)
+    return _on_grid(prepare_input(x, quantisation), scale, quantisation.kind)
 
 
 def _on_grid(x: Array, scale: Array | np.float32, kind: str) -> Array:
@@ -73,6 +82,8 @@ class TrtRounding:
             if quantisation is None:
                 rounded = round_half(weight, half)
             else:
+                if quantisation.rotated:
+                    weight = rotate_rows(weight)
                 if quantisation.smoothing is not None:
                     weight = weight * quantisation.smoothing
                 largest = INT8_MAX if quantisation.kind == "int8" else FP8_MAX

@@ -35,7 +35,8 @@ class ExecutionContext(Protocol):
 
         Args:
             binding: of the run.
-            scratch: address of `CompiledGraph.scratch_bytes` that nothing else uses meanwhile.
+            scratch: address of the bucket's `CompiledGraph.scratch_bytes`, which nothing else uses
+                meanwhile.
 
         Raises:
             EngineError: a shape is outside the bucket.
@@ -54,9 +55,12 @@ class ExecutionContext(Protocol):
 class CompiledGraph(Protocol):
     """An engine as a builder made it, its weights in device memory."""
 
-    @property
-    def scratch_bytes(self) -> int:
-        """Device memory that a run takes beside weights, inputs and outputs."""
+    def scratch_bytes(self, profile: int) -> int:
+        """Return the device memory that runs of a bucket take beside weights, inputs and outputs.
+
+        Args:
+            profile: number of the bucket.
+        """
         ...
 
     def context(self, profile: int, stream: int) -> ExecutionContext:

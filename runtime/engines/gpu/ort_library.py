@@ -253,8 +253,7 @@ class OrtGraph:
         }
         self._graphs: dict[object, str] = {}
 
-    @property
-    def scratch_bytes(self) -> int:
+    def scratch_bytes(self, profile: int) -> int:
         # The arena of the session has it.
         return 0
 

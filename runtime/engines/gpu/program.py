@@ -21,7 +21,8 @@ class Program:
         graph: as loaded.
         buckets: its sizes.
         stream: that all runs are queued on.
-        scratch: memory shared with other programs of the stream, which run before or after.
+        scratch: memory shared with other programs of the stream, which run before or after. It
+            grows when a run of a larger bucket comes: short work does not pay for long.
         capture: whether to make CUDA graphs.
     """
 
@@ -63,9 +64,10 @@ class Program:
         Raises:
             EngineError: the library refuses it.
         """
-        if 0 < self._scratch.num_bytes < self._graph.scratch_bytes:
+        needed = self._graph.scratch_bytes(binding.profile)
+        if 0 < self._scratch.num_bytes < needed:
             self._wait()
-        scratch = self._scratch.require(self._graph.scratch_bytes)
+        scratch = self._scratch.require(needed)
         key = (
             binding.profile,
             scratch,

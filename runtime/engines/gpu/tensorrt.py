@@ -108,9 +108,9 @@ class _CompiledGraph:
         self._device = device
         self._captures_graphs = captures_graphs
 
-    @property
-    def scratch_bytes(self) -> int:
-        return int(self._engine.device_memory_size_v2)
+    def scratch_bytes(self, profile: int) -> int:
+        # Not `device_memory_size_v2`, which is the largest bucket's: a query would pay for it too.
+        return int(self._engine.get_device_memory_size_for_profile_v2(profile))
 
     def context(self, profile: int, stream: int) -> ExecutionContext:
         trt = self._trt
@@ -124,7 +124,7 @@ class _CompiledGraph:
             context = self._engine.create_execution_context(config)
             if context is None or not context.set_optimization_profile_async(profile, stream):
                 raise EngineError(f"bucket {profile} cannot be used: {self._log.last}")
-        return _Context(context, self._log, self.scratch_bytes)
+        return _Context(context, self._log, self.scratch_bytes(profile))
 
 
 class _Context:

@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from trine.export.commands.build import DEFAULT_BUCKETS
 from trine.export.trt.build_spec import (
     BuildSpec,
     DecoderBucket,
@@ -13,6 +15,7 @@ from trine.export.trt.build_spec import (
     parse_buckets,
     profiles,
 )
+from trine.runtime.engines.gpu.buckets import choose_profile, decoder_sizes, split_run
 from trine.runtime.errors import InputError
 from trine.runtime.manifest import SizeRange
 from trine.runtime.model_config import VisionConfig
@@ -76,6 +79,32 @@ def test_pictures_of_a_buckets_size_fit_its_profile(rows: int, columns: int, ima
     assert sizes["patches"] == SizeRange(4, patches, patches)
     assert sizes["windows"].best <= images * len(windows) <= sizes["windows"].most
     assert sizes["window_length"].most == 64 >= 4 * max(windows)
+
+
+@given(st.lists(st.integers(1, 2048), min_size=1, max_size=40))
+@example([2048] * 8)
+def test_the_usual_buckets_take_runs_of_many_sequences_in_passes_of_2048_tokens(
+    lengths: list[int],
+) -> None:
+    decoder, _ = parse_buckets(DEFAULT_BUCKETS)
+    buckets = profiles(dataclasses.replace(SPEC, decoder=decoder), "decoder", VISION)
+    run = sorted(lengths, reverse=True)
+    for part in split_run([decoder_sizes(np.array([length])) for length in run], buckets):
+        chosen = choose_profile(buckets, decoder_sizes(np.array(run[part])))
+        assert chosen is not None
+        assert decoder[chosen].tokens <= 2048
+        assert decoder[chosen].sequences * decoder[chosen].length <= 4096
+
+
+def test_the_usual_buckets_hold_the_longest_text_and_large_pictures() -> None:
+    decoder, vision = parse_buckets(DEFAULT_BUCKETS)
+    spec = dataclasses.replace(SPEC, decoder=decoder, vision=vision)
+    longest = decoder_sizes(np.array([32768]))
+    assert choose_profile(profiles(spec, "decoder", VISION), longest) == len(decoder) - 1
+    side = 128  # of 14 pixels
+    _, windows = window_order((side, side), VISION)
+    sizes = {"images": 1, "patches": side**2, "windows": len(windows), "window_length": 64}
+    assert choose_profile(profiles(spec, "vision", VISION), sizes) == len(vision) - 1
 
 
 def test_a_spec_as_text_tells_specs_apart() -> None:

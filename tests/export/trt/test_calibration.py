@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from trine.export.range_scan import LinearRange
+from trine.export.range_scan import LinearRange, RangeScan
 from trine.export.trt.calibration import input_error, quantise_layers
 from trine.export.trt.graph_plans import TrtPlans
 from trine.export.trt.plan import Half, Quantisation, uniform_plan
@@ -20,6 +20,14 @@ def _range(rows: np.ndarray) -> LinearRange:
         rows=rows,
         output_max={},
     )
+
+
+def _scanned(name: str, rows: np.ndarray) -> LinearRange:
+    """Return what the scan finds of a module's inputs."""
+    scan = RangeScan()
+    scan.see(name, [rows], [rows])
+    (found,) = scan.ranges.values()
+    return found
 
 
 @pytest.mark.parametrize("mode", ["merged", "runtime"])
@@ -54,6 +62,19 @@ def test_smoothing_evens_out_large_channels() -> None:
         kind="int8", input_max=found.input_max, smoothing=np.delete(found.smoothing, 5)
     )
     assert input_error(rest, smooth) < input_error(rest, plain) / 2
+
+
+@pytest.mark.parametrize("width", [128, 100])
+def test_single_large_values_are_shared_out(width: int) -> None:
+    source = np.random.default_rng(0)
+    rows = source.normal(size=(64, width)).astype(np.float32)
+    rows[np.arange(64), source.integers(0, width, 64)] *= 30
+    seen = {name: _scanned(name, rows) for name in ("layers.0.mlp.down_proj", "layers.0.mlp.up")}
+    found = quantise_layers(seen, "int8")
+    (rotated,) = [q for q in found.values() if q.rotated]
+    plain = Quantisation(kind="int8", input_max=float(np.abs(rows).max()))
+    assert input_error(rows, rotated) < input_error(rows, plain) / 2
+    assert not any(q.rotated for q in quantise_layers(seen, "fp8").values())
 
 
 def test_a_layer_of_one_far_larger_token_stays_in_16_bits() -> None:

@@ -10,6 +10,7 @@ from trine.export.adapter_files import choose_layout
 from trine.export.checkpoint import Checkpoint
 from trine.export.trt import engine_build
 from trine.export.trt.build_spec import BuildSpec, DecoderBucket, VisionBucket
+from trine.export.trt.build_worker import scratch_by_profile
 from trine.export.trt.engine_build import build_engine
 from trine.export.trt.graph_files import write_trt_graphs
 from trine.export.trt.graph_plans import TrtPlans
@@ -89,7 +90,8 @@ def test_every_graph_is_clean_and_builds_with_fused_attention(
         engine, is_new = build_engine(graph, kind, spec, CONFIG.vision, tmp_path / "built")
         assert is_new
         assert (tmp_path / "built" / engine.engine).stat().st_size == engine.engine_bytes
-        assert engine.scratch_bytes < 20 << 20
+        (scratch,) = engine.scratch_bytes
+        assert 0 < scratch < 20 << 20
 
 
 @needs_builder
@@ -104,6 +106,30 @@ def test_an_engine_is_built_once_and_again_for_another_spec(tmp_path: Path) -> N
     third, is_new = build_engine(graph, "vision", other, CONFIG.vision, tmp_path / "built")
     assert is_new
     assert third.key != first.key
+
+
+@needs_builder
+def test_each_bucket_has_its_own_memory(tmp_path: Path) -> None:
+    graph = next(p for stem, p in _write(tmp_path, "bf16", "merged").items() if stem != "vision")
+    buckets = (DecoderBucket(32, 2, 16), DecoderBucket(512, 8, 128), DecoderBucket(2048, 1, 2048))
+    spec = dataclasses.replace(SPEC, decoder=buckets)
+    engine, _ = build_engine(graph, "decoder", spec, CONFIG.vision, tmp_path / "built")
+    small, middle, large = engine.scratch_bytes
+    assert 0 < small < middle < large
+
+
+def test_the_builders_log_is_read_by_bucket() -> None:
+    log = [
+        "Constructing optimization profile number 0 [1/2].",
+        "Total Activation Memory: 10 bytes",
+        "Constructing optimization profile number 1 [2/2].",
+        "Total Activation Memory: 300 bytes",
+        "Constructing optimization profile number 0 [1/2].",
+        "Total Activation Memory: 20 bytes",
+        "Total Weights Memory: 999 bytes",
+    ]
+    assert scratch_by_profile(log, 2) == [20, 300]
+    assert scratch_by_profile(log[1:2], 1) == [10]
 
 
 def test_a_graph_the_lint_refuses_is_not_given_to_the_builder(

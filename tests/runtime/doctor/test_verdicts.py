@@ -280,7 +280,7 @@ def engine_of(version: str, *sms: int) -> BuiltEngine:
         sms=sms,
         profiles=(),
         layers=1,
-        scratch_bytes=0,
+        scratch_bytes=(),
         build_seconds=0.0,
         build_peak_bytes=0,
     )

@@ -26,7 +26,7 @@ def built(entry: EngineEntry, builder: Builder, version: str, *sms: int) -> Engi
             sms=sms,
             profiles=(),
             layers=1,
-            scratch_bytes=0,
+            scratch_bytes=(),
             build_seconds=0.0,
             build_peak_bytes=0,
         )

@@ -65,7 +65,7 @@ def _add_engines(folder: Path, graphs: Path, buckets: str, sms: Sequence[int]) -
             engine=f"{stem}.engine",
             layers=1,
             engine_bytes=1,
-            scratch_bytes=1,
+            scratch_bytes=(1,) * len(sizes),
             seconds=0.1,
             peak_bytes=0,
         )

@@ -60,8 +60,7 @@ class SimulatedGraph:
 
     def __init__(self, device: SimulatedDevice, content: Mapping[str, object]) -> None:
         graph = Path(str(content["graph"]))
-        # Different sizes, so that shared scratch memory has to grow.
-        self.scratch_bytes = 4096 * (1 + len(graph.stem))
+        self._stem = graph.stem
         self.device = device
         self.profiles = content["profiles"]
         model = square_masks(onnx.load(graph))
@@ -77,6 +76,10 @@ class SimulatedGraph:
         self.session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
+
+    def scratch_bytes(self, profile: int) -> int:
+        # Different sizes, so that shared scratch memory has to grow.
+        return 4096 * (1 + len(self._stem) + 8 * profile)
 
     def context(self, profile: int, stream: int) -> ExecutionContext:
         return SimulatedContext(self, profile, stream)
@@ -121,7 +124,7 @@ class SimulatedContext:
         self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int], scratch: int
     ) -> None:
         graph = self._graph
-        graph.device.memory(scratch, graph.scratch_bytes)[...] = 0xFF
+        graph.device.memory(scratch, graph.scratch_bytes(self._profile))[...] = 0xFF
         feeds: dict[str, object] = {}
         for name, shape in shapes.items():
             kind = graph.types[name]

@@ -132,7 +132,7 @@ def test_every_call_of_the_library_is_one_of_the_package(
     context = Mock(spec_set=real.IExecutionContext)
     config = Mock(spec_set=real.IRuntimeConfig)
     engine = Mock(spec_set=real.ICudaEngine)
-    engine.device_memory_size_v2 = 4096
+    engine.get_device_memory_size_for_profile_v2.side_effect = lambda profile: 4096 << profile
     engine.create_runtime_config.return_value = config
     engine.create_execution_context.return_value = context
     runtime = Mock(spec_set=real.Runtime)
@@ -151,7 +151,7 @@ def test_every_call_of_the_library_is_one_of_the_package(
     path = tmp_path / "engine"
     path.write_bytes(b"an engine")
     graph = library.load(path)
-    assert graph.scratch_bytes == 4096
+    assert (graph.scratch_bytes(0), graph.scratch_bytes(1)) == (4096, 8192)
     made = graph.context(1, 42)
     config.set_execution_context_allocation_strategy.assert_called_once_with(
         real.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -168,7 +168,7 @@ def test_every_call_of_the_library_is_one_of_the_package(
     made.enqueue(42)
     context.set_input_shape.assert_called_once_with("x", (2, 3))
     assert [call.args for call in context.set_tensor_address.call_args_list] == [("x", 1), ("y", 2)]
-    context.set_device_memory.assert_called_once_with(512, 4096)
+    context.set_device_memory.assert_called_once_with(512, 8192)
     context.execute_async_v3.assert_called_once_with(42)
     for method in ("execute_async_v3", "set_input_shape", "set_tensor_address"):
         _check_arity(getattr(real.IExecutionContext, method), getattr(context, method))
