@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from trine.runtime.inputs import ImageText
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.serving.calls import EmbedCall, EmbedItem, ServiceError
+from trine.runtime.serving.settings import ServerSettings
 
-__all__ = ["check_call", "check_count", "document_groups", "num_pictures"]
+__all__ = ["check_call", "check_count", "check_shown", "document_groups", "num_pictures"]
 
 
 def check_count(num_items: int, max_items: int) -> None:
@@ -22,6 +23,30 @@ def check_count(num_items: int, max_items: int) -> None:
             f"the request has {num_items} items, more than {max_items}; split it",
             param="input",
             index=max_items,
+        )
+
+
+def check_shown(settings: ServerSettings, num_rows: int, size: int, per_token: int) -> None:
+    """Check what is to be tokenised or decoded: each token of it becomes an entry of JSON.
+
+    Args:
+        settings: whose limits hold.
+        num_rows: texts or lists of ids.
+        size: characters or ids of all.
+        per_token: characters or ids for each token that a request may have.
+
+    Raises:
+        ServiceError: 413 it is too much.
+    """
+    check_count(num_rows, settings.max_items)
+    limit = settings.max_call_tokens * per_token
+    if size > limit:
+        what = "characters" if per_token > 1 else "ids"
+        raise ServiceError(
+            413,
+            "too_many_tokens",
+            f"the request has {size} {what}, more than {limit}; split it",
+            param="inputs" if per_token > 1 else "ids",
         )
 
 

@@ -20,7 +20,7 @@ from trine.runtime.serving.admission import (
     estimate_work,
 )
 from trine.runtime.serving.batching import BatchBudget
-from trine.runtime.serving.call_checks import check_call, check_count
+from trine.runtime.serving.call_checks import check_call, check_shown
 from trine.runtime.serving.calls import (
     CallContext,
     EmbedCall,
@@ -40,6 +40,7 @@ from trine.runtime.serving.model_info import default_role, describe_model
 from trine.runtime.serving.preparing import Preparer
 from trine.runtime.serving.priority import give_way
 from trine.runtime.serving.rate_limits import RateLimits
+from trine.runtime.serving.refusals import client_left, engine_failure, not_ready, too_late
 from trine.runtime.serving.settings import ServerSettings
 from trine.runtime.serving.text_pool import TextPool
 from trine.runtime.serving.tickets import Ticket
@@ -50,8 +51,6 @@ __all__ = ["EmbeddingService"]
 
 #: Items above which vectors are stacked in a thread: below, that takes less than a millisecond.
 FEW_ITEMS = 64
-#: Seconds after which a client should ask again while the server loads or drains.
-RETRY_NOT_READY = 5
 
 
 class EmbeddingService:
@@ -192,7 +191,7 @@ class EmbeddingService:
             ServiceError: 429 too much waits already; 503 not ready.
         """
         if self._state != "ready":
-            raise self._not_ready()
+            raise not_ready(self._state)
         # What is asked is not known yet: refused is what would be in the quicker lane, too.
         self._admission.check(True, time_left)
 
@@ -200,7 +199,7 @@ class EmbeddingService:
         self._require_ready()
         check_call(call, self._admin.names, self._model, self._settings.max_items)
         if context.disconnected():
-            raise _left()
+            raise client_left()
         max_length = min(call.max_length or self._max_length, self._max_length)
         ticket, estimate = self._accept(call, context, max_length)
         try:
@@ -221,7 +220,7 @@ class EmbeddingService:
         self, texts: Sequence[str], prompt: Prompt | None = None
     ) -> list[TokenizedText]:
         core = self._require_ready()
-        self._check_shown(len(texts), sum(map(len, texts)), CHARACTERS_PER_TOKEN)
+        check_shown(self._settings, len(texts), sum(map(len, texts)), CHARACTERS_PER_TOKEN)
         for index, text in enumerate(texts):
             try:
                 text.encode()
@@ -237,7 +236,7 @@ class EmbeddingService:
 
     async def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         core = self._require_ready()
-        self._check_shown(len(token_ids), sum(map(len, token_ids)), 1)
+        check_shown(self._settings, len(token_ids), sum(map(len, token_ids)), 1)
         size = self._model.decoder.vocab_size
         for index, ids in enumerate(token_ids):
             if not all(0 <= i < size for i in ids):
@@ -272,41 +271,11 @@ class EmbeddingService:
         task.add_done_callback(self._changing.discard)
         await asyncio.shield(task)
 
-    def _check_shown(self, num_rows: int, size: int, per_token: int) -> None:
-        """Check what is to be tokenised or decoded: each token of it becomes an entry of JSON.
-
-        Args:
-            num_rows: texts or lists of ids.
-            size: characters or ids of all.
-            per_token: characters or ids for each token that a request may have.
-
-        Raises:
-            ServiceError: 413 it is too much.
-        """
-        check_count(num_rows, self._settings.max_items)
-        limit = self._settings.max_call_tokens * per_token
-        if size > limit:
-            what = "characters" if per_token > 1 else "ids"
-            raise ServiceError(
-                413,
-                "too_many_tokens",
-                f"the request has {size} {what}, more than {limit}; split it",
-                param="inputs" if per_token > 1 else "ids",
-            )
-
     def _require_ready(self) -> Core:
         # A request that came before draining began may still ask.
         if self._core is None or self._closed:
-            raise self._not_ready()
+            raise not_ready(self._state)
         return self._core
-
-    def _not_ready(self) -> ServiceError:
-        return ServiceError(
-            503,
-            f"server_{self._state}",
-            f"the server is {self._state}; try again in {RETRY_NOT_READY} s",
-            retry_after=RETRY_NOT_READY,
-        )
 
     def _patches_per_picture(self) -> int:
         return max(self._max_pixels // self._model.vision.patch_size**2, 1)
@@ -321,7 +290,7 @@ class EmbeddingService:
         core = self._require_ready()
         time_left = context.deadline - time.monotonic()
         if time_left <= 0:
-            raise _too_late()
+            raise too_late()
         work = estimate_work(call.items, max_length, self._patches_per_picture(), self._budget)
         estimate = work.tokens
         reservation = self._admission.admit(work, time_left)
@@ -359,7 +328,7 @@ class EmbeddingService:
         loop = asyncio.get_running_loop()
         time_left = max(ticket.context.deadline - time.monotonic(), 0.0)
         if self._feeder.feed_few(ticket, max_length):
-            timer = loop.call_later(time_left, ticket.end, _too_late())
+            timer = loop.call_later(time_left, ticket.end, too_late())
             try:
                 await ticket.finished
             finally:
@@ -370,7 +339,7 @@ class EmbeddingService:
                 await self._feeder.feed(ticket, max_length)
                 await ticket.finished
         except TimeoutError as cause:
-            raise _too_late() from cause
+            raise too_late() from cause
 
     async def _result(self, ticket: Ticket, hashes: dict[str, str]) -> EmbedResult:
         call = ticket.call
@@ -406,13 +375,13 @@ class EmbeddingService:
         """Hand a run's vectors to the calls they are of. Runs on the event loop."""
         if result.error is not None:
             for entry in result.entries:
-                _ticket(entry.owner).fail(entry, _engine_failure(result.error))
+                _ticket(entry.owner).fail(entry, engine_failure(result.error))
         else:
             for entry, vectors in zip(result.entries, result.vectors, strict=True):
                 _ticket(entry.owner).computed(entry, vectors, result.start, result.end)
         for entry in result.dropped:
             ticket = _ticket(entry.owner)
-            ticket.fail(entry, _left() if ticket.context.disconnected() else _too_late())
+            ticket.fail(entry, client_left() if ticket.context.disconnected() else too_late())
         self._show_pending()
 
     def _show_pending(self) -> None:
@@ -424,17 +393,3 @@ def _ticket(owner: object) -> Ticket:
     if not isinstance(owner, Ticket):
         raise TypeError(owner)
     return owner
-
-
-def _too_late() -> ServiceError:
-    return ServiceError(
-        504, "deadline_exceeded", "the request's time was up before its vectors were computed"
-    )
-
-
-def _engine_failure(kind: str) -> ServiceError:
-    return ServiceError(500, "engine_failure", f"the engine failed on this run ({kind})")
-
-
-def _left() -> ServiceError:
-    return ServiceError(499, "client_left", "the client closed the connection")
