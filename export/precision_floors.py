@@ -36,7 +36,7 @@ TARGETS: dict[Precision, LossTarget] = {
     "fp32": LossTarget(1e-6, 1e-6),
     "fp16": LossTarget(3e-5, 1e-4),
     "bf16": LossTarget(5e-4, 2e-3),
-    "int8": LossTarget(6e-4, 2e-3),
+    "int8": LossTarget(5e-4, 1.6e-3),
     "int4": LossTarget(8e-3, 2.5e-2),
 }
 
