@@ -4,15 +4,12 @@ python benchmarks/roofline_page.py
 """
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trine.export.checkpoint_config import read_model_config
-from trine.export.sample_config import adapter_config, model_config, preprocessor_config
+from trine.export.sample_config import sample_model
 from trine.export.sample_spec import SampleSpec
-from trine.runtime.model_config import ModelConfig
 from trine.runtime.roofline.page import roofline_page
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -29,7 +26,7 @@ def main() -> None:
 
 def page_text() -> str:
     """Return the page, with what `gpu.py` measured where there are results of it."""
-    page = roofline_page(published_model(), "jina-embeddings-v4", SCAFFOLD_TOKENS)
+    page = roofline_page(sample_model(SampleSpec.full()), "jina-embeddings-v4", SCAFFOLD_TOKENS)
     records = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*-gpu.json"))]
     return page + "".join(f"{line}\n" for record in records for line in measured_lines(record))
 
@@ -48,21 +45,6 @@ def measured_lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {row['engine']} | {row['run']} | {rate} | {best} | {share} | {cosine} |"
     for engine, why in record["failures"].items():
         yield f"\n{engine} was not measured: {why}"
-
-
-def published_model() -> ModelConfig:
-    """Return the numbers of the published model, from the files of a sample of its size."""
-    spec = SampleSpec.full()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "adapters").mkdir()
-        for path, content in (
-            ("config.json", model_config(spec)),
-            ("preprocessor_config.json", preprocessor_config(spec)),
-            ("adapters/adapter_config.json", adapter_config(spec)),
-        ):
-            (folder / path).write_text(json.dumps(content), encoding="utf-8")
-        return read_model_config(folder)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,17 @@ Like the published files, `config.json` states the decoder's numbers twice: at t
 `text_config`. `model_type` is left out at the top, as there.
 """
 
+import json
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
+from trine.export.checkpoint_config import read_model_config
 from trine.export.sample_layout import IN_CHANNELS, SampleTensor, stored_name
 from trine.export.sample_spec import SampleSpec
+from trine.runtime.model_config import ModelConfig
 
-__all__ = ["adapter_config", "model_config", "preprocessor_config", "shard_index"]
+__all__ = ["adapter_config", "model_config", "preprocessor_config", "sample_model", "shard_index"]
 
 BASE_MODEL = "jinaai/jina-embeddings-v4"
 #: Which modules are adapted, as published: all linear decoder layers and the projector.
@@ -20,6 +25,24 @@ TARGET_MODULES = (
 #: Channel statistics of the published image pre-processing.
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def sample_model(spec: SampleSpec) -> ModelConfig:
+    """Return the numbers of a sample checkpoint as an export reads them, without writing one.
+
+    `SampleSpec.full()` has every number of the published model.
+    """
+    files = {
+        "config.json": model_config(spec),
+        "preprocessor_config.json": preprocessor_config(spec),
+        "adapters/adapter_config.json": adapter_config(spec),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "adapters").mkdir()
+        for path, content in files.items():
+            (folder / path).write_text(json.dumps(content), encoding="utf-8")
+        return read_model_config(folder)
 
 
 def model_config(spec: SampleSpec) -> dict[str, object]:

@@ -12,31 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from trine.export.sample_config import sample_model
+from trine.export.sample_spec import SampleSpec
 from trine.kernels.maxsim import maxsim_scores
 from trine.kernels.pooling import l2_normalise, mean_rows, project, truncate
 from trine.kernels.processors import num_processors
 from trine.kernels.quantise import pack_ubinary, quantise_int8, to_float16
 from trine.runtime.image_patches import patch_image
-from trine.runtime.model_config import ImageConfig, VisionConfig
-from trine.runtime.plan import plan_decoder_runs
+from trine.runtime.model_config import ImageConfig
+from trine.runtime.plan import RunCosts, plan_decoder_runs
 from trine.runtime.tokenizer import TextTokenizer
 from trine.runtime.vision_layout import VisionInputs, lay_out_images, pad_layout
 
 HIDDEN, PROJECTOR = 2048, 128
 #: The published vision tower and image processor.
-VISION = VisionConfig(
-    hidden_size=1280,
-    depth=32,
-    num_heads=16,
-    intermediate_size=3420,
-    in_channels=3,
-    patch_size=14,
-    temporal_patch_size=2,
-    spatial_merge_size=2,
-    window_size=112,
-    full_attention_blocks=(7, 15, 23, 31),
-    out_hidden_size=HIDDEN,
-)
+MODEL = sample_model(SampleSpec.full())
+VISION = MODEL.vision
 IMAGE = ImageConfig(
     min_pixels=3136,
     max_pixels=12_845_056,
@@ -73,7 +64,8 @@ def test_preprocess_a_picture_of_1600_by_1200(benchmark: BenchmarkFixture) -> No
 
 def test_plan_10000_sequences(benchmark: BenchmarkFixture) -> None:
     lengths = np.random.default_rng(0).integers(8, 512, 10_000).tolist()
-    runs = benchmark(plan_decoder_runs, lengths, ["retrieval"] * len(lengths), 2048)
+    costs = RunCosts.of(MODEL.decoder, pads_attention=True)
+    runs = benchmark(plan_decoder_runs, lengths, ["retrieval"] * len(lengths), 2048, costs)
     assert sum(len(run) for run in runs) == len(lengths)
 
 

@@ -1,36 +1,22 @@
 """Patches in window order, against the patches and the order that the runtime makes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trine.export.sample_config import sample_model
+from trine.export.sample_spec import SampleSpec
 from trine.kernels.patchify import patchify, patchify_levels
 from trine.runtime.image_patches import patch_image
-from trine.runtime.model_config import ImageConfig, VisionConfig
 from trine.runtime.vision_layout import lay_out_images, window_order
 
 #: The published vision tower and image processor, which takes pictures of any size here.
-VISION = VisionConfig(
-    hidden_size=1280,
-    depth=32,
-    num_heads=16,
-    intermediate_size=3420,
-    in_channels=3,
-    patch_size=14,
-    temporal_patch_size=2,
-    spatial_merge_size=2,
-    window_size=112,
-    full_attention_blocks=(7, 15, 23, 31),
-    out_hidden_size=2048,
-)
-IMAGE = ImageConfig(
-    min_pixels=1,
-    max_pixels=602112,
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
-    rescale_factor=0.00392156862745098,
-)
+PUBLISHED = sample_model(SampleSpec.full())
+VISION = PUBLISHED.vision
+IMAGE = dataclasses.replace(PUBLISHED.image, min_pixels=1)
 
 
 @pytest.mark.parametrize("size", [(28, 28), (56, 196), (308, 280)])

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trine.runtime.model_config import DecoderConfig
+from trine.export.sample_config import sample_model
+from trine.export.sample_spec import SampleSpec
 from trine.runtime.plan import (
     PADDING_ALLOWANCE,
     RunCosts,
@@ -85,19 +86,7 @@ def test_a_short_text_joins_a_long_one_only_where_that_costs_less_than_a_run_of_
 
 
 def test_only_engines_that_pad_pay_for_slots() -> None:
-    config = DecoderConfig(
-        hidden_size=2048,
-        num_layers=36,
-        num_heads=16,
-        num_kv_heads=2,
-        head_dim=128,
-        intermediate_size=11008,
-        rms_norm_eps=1e-6,
-        rope_theta=1e6,
-        mrope_section=(16, 24, 24),
-        vocab_size=1000,
-        max_positions=32768,
-    )
+    config = sample_model(SampleSpec.full()).decoder
     assert RunCosts.of(config, pads_attention=False).slot_pair == 0
     # 77.1 M weights a layer, as the published model has them.
     assert RunCosts.of(config, pads_attention=True).slot_pair == pytest.approx(4096 / 77.07e6, 1e-3)

@@ -8,6 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trine.export.commands.build import DEFAULT_BUCKETS
+from trine.export.sample_config import sample_model
+from trine.export.sample_spec import SampleSpec
 from trine.export.trt.build_spec import (
     BuildSpec,
     DecoderBucket,
@@ -18,22 +20,9 @@ from trine.export.trt.build_spec import (
 from trine.runtime.engines.gpu.buckets import choose_profile, decoder_sizes, split_run
 from trine.runtime.errors import InputError
 from trine.runtime.manifest import SizeRange
-from trine.runtime.model_config import VisionConfig
 from trine.runtime.vision_layout import window_order
 
-VISION = VisionConfig(
-    hidden_size=1280,
-    depth=32,
-    num_heads=16,
-    intermediate_size=3420,
-    in_channels=3,
-    patch_size=14,
-    temporal_patch_size=2,
-    spatial_merge_size=2,
-    window_size=112,
-    full_attention_blocks=(7, 15, 23, 31),
-    out_hidden_size=2048,
-)
+VISION = sample_model(SampleSpec.full()).vision
 SPEC = BuildSpec(
     builder="tensorrt_rtx",
     sms=(86, 89),

@@ -1,5 +1,6 @@
 """Memory that runs of the published widths take beside the weights, as the real builder has it."""
 
+import dataclasses
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,13 @@ import pytest
 
 from trine.export.commands.build import DEFAULT_BUCKETS
 from trine.export.graph_builder import Weight, save_graph
+from trine.export.sample_config import sample_model
+from trine.export.sample_spec import SampleSpec
 from trine.export.trt.build_spec import BuildSpec, DecoderBucket, parse_buckets
 from trine.export.trt.decoder_graph import build_trt_decoder
 from trine.export.trt.engine_build import build_engine
 from trine.export.trt.plan import Quantisation, uniform_plan
 from trine.export.trt.vision_graph import build_trt_vision
-from trine.runtime.model_config import DecoderConfig, VisionConfig
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
@@ -25,33 +27,10 @@ pytestmark = pytest.mark.skipif(
 )
 #: The most that a picture of 16,384 patches may take, and a pass of 8 texts of 2,048 tokens.
 MOST_BYTES = 320 << 20
+PUBLISHED = sample_model(SampleSpec.full())
 #: One block with windows and one without.
-VISION = VisionConfig(
-    hidden_size=1280,
-    depth=2,
-    num_heads=16,
-    intermediate_size=3420,
-    in_channels=3,
-    patch_size=14,
-    temporal_patch_size=2,
-    spatial_merge_size=2,
-    window_size=112,
-    full_attention_blocks=(1,),
-    out_hidden_size=2048,
-)
-DECODER = DecoderConfig(
-    hidden_size=2048,
-    num_layers=1,
-    num_heads=16,
-    num_kv_heads=2,
-    head_dim=128,
-    intermediate_size=11008,
-    rms_norm_eps=1e-6,
-    rope_theta=1e6,
-    mrope_section=(16, 24, 24),
-    vocab_size=151936,
-    max_positions=128000,
-)
+VISION = dataclasses.replace(PUBLISHED.vision, depth=2, full_attention_blocks=(1,))
+DECODER = dataclasses.replace(PUBLISHED.decoder, num_layers=1)
 BLOCK = ("attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 

@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 
 from trine.export.cli import main
+from trine.export.sample_config import sample_model
+from trine.export.sample_spec import SampleSpec
 from trine.runtime.bundle import open_bundle
 from trine.runtime.bundle_summary import count_parameters
 from trine.runtime.doctor.machine import Driver
@@ -121,8 +123,8 @@ def test_a_gpu_finds_its_data_sheet(name: str, sheet: str | None) -> None:
     assert (None if found is None else found.name) == sheet
 
 
-def test_published_numbers_come_out_as_computed_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load_benchmark("roofline_page", monkeypatch).published_model()
+def test_published_numbers_come_out_as_computed_by_hand() -> None:
+    model = sample_model(SampleSpec.full())
     text = text_workload(model, 1, 1)
     linear = sum(s.operations for s in text.stages if s.kind == "linear")
     # 36 layers of q, k, v, o, gate, up and down, two operations a weight.
