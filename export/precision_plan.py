@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.export.linears import GraphPlan
-from trine.export.range_scan import LinearRange
+from trine.export.range_scan import ROTATED_ROLES, LinearRange
 from trine.export.reference import Rounding
 from trine.export.rounding import BothStacks, PlannedRounding
 from trine.kernels.rotation import ROTATION, rotate_rows
@@ -36,7 +36,7 @@ VISION_ROLES = (
 )
 FLOAT32 = LinearPrecision(weight="fp32", activation="fp32")
 INT8 = LinearPrecision(weight="int8", activation="int8", accumulate="int32")
-#: For layers that read silu(gate) · up, which has few large values, elsewhere in every row.
+#: 8 bits for layers of `ROTATED_ROLES`.
 ROTATED_INT8 = dataclasses.replace(INT8, rotation=ROTATION)
 #: Inputs that share a scale in 4-bit weights. 32 loses a third less than 128 and is 10 % larger.
 INT4 = LinearPrecision(weight="int4", activation="fp32", block=32)
@@ -91,13 +91,9 @@ class EnginePlan:
 
         def widen(graph: GraphPlan, decoder: bool) -> GraphPlan:
             names = {n: r for n, r in reasons.items() if n.startswith("layers.") == decoder}
-            if to != INT8:
-                return with_wider(graph, names, to)
-            names = {n: r for n, r in names.items() if graph.precision.of(n).weight == "int4"}
-            for eight_bits in (INT8, ROTATED_INT8):
-                mine = [n for n in names if _eight_bits(linear_role(n)) == eight_bits]
-                graph = with_wider(graph, {n: names[n] for n in mine}, eight_bits)
-            return graph
+            if to == INT8:
+                names = {n: r for n, r in names.items() if graph.precision.of(n).weight == "int4"}
+            return with_wider(graph, names, to)
 
         return dataclasses.replace(
             self, vision=widen(self.vision, False), decoder=widen(self.decoder, True)
@@ -131,15 +127,15 @@ def _plan(
     mine: Callable[[str], bool],
 ) -> GraphPlan:
     seen = {name: found for name, found in ranges.items() if mine(name)}
-    linears = dict.fromkeys(roles, linear)
     outliers = {}
-    if linear == INT8:
-        linears = {role: _eight_bits(role) for role in roles}
+    if linear.activation == "int8":
         outliers = {
-            name: choose_outliers(found, _eight_bits(linear_role(name)).rotation is not None)
+            name: choose_outliers(found, linear_role(name) in ROTATED_ROLES)
             for name, found in seen.items()
         }
-    rule = GraphPrecision(linears=linears, attention=number, swiglu=number)
+    rule = GraphPrecision(
+        linears={role: _at(role, linear) for role in roles}, attention=number, swiglu=number
+    )
     plan = GraphPlan(
         precision=rule,
         float32_inputs={name: channels for name, channels in outliers.items() if len(channels)},
@@ -152,9 +148,9 @@ def _plan(
     return with_wider(plan, wider, FLOAT32)
 
 
-def _eight_bits(role: str) -> LinearPrecision:
-    """Return what a layer of a role has in 8 bits."""
-    return ROTATED_INT8 if role.startswith("mlp.down") else INT8
+def _at(role: str, precision: LinearPrecision) -> LinearPrecision:
+    """Return a precision as layers of a role have it: 8 bits are rotated where that pays."""
+    return ROTATED_INT8 if precision == INT8 and role in ROTATED_ROLES else precision
 
 
 def _overflows(name: str, found: LinearRange) -> dict[str, str]:
@@ -183,7 +179,7 @@ def with_wider(plan: GraphPlan, names: Mapping[str, str], precision: LinearPreci
     old = plan.precision
     kept = tuple(tensor for tensor in old.wider if tensor.name not in names)
     new = tuple(
-        WiderTensor(name=name, precision=precision, reason=reason)
+        WiderTensor(name=name, precision=_at(linear_role(name), precision), reason=reason)
         for name, reason in names.items()
         if linear_role(name) in old.linears or old.of(name) != precision
     )

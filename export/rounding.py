@@ -63,16 +63,11 @@ class PlannedRounding:
         return self._int8(name, module, x, weight) + bias
 
     def _int8(self, name: str, module: str, x: Array, weight: Array) -> Array:
-        outliers = self._plan.float32_inputs.get(name)
-        inliers = x
-        if outliers is not None:
-            inliers = x.copy()
-            inliers[:, outliers] = 0
-        if self._plan.precision.of(name).rotation is not None:
-            inliers = rotate_rows(inliers)
+        inliers = self._inliers(name, x)
         steps = np.maximum(np.abs(inliers).max(axis=1, keepdims=True) / INT8_MAX, 1e-30)
         rounded = (np.rint(inliers / steps) * steps).astype(np.float32)
         result = rounded @ self._rounded(module, weight, "int8").T
+        outliers = self._plan.float32_inputs.get(name)
         if outliers is not None:
             result += x[:, outliers] @ weight[:, outliers].T
         made = self._exact_outputs(name)
@@ -102,14 +97,16 @@ class PlannedRounding:
             block = self._plan.precision.of(name).block or 0
             importance = self._plan.importance.get(name)
             return unpack_blocks(quantise_blocks(weight.T, block, importance), weight.shape[1])
-        inliers = weight
+        return round_channels(self._inliers(name, weight))
+
+    def _inliers(self, name: str, rows: Array) -> Array:
+        """Return rows of inputs, or of the weight that reads them, as they are rounded to 8 bits:
+        without the layer's outliers, and rotated where the plan has it."""
         outliers = self._plan.float32_inputs.get(name)
         if outliers is not None:
-            inliers = weight.copy()
-            inliers[:, outliers] = 0
-        if self._plan.precision.of(name).rotation is not None:
-            inliers = rotate_rows(inliers)
-        return round_channels(inliers)
+            rows = rows.copy()
+            rows[:, outliers] = 0
+        return rows if self._plan.precision.of(name).rotation is None else rotate_rows(rows)
 
     def attention(self, prefix: str, x: Array) -> Array:
         name = linear_name(prefix)
