@@ -15,8 +15,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trine.export.graph_builder import CONTRIB, GraphBuilder, Weight
+from trine.export.rotated_input import add_rotation
 from trine.export.weight_quantisation import ChannelWeights, quantise_channels
-from trine.kernels.rotation import ROTATION, hadamard, rotated_width
+from trine.kernels.rotation import hadamard
 
 __all__ = ["Outliers", "RowQuantiser", "add_int8_linear"]
 
@@ -86,7 +87,8 @@ class RowQuantiser:
             inliers = graph.weight(Weight(f"{name}.mask", mask.shape, lambda: mask))
             source = graph.node(f"{name}.inliers", "Mul", [x, inliers])
         if rotated_for:
-            x = source = _rotated(graph, f"{rotated_for}.rotation", source, num_in)
+            matrix = graph.matrix("hadamard", hadamard())
+            x = source = add_rotation(graph, rotated_for, source, num_in, matrix)
         magnitude = graph.node(f"{name}.magnitude", "Abs", [source])
         largest = graph.node(
             f"{name}.largest",
@@ -110,18 +112,6 @@ class RowQuantiser:
             dtype=ir.DataType.UINT8,
         )
         return values, scales
-
-
-def _rotated(graph: GraphBuilder, name: str, x: ir.Value, num_in: int) -> ir.Value:
-    """Return float32 [T, `rotated_width`] of float32 `x` [T, in] (`rotate_rows`)."""
-    missing = rotated_width(num_in) - num_in
-    if missing:
-        pads = graph.constant(f"fill_{missing}", [0, 0, 0, missing])
-        x = graph.node(f"{name}.filled", "Pad", [x, pads])
-    # The name of this constant tells readers of the graph that the layer's inputs are rotated.
-    blocks = graph.node(f"{name}.blocks", "Reshape", [x, graph.constant(name, [0, -1, ROTATION])])
-    turned = graph.node(f"{name}.turned", "MatMul", [blocks, graph.matrix("hadamard", hadamard())])
-    return graph.node(f"{name}.rows", "Reshape", [turned, graph.constant("whole_rows", [0, -1])])
 
 
 class _Quantised:

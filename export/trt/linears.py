@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trine.export.graph_builder import GraphBuilder, Weight
+from trine.export.rotated_input import add_rotation
 from trine.export.trt.plan import Quantisation, TrtPlan
 from trine.kernels.rotation import ROTATION, hadamard, rotated_width
 
@@ -109,7 +110,9 @@ class TrtLinears:
         key = (x.name, quantisation.kind, quantisation.input_max, divided, quantisation.rotated)
         if key not in self._inputs:
             if quantisation.rotated:
-                x = self._rotated(name, x, num_in, dtype)
+                stored = Weight(f"{name}.hadamard", (ROTATION, ROTATION), hadamard)
+                matrix, x = self._graph.weight(stored.to(dtype)), self._graph.cast(x, dtype)
+                x = add_rotation(self._graph, name, x, num_in, matrix, self._leading_axes)
             self._inputs[key] = self._add_pair(name, x, dtype, quantisation)
         return self._inputs[key]
 
@@ -131,24 +134,6 @@ class TrtLinears:
             dtype=stored,
         )
         return self._dequantised(f"{name}.input", values, scale, dtype)
-
-    def _rotated(self, name: str, x: ir.Value, num_in: int, dtype: ir.DataType) -> ir.Value:
-        """Return [..., `rotated_width`] of `x` [..., in] (`trine.kernels.rotation.rotate_rows`).
-
-        Its matrix has the numbers ±1/8, so that 16 bits lose nothing of it.
-        """
-        graph, x = self._graph, self._graph.cast(x, dtype)
-        axes, missing = self._leading_axes, rotated_width(num_in) - num_in
-        if missing:
-            pads = graph.constant(f"fill_{missing}", [0] * (2 * axes + 1) + [missing])
-            x = graph.node(f"{name}.filled", "Pad", [x, pads])
-        # Zeros keep an axis as it is.
-        blocks = graph.constant("rotation_blocks", [0] * axes + [-1, ROTATION])
-        x = graph.node(f"{name}.blocks", "Reshape", [x, blocks])
-        matrix = Weight(f"{name}.hadamard", (ROTATION, ROTATION), hadamard)
-        x = graph.node(f"{name}.turned", "MatMul", [x, graph.weight(matrix.to(dtype))], dtype=dtype)
-        rows = graph.constant("rotated_rows", [0] * axes + [-1])
-        return graph.node(f"{name}.rotated", "Reshape", [x, rows])
 
     def _quantised_weight(
         self, name: str, weight: Weight, dtype: ir.DataType, quantisation: Quantisation
