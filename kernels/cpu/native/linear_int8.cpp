@@ -231,16 +231,17 @@ void multiply_rows(const LinearInt8 &a, int64_t row, int64_t rows, int64_t panel
   }
 }
 
-// Tiles `first` to `last` - 1 of a panel, stretch by stretch, while what follows is fetched.
-//   following: the panel that this thread will likely have next, or null.
-//   sums: room for the rows of all tiles.
-void multiply_stretches(const LinearInt8 &a, const Tiling &tiling, int64_t first, int64_t last,
-                        int64_t panel, const int8_t *following, int32_t *sums) {
+// Tiles `first` to `last` - 1 of a panel, in stretches of `stretch` steps; of several, the one that
+// follows is fetched meanwhile.
+//   following: weights that this thread will likely have next, or null.
+//   sums: room for the rows of all tiles; not read where one stretch is the whole depth.
+void multiply_tiles(const LinearInt8 &a, const Tiling &tiling, int64_t first, int64_t last,
+                    int64_t panel, int64_t stretch, const int8_t *following, int32_t *sums) {
   const int64_t steps = a.depth / kDepth, tiles = last - first;
   const int64_t lines = (kStepLines + tiles - 1) / tiles;
   const int8_t *weights = a.weights + panel * kPanel * a.depth;
-  for (int64_t step = 0; step < steps; step += kStretchSteps) {
-    const int64_t end = std::min(step + kStretchSteps, steps);
+  for (int64_t step = 0; step < steps; step += stretch) {
+    const int64_t end = std::min(step + stretch, steps);
     const int8_t *next = end < steps ? weights + end * kStepBytes : following;
     for (int64_t tile = first; tile < last; ++tile) {
       const int64_t row = tiling.first_row(tile), rows = tiling.first_row(tile + 1) - row;
@@ -261,15 +262,6 @@ void multiply_stretches(const LinearInt8 &a, const Tiling &tiling, int64_t first
   }
 }
 
-void multiply_tiles(const LinearInt8 &a, const Tiling &tiling, int64_t first, int64_t last,
-                    int64_t panel) {
-  const Visit whole{0, a.depth / kDepth, nullptr, a.weights};
-  for (int64_t tile = first; tile < last; ++tile) {
-    const int64_t row = tiling.first_row(tile);
-    multiply_rows<0>(a, row, tiling.first_row(tile + 1) - row, panel, whole);
-  }
-}
-
 }  // namespace
 
 TRINE_API void trine_linear_int8(const LinearInt8 *arguments) {
@@ -282,20 +274,16 @@ TRINE_API void trine_linear_int8(const LinearInt8 *arguments) {
   const int64_t wanted = (kItemsPerThread * a.threads + panels - 1) / panels;
   const int64_t splits = wanted < tiling.tiles ? wanted : tiling.tiles;
   const bool few = a.rows <= kFewRows;
+  const int64_t stretch = few ? kStretchSteps : a.depth / kDepth;
   const Scratch sums(a.threads, few ? a.rows * kPanel : 0);
   parallel_for(a.threads, panels * splits, [&](int64_t item, int thread) {
     const int64_t panel = item / splits, split = item % splits;
-    const int64_t first = tiling.tiles * split / splits, last = tiling.tiles * (split + 1) / splits;
-    if (!few) {
-      multiply_tiles(a, tiling, first, last, panel);
-      return;
-    }
     // Items are handed out in order, so that this thread's next one is likely `threads` further on.
     const int64_t next = (item + a.threads) / splits;
-    const int8_t *following =
-        next > panel && next < panels ? a.weights + next * kPanel * a.depth : nullptr;
-    multiply_stretches(a, tiling, first, last, panel, following,
-                       reinterpret_cast<int32_t *>(sums.of(thread)));
+    const bool follows = few && next > panel && next < panels;
+    multiply_tiles(a, tiling, tiling.tiles * split / splits, tiling.tiles * (split + 1) / splits,
+                   panel, stretch, follows ? a.weights + next * kPanel * a.depth : nullptr,
+                   reinterpret_cast<int32_t *>(sums.of(thread)));
   });
 }
 
