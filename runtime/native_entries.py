@@ -1,14 +1,17 @@
 """Which engines of a bundle the native kernels can run, and under what name.
 
 A graph in 8 bits can be run by ONNX Runtime or by the kernels of `trine.kernels.cpu`, from the same
-files. The bundle lists the former, say "ort-int8"; "native-int8" is the latter.
+files. The bundle lists the former, say "ort-int8"; "native-int8" is the latter. Both compute alike
+but for attention, whose factors the kernels round to bfloat16 where the processor multiplies those:
+values and weights always, queries and keys where that moves no score by more than rounding a layer
+to 8 bits does.
 """
 
 import dataclasses
 
-from trine.kernels.cpu.library import has_amx, why_unavailable
+from trine.kernels.cpu.library import has_amx, has_bfloat16, why_unavailable
 from trine.runtime.manifest import EngineEntry
-from trine.runtime.precision import GraphPrecision
+from trine.runtime.precision import GraphPrecision, PrecisionMap
 
 __all__ = ["native_entry", "prefers_native", "runs_here", "why_not_native"]
 
@@ -20,7 +23,9 @@ def native_entry(entry: EngineEntry) -> EngineEntry | None:
     if entry.runner != "onnxruntime" or why_not_native(entry) is not None:
         return None
     name = NATIVE_PREFIX + entry.name.removeprefix(ORT_PREFIX)
-    return dataclasses.replace(entry, name=name, runner="native")
+    return dataclasses.replace(
+        entry, name=name, runner="native", precision_map=_as_computed(entry.precision_map)
+    )
 
 
 def prefers_native(entry: EngineEntry) -> bool:
@@ -45,6 +50,16 @@ def why_not_native(entry: EngineEntry) -> str | None:
         if problem is not None:
             return f"the {name} graph of engine {entry.name} has {problem}, without a native kernel"
     return None
+
+
+def _as_computed(precision: PrecisionMap) -> PrecisionMap:
+    if why_unavailable() is not None or not has_bfloat16():
+        return precision
+    vision, decoder = (
+        dataclasses.replace(graph, attention="bf16")
+        for graph in (precision.vision, precision.decoder)
+    )
+    return dataclasses.replace(precision, vision=vision, decoder=decoder)
 
 
 def _unsupported(graph: GraphPrecision) -> str | None:

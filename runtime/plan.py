@@ -15,8 +15,8 @@ PADDING_ALLOWANCE = 2
 #: Tokens in whose time a run's fixed costs are paid: weights read once more, threads gathered. The
 #: linear layers of both int8 and float32 engines take as long for 16 tokens as for fewer.
 RUN_TOKENS = 16
-#: How much faster linear layers compute than attention, which is float32 in every engine: 4 for
-#: 8-bit products, 1 for float32 ones. In between, since plans do not depend on the precision.
+#: How much faster linear layers compute than attention: 2 to 4 for 8-bit products, 1 for float32
+#: ones. In between, since plans do not depend on the precision.
 LINEAR_SPEEDUP = 2
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.kernels.cpu.library import load_library
+from trine.kernels.cpu.library import has_bfloat16, load_library
 from trine.kernels.cpu.packed import PackedInt8, PackedValues, pack_int8, padded_depth
 from trine.kernels.cpu.structures import (
     AttentionCall,
@@ -84,14 +84,18 @@ class CpuKernels:
 
     Args:
         threads: of each call.
+        bfloat16: whether attention multiplies its weights with values in bfloat16; None for where
+            the processor can.
 
     Raises:
         NativeLibraryError: they cannot be used here.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, bfloat16: bool | None = None) -> None:
         self.threads = threads
         self._library = load_library()
+        #: Whether attention multiplies in bfloat16.
+        self.bfloat16 = has_bfloat16() if bfloat16 is None else bfloat16
         self._library.trine_attention_workspace.restype = ctypes.c_int64
 
     def pack(self, *weights: NDArray[np.int8]) -> PackedValues:
@@ -293,16 +297,22 @@ class CpuKernels:
         starts: NDArray[np.int64],
         heads: tuple[int, int],
         causal: bool,
+        first_query: int = 0,
     ) -> None:
-        """Write softmax(q·kᵀ / sqrt(head_dim)) · v of each sequence, in float32.
+        """Write softmax(q·kᵀ / sqrt(head_dim)) · v of each sequence.
+
+        Scores and sums are float32. Weights and values are rounded to bfloat16, 8 significant bits,
+        where these kernels use it.
 
         Args:
-            q: float32 [T, heads · head_dim].
-            k, v: float32 [T, kv_heads · head_dim]; rows of all three have one stride.
-            out: float32 [T, heads · head_dim], rows may be strided; `q` itself, to overwrite it.
+            q: float32 [Q, heads · head_dim], of tokens `first_query` to `first_query` + Q - 1.
+            k, v: float32 [T, kv_heads · head_dim]; rows of both have one stride. Where `causal`,
+                those after the last query are not read.
+            out: float32 [Q, heads · head_dim], rows may be strided; `q` itself, to overwrite it.
             starts: int64 [S + 1], where sequences begin, then T; none is empty.
             heads: of queries, and of keys, which divide the former.
             causal: whether a token sees only those up to itself.
+            first_query: the token of the first query.
         """
         num_heads, kv_heads = heads
         head_dim = out.shape[1] // num_heads
@@ -311,15 +321,19 @@ class CpuKernels:
             k.ctypes.data,
             v.ctypes.data,
             q.strides[0] // 4,
+            k.strides[0] // 4,
             out.ctypes.data,
             out.strides[0] // 4,
             starts.ctypes.data,
             len(starts) - 1,
+            first_query,
+            first_query + len(q),
             num_heads,
             kv_heads,
             head_dim,
         )
         call.scale, call.causal, call.threads = head_dim**-0.5, causal, self.threads
+        call.half = self.bfloat16
         workspace = np.empty(
             self._library.trine_attention_workspace(ctypes.byref(call)), np.float32
         )

@@ -8,13 +8,14 @@ __all__ = [
     "ABI_VERSION",
     "NativeLibraryError",
     "has_amx",
+    "has_bfloat16",
     "load_library",
     "native_library",
     "why_unavailable",
 ]
 
 #: Of the structures and layouts in `structures` and `native/`; raised with every change of them.
-ABI_VERSION = 3
+ABI_VERSION = 4
 EXTENSION = "trine.kernels.cpu._native"
 
 
@@ -38,6 +39,15 @@ def has_amx() -> bool:
         NativeLibraryError: the kernels cannot be used here.
     """
     return bool(load_library().trine_has_amx_int8())
+
+
+def has_bfloat16() -> bool:
+    """Return whether the processor multiplies bfloat16 (avx512_bf16).
+
+    Raises:
+        NativeLibraryError: the kernels cannot be used here.
+    """
+    return bool(load_library().trine_has_avx512_bf16())
 
 
 def load_library() -> ctypes.CDLL:

@@ -5,6 +5,7 @@ they are resident or mapped already.
 """
 
 from trine.runtime.doctor.cpu import read_cpu
+from trine.runtime.engines.native.stack import strip_rows
 from trine.runtime.errors import InputError
 from trine.runtime.model_config import DecoderConfig, VisionConfig
 
@@ -43,10 +44,10 @@ def ort_vision_bytes(vision: VisionConfig, num_patches: int) -> int:
 def native_decoder_bytes(decoder: DecoderConfig, num_tokens: int) -> int:
     """Return about how many bytes a run of the decoder takes at its peak in the native engine."""
     heads = decoder.num_heads + 2 * decoder.num_kv_heads
-    # Keys and values lie once among q, k and v, and once as attention reads them.
-    width = NATIVE_HIDDEN * decoder.hidden_size
-    width += (heads + 2 * decoder.num_kv_heads) * decoder.head_dim
-    return FLOAT_BYTES * num_tokens * width
+    strip = min(num_tokens, strip_rows(num_tokens)) * heads * decoder.head_dim
+    # Keys and values lie once as the layer makes them, and once as attention reads them.
+    width = NATIVE_HIDDEN * decoder.hidden_size + 4 * decoder.num_kv_heads * decoder.head_dim
+    return FLOAT_BYTES * (num_tokens * width + strip)
 
 
 def native_vision_bytes(vision: VisionConfig, num_patches: int) -> int:

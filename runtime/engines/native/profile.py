@@ -137,9 +137,11 @@ class ProfilingKernels(CpuKernels):
         starts: NDArray[np.int64],
         heads: tuple[int, int],
         causal: bool,
+        first_query: int = 0,
     ) -> None:
         started = time.perf_counter()
-        super().attention(q, k, v, out, starts, heads, causal)
-        lengths = np.diff(starts).astype(np.int64)
-        pairs = int((lengths * (lengths + 1) // 2 if causal else lengths**2).sum())
-        self._ended("attention", started, 4 * pairs * out.shape[1])
+        super().attention(q, k, v, out, starts, heads, causal, first_query)
+        queries = np.arange(first_query, first_query + len(q))
+        sequence = np.searchsorted(starts, queries, side="right") - 1
+        seen = queries + 1 - starts[sequence] if causal else np.diff(starts)[sequence]
+        self._ended("attention", started, 4 * int(seen.sum()) * out.shape[1])

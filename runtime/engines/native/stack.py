@@ -2,7 +2,8 @@
 
 Tokens are packed; nothing is padded. Everything but attention goes through the layers in chunks of
 rows, so that what lies between two products stays in the cache, and a long input needs little
-memory.
+memory. Causal attention goes in strips of queries, for those need only the keys before them: all
+queries are never there at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,10 +19,13 @@ from trine.runtime.engines.native.layers import ExactChannels, GatedMlp, Transfo
 from trine.runtime.engines.native.linear import Floats, Outliers, Rows
 from trine.runtime.engines.native.workspace import Workspace
 
-__all__ = ["AttentionLayout", "StackRun", "TransformerStack"]
+__all__ = ["AttentionLayout", "StackRun", "TransformerStack", "query_strips", "strip_rows"]
 
 #: Rows of a chunk: few enough for the cache, enough that weights are read seldom.
 CHUNK_ROWS = 256
+#: Rows of a strip of causal attention, and strips that a longer sequence is cut into, at most: each
+#: reads all keys so far.
+STRIP_ROWS, MOST_STRIPS = 1024, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +95,7 @@ class TransformerStack:
         """
         for number, layer in enumerate(self._layers):
             self._attend(number, layer, residual, run)
-            for part in _chunks(len(residual)):
+            for part in _chunks(0, len(residual)):
                 self._mlp(layer, residual[part], part, run)
         run.kernels.prepare_rows(
             residual, None, norm_weight=self._final_norm, epsilon=self._epsilon, normed=residual
@@ -102,29 +106,40 @@ class TransformerStack:
         self, number: int, layer: TransformerLayer, residual: Floats, run: StackRun
     ) -> None:
         kernels, layout = run.kernels, self._attention
-        tokens = len(residual)
+        starts, tokens = run.starts(number), len(residual)
         q_size, kv_size = (heads * layout.head_dim for heads in layout.heads)
-        qkv = run.workspace.floats("qkv", (tokens, q_size + 2 * kv_size))
-        for part in _chunks(tokens):
-            rows = self._normed(residual[part], layer.input_norm, layer.qkv.outliers, run)
-            layer.qkv.add_to(kernels, rows, qkv[part], _delta(layer.names.qkv, rows.x, part, run))
-        # Queries and keys lie side by side and turn alike.
-        kernels.rotate(qkv, sum(layout.heads), run.rope_cos, run.rope_sin)
-        # What attention makes of a query takes its place.
-        attended = qkv[:, :q_size]
-        kernels.attention(
-            attended,
-            qkv[:, q_size : q_size + kv_size],
-            qkv[:, q_size + kv_size :],
-            attended,
-            run.starts(number),
-            layout.heads,
-            layout.causal,
-        )
-        for part in _chunks(tokens):
-            rows = Rows(kernels, run.workspace, attended[part])
-            delta = _delta(layer.names.o, rows.x, part, run)
-            layer.o.add_to(kernels, rows, residual[part], delta, add=True)
+        strips = query_strips(starts.tolist()) if layout.causal else [(0, tokens)]
+        keys = None
+        if len(strips) > 1:
+            keys = run.workspace.floats("keys", (tokens, 2 * kv_size))
+        for first, last in strips:
+            qkv = run.workspace.floats("qkv", (last - first, q_size + 2 * kv_size))
+            for part in _chunks(first, last):
+                rows = self._normed(residual[part], layer.input_norm, layer.qkv.outliers, run)
+                delta = _delta(layer.names.qkv, rows.x, part, run)
+                layer.qkv.add_to(kernels, rows, qkv[_moved(part, -first)], delta)
+            # Queries and keys lie side by side and turn alike.
+            turns = run.rope_cos[first:last], run.rope_sin[first:last]
+            kernels.rotate(qkv, sum(layout.heads), *turns)
+            # What attention makes of a query takes its place.
+            attended, seen = qkv[:, :q_size], qkv[:, q_size:]
+            if keys is not None:
+                keys[first:last] = seen
+                seen = keys
+            kernels.attention(
+                attended,
+                seen[:, :kv_size],
+                seen[:, kv_size:],
+                attended,
+                starts,
+                layout.heads,
+                layout.causal,
+                first,
+            )
+            for part in _chunks(first, last):
+                rows = Rows(kernels, run.workspace, attended[_moved(part, -first)])
+                delta = _delta(layer.names.o, rows.x, part, run)
+                layer.o.add_to(kernels, rows, residual[part], delta, add=True)
 
     def _mlp(self, layer: TransformerLayer, residual: Floats, part: slice, run: StackRun) -> None:
         kernels, mlp, names = run.kernels, layer.mlp, layer.names
@@ -183,8 +198,42 @@ def _delta(group: str, x: Floats, part: slice, run: StackRun) -> Side | None:
     return None if run.deltas is None else run.deltas.of(group, x, part)
 
 
-def _chunks(rows: int) -> list[slice]:
+def strip_rows(tokens: int) -> int:
+    """Return how many queries causal attention of a run of so many tokens takes at a time."""
+    return max(STRIP_ROWS, -(-tokens // MOST_STRIPS))
+
+
+def query_strips(starts: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the strips of causal attention as (first, end) tokens, in order.
+
+    Sequences stay whole up to `STRIP_ROWS`, and longer ones are cut by their own length alone, so
+    that a sequence's vectors do not depend on what else is in the run.
+
+    Args:
+        starts: where sequences begin, then the number of tokens.
+    """
+    strips, first = list[tuple[int, int]](), starts[0]
+    for start, end in pairwise(starts):
+        if first < start and end - first > STRIP_ROWS:
+            strips.append((first, start))
+            first = start
+        if end - start > STRIP_ROWS:
+            count = -(-(end - start) // strip_rows(end - start))
+            ends = [start + (end - start) * i // count for i in range(count + 1)]
+            strips.extend(pairwise(ends))
+            first = end
+    if first < starts[-1]:
+        strips.append((first, starts[-1]))
+    return strips
+
+
+def _chunks(first: int, last: int) -> list[slice]:
     """Return slices of at most `CHUNK_ROWS` rows, as equal as can be."""
+    rows = last - first
     count = -(-rows // CHUNK_ROWS)
-    ends = [rows * i // count for i in range(count + 1)]
-    return [slice(first, last) for first, last in pairwise(ends)]
+    ends = [first + rows * i // count for i in range(count + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def _moved(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
+from trine.kernels.cpu.library import has_bfloat16
 from trine.kernels.cpu.packed import packed_layer
 from trine.kernels.rotation import rotate_rows, rotated_width
 
@@ -240,30 +241,60 @@ def plain_attention(
     head_dim=st.sampled_from([2, 8, 16, 20, 44, 64, 80, 128, 130]),
     heads=st.sampled_from([(1, 1), (4, 2), (6, 1), (3, 3)]),
     causal=st.booleans(),
-    spread=st.sampled_from([1.0, 30.0]),
+    size=st.sampled_from([(1.0, 0.0), (30.0, 0.0), (1.0, 1000.0), (30.0, 1000.0)]),
+    bfloat16=st.booleans(),
 )
 def test_attention_is_that_of_numpy(
-    kernels: CpuKernels,
     lengths: list[int],
     head_dim: int,
     heads: tuple[int, int],
     causal: bool,
-    spread: float,
+    size: tuple[float, float],
+    bfloat16: bool,
 ) -> None:
+    kernels = CpuKernels(2, bfloat16=bfloat16 and has_bfloat16())
     starts = np.cumsum([0, *lengths])
     sizes = [heads[0] * head_dim, heads[1] * head_dim, heads[1] * head_dim]
     packed = random_floats(sum(lengths), int(starts[-1]), sum(sizes))
     q, k, v = np.split(packed, np.cumsum(sizes)[:2], axis=1)
+    spread, bias = size
     q *= np.float32(spread)
+    k += np.float32(bias)
     out = np.empty((len(q), sizes[0]), np.float32)
     kernels.attention(q, k, v, out, starts, heads, causal)
     expected = plain_attention(q, k, v, starts.tolist(), heads, causal)
-    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=2e-5 * spread)
+    # A score's rounding is that of its size, 2^-24 of which is left in its exponential.
+    atol = 2e-5 * spread * (1 + bias / 4) + (0.03 if kernels.bfloat16 else 0)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=atol)
     # In the queries' own place, among keys and values that stay.
     kept = packed[:, sizes[0] :].copy()
     kernels.attention(q, k, v, q, starts, heads, causal)
     np.testing.assert_array_equal(q, out)
     np.testing.assert_array_equal(packed[:, sizes[0] :], kept)
+
+
+@RELAXED
+@given(
+    lengths=st.lists(st.integers(1, 150), min_size=1, max_size=4),
+    cuts=st.lists(st.integers(1, 599), max_size=4),
+    bfloat16=st.booleans(),
+)
+def test_attention_in_strips_of_queries_is_that_of_all(
+    lengths: list[int], cuts: list[int], bfloat16: bool
+) -> None:
+    kernels = CpuKernels(2, bfloat16=bfloat16 and has_bfloat16())
+    heads, head_dim, starts = (4, 2), 32, np.cumsum([0, *lengths])
+    tokens = int(starts[-1])
+    q, k, v = (random_floats(i, tokens, n * head_dim) for i, n in enumerate((4, 2, 2)))
+    whole, parts = np.empty_like(q), np.empty_like(q)
+    kernels.attention(q, k, v, whole, starts, heads, True)
+    for first, last in pairwise(sorted({0, tokens, *(cut for cut in cuts if cut < tokens)})):
+        # Keys after the last query need not be there yet.
+        keys, values = k.copy(), v.copy()
+        keys[last:], values[last:] = np.nan, np.nan
+        part = slice(first, last)
+        kernels.attention(q[part], keys, values, parts[part], starts, heads, True, first)
+    np.testing.assert_array_equal(parts, whole)
 
 
 def test_attention_alone_and_among_others_is_the_same(kernels: CpuKernels) -> None:

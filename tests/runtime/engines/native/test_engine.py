@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trine.kernels.cpu import library
@@ -13,6 +15,8 @@ from trine.runtime import native_entries
 from trine.runtime.bundle import open_bundle
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.native import decoder as native_decoder
+from trine.runtime.engines.native import stack
+from trine.runtime.engines.native.stack import STRIP_ROWS, query_strips, strip_rows
 from trine.runtime.errors import BundleError, EngineError
 from trine.runtime.inputs import ImageText, Item
 
@@ -78,6 +82,33 @@ def test_an_item_alone_is_the_item_in_a_batch_to_the_bit(
         alone = embedder.encode([item], task, return_multivector=True)
         np.testing.assert_array_equal(alone.single[0], together.single[index])
         np.testing.assert_array_equal(alone.multi[0], together.multi[index])
+
+
+@given(lengths=st.lists(st.integers(1, 20_000), min_size=1, max_size=30))
+def test_strips_hold_every_query_once_and_cut_only_what_is_long(lengths: list[int]) -> None:
+    starts = np.cumsum([0, *lengths]).tolist()
+    strips = query_strips(starts)
+    assert [first for first, _ in strips] == [0, *(end for _, end in strips[:-1])]
+    assert strips[-1][1] == starts[-1]
+    assert all(0 < end - first <= strip_rows(max(lengths)) for first, end in strips)
+    cuts = {end for _, end in strips} - set(starts)
+    for start, length in zip(starts[:-1], lengths, strict=True):
+        inside = sorted(cut - start for cut in cuts if start < cut < start + length)
+        alone = [end for _, end in query_strips([0, length])][:-1]
+        assert inside == (alone if length > STRIP_ROWS else [])
+
+
+@needs_kernels
+def test_attention_in_strips_gives_the_same_to_the_bit(
+    int8_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = Embedder.load(int8_bundle("merged"), engine="native-int8")
+    text = ["a b " * 1500]
+    stripped = embedder.encode(text, "retrieval", return_multivector=True)
+    assert len(stripped.multi[0]) > 2 * STRIP_ROWS
+    monkeypatch.setattr(stack, "STRIP_ROWS", 1 << 20)
+    whole = embedder.encode(text, "retrieval", return_multivector=True)
+    np.testing.assert_array_equal(stripped.multi[0], whole.multi[0])
 
 
 @needs_kernels
