@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "DEPTH_MULTIPLE",
+    "LAYOUT_VERSION",
     "PANEL",
     "PackedInt8",
     "PackedValues",
@@ -20,6 +21,8 @@ __all__ = [
 
 #: Output columns of a panel, and input channels that one instruction adds up.
 PANEL, DEPTH_MULTIPLE = 64, 4
+#: Of the order, which files of packed weights carry; raised with every change of it.
+LAYOUT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -65,20 +65,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write_packed(bundle: "Bundle", name: str, threads: int) -> int:
-    """Write the packed weights of a native engine, of all its tasks; return their bytes."""
+    """Write the packed weights of a native engine, of all its tasks; return their bytes.
+
+    Those that were there for anything else are removed.
+    """
     from trine.runtime.engine import EngineOptions
-    from trine.runtime.engines.native.packed_file import packed_path, write_packed
+    from trine.runtime.engines.native.packed_file import packed_path, remove_others, write_packed
     from trine.runtime.engines.opening import open_engine
     from trine.runtime.packing_engine import PackingEngine
 
     entry = bundle.engine(name)
     engine = open_engine(bundle, entry, EngineOptions(threads=threads, tasks=tuple(entry.decoders)))
     if not isinstance(engine, PackingEngine):
+        remove_others(bundle, ())
         return 0
     engine.open_vision()
-    return sum(
-        write_packed(packed_path(bundle, graph), layers) for graph, layers in engine.packed.items()
-    )
+    paths = {packed_path(bundle, graph): layers for graph, layers in engine.packed.items()}
+    written = sum(write_packed(path, layers) for path, layers in paths.items())
+    remove_others(bundle, paths)
+    return written
 
 
 def _line(measured: "Measured") -> str:

@@ -6,20 +6,19 @@ Format: safetensors, the data on a multiple of 64 bytes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.kernels.cpu.library import ABI_VERSION
-from trine.kernels.cpu.packed import PackedValues
+from trine.kernels.cpu.packed import LAYOUT_VERSION, PackedValues
 from trine.runtime.bundle import Bundle
 from trine.runtime.errors import BundleError
 from trine.runtime.tensor_file import TensorFile
 from trine.runtime.tuning.settings import TUNED_FOLDER, written_whole
 
-__all__ = ["PackedStore", "open_store", "packed_path", "write_packed"]
+__all__ = ["PackedStore", "open_store", "packed_path", "remove_others", "write_packed"]
 
 #: A cache line: vectors that cross none load faster.
 ALIGNMENT = 64
@@ -65,13 +64,27 @@ def packed_path(bundle: Bundle, graph: str) -> Path:
     """Return where the packed weights of a graph are kept."""
     data = Path(graph).with_suffix(".data")
     digest = bundle.manifest.files[data.as_posix()].sha256[:HASH_DIGITS]
-    return bundle.folder / TUNED_FOLDER / f"{data.stem}-{digest}-v{ABI_VERSION}.packed"
+    return bundle.folder / TUNED_FOLDER / f"{data.stem}-{digest}-v{LAYOUT_VERSION}.packed"
 
 
 def open_store(bundle: Bundle, graph: str) -> PackedStore:
     """Return the packed weights of a graph that were written before, if they were."""
     path = packed_path(bundle, graph)
     return PackedStore(TensorFile(path, BundleError) if path.is_file() else None)
+
+
+def remove_others(bundle: Bundle, kept: Collection[Path]) -> None:
+    """Remove packed weights of other exports, versions and engines, which nothing reads any more.
+
+    Processes that have one mapped keep it until they end.
+
+    Args:
+        bundle: whose.
+        kept: files that stay.
+    """
+    for path in (bundle.folder / TUNED_FOLDER).glob("*.packed"):
+        if path not in kept:
+            path.unlink()
 
 
 def write_packed(path: Path, layers: Mapping[str, PackedValues]) -> int:

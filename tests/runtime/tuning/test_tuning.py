@@ -79,7 +79,11 @@ def test_tune_writes_what_auto_then_takes(
     int8_bundle: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(int8_bundle("merged"), tmp_path / "bundle"))
+    left = folder / "tuned" / "decoder-0123456789abcdef-v1.packed"
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"of an export before")
     assert main(["tune", str(folder), "--seconds", "2"]) == 0
+    assert not left.exists()
     printed = capsys.readouterr().out
     assert "times as fast" in printed
     settings = json.loads(tuned_path(folder).read_text())

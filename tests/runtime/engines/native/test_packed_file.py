@@ -68,7 +68,7 @@ def test_a_file_of_another_export_or_version_is_not_read(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_all(bundle)
-    monkeypatch.setattr(packed_file, "ABI_VERSION", -1)
+    monkeypatch.setattr(packed_file, "LAYOUT_VERSION", -1)
     assert engine(bundle).weights_in_memory
 
 
