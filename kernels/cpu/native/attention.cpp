@@ -240,6 +240,7 @@ inline __m512 store_weights<true>(float *row, int64_t column, __m512 weights) {
 template <bool half>
 inline __m512 weight_of(__m512 x) {
   if constexpr (!half) return exponential(x);
+  x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);  // of minus infinity too; what is no number stays so
   const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 r = _mm512_sub_ps(x, n);
   __m512 p = _mm512_set1_ps(9.5701014e-3f);
