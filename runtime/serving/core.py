@@ -15,7 +15,7 @@ from trine.runtime.manifest import EngineEntry
 from trine.runtime.pipeline import BatchLimits, Pipeline
 from trine.runtime.preparation import Preparation
 from trine.runtime.self_test import SelfTest
-from trine.runtime.serving.engine_meter import EngineRun, MeteredEngine
+from trine.runtime.serving.engine_meter import EngineRun, metered
 from trine.runtime.serving.settings import ServerSettings
 from trine.runtime.serving.tokenization import ServingTokenizer
 
@@ -110,12 +110,12 @@ def open_core(
     self_test.require("text")
     self_test.require("image")
     model = bundle.manifest.model
-    metered = MeteredEngine(engine, report)
+    watched = metered(engine, report)
     table = EmbeddingTable(bundle.path(EMBEDDING_NAME), model.decoder)
     tokenizer = ServingTokenizer(bundle.path(TOKENIZER_NAME))
     return Core(
-        metered,
-        Pipeline(model, metered, table, limits),
+        watched,
+        Pipeline(model, watched, table, limits),
         Preparation(model, tokenizer),
         tokenizer,
     )

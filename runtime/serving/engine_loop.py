@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from trine.runtime.pipeline import ItemVectors, Pipeline
 from trine.runtime.serving.priority import give_way
-from trine.runtime.serving.vectors import item_vectors
+from trine.runtime.serving.vectors import run_entries
 from trine.runtime.serving.work_queue import Entry, WorkQueue
 
 __all__ = ["EngineLoop", "RunResult"]
@@ -78,20 +78,16 @@ class EngineLoop:
 
     def _compute(self, entries: Sequence[Entry], dropped: Sequence[Entry]) -> RunResult:
         start = time.monotonic()
-        found: dict[int, list[ItemVectors]] = {}
+        found: list[list[ItemVectors]] = []
         error: str | None = None
         try:
-            sequences = [entry.sequence for entry in entries]
-            adapters = [entry.adapter for entry in entries]
-            if entries:
-                for index, hidden in self._pipeline.hidden_states(sequences, adapters):
-                    found[index] = item_vectors(entries[index], hidden)
+            found = run_entries(self._pipeline, entries) if entries else []
         except Exception as cause:  # whatever it was, the other runs must go on
             logger.exception("a run of %d sequences failed", len(entries))
             error = type(cause).__name__
         return RunResult(
             entries=entries,
-            vectors=[] if error else [found[index] for index in range(len(entries))],
+            vectors=found,
             dropped=dropped,
             error=error,
             start=start,

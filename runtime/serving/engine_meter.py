@@ -1,17 +1,19 @@
 """Watches an engine's runs: what they held, how long they took, how fast work goes."""
 
+import dataclasses
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trine.runtime.adapters import AdapterHandle, AdapterSource
-from trine.runtime.engine import DecoderInputs, Engine
+from trine.runtime.engine import DecoderInputs, DecoderRun, Engine, RunVectors, VectorEngine
 from trine.runtime.vision_layout import VisionInputs
 
-__all__ = ["EngineRun", "MeteredEngine", "Speed"]
+__all__ = ["EngineRun", "MeteredEngine", "MeteredVectorEngine", "Speed", "metered"]
 
 #: What a run's share shrinks by with each that follows: some ten runs make the average.
 FADE = 0.9
@@ -83,16 +85,61 @@ class MeteredEngine:
     ) -> NDArray[np.float32]:
         start = time.perf_counter()
         result = self._engine.run_decoder(inputs, adapters)
-        self._report(
-            EngineRun(
-                graph="decoder",
-                units=len(inputs.embeddings),
-                slots=int(inputs.padded_length) * len(inputs.last_index),
-                items=len(inputs.last_index),
-                seconds=time.perf_counter() - start,
-            )
-        )
+        self._report(_decoder_run(inputs, time.perf_counter() - start))
         return result
+
+
+class MeteredVectorEngine(MeteredEngine):
+    """An engine with heads of its own whose runs are reported.
+
+    A run's time is that until its vectors are there, from when the ones before it were taken: runs
+    overlap, and what one of them waits for another counts once.
+
+    Args:
+        engine: that does the work.
+        report: called after each run, in the thread that ran it.
+    """
+
+    def __init__(self, engine: VectorEngine, report: Callable[[EngineRun], None]) -> None:
+        super().__init__(engine, report)
+        self._vector_engine = engine
+
+    def run_vectors(self, runs: Iterable[DecoderRun]) -> Iterator[RunVectors]:
+        drawn: deque[EngineRun] = deque()
+
+        def watched() -> Iterator[DecoderRun]:
+            for run in runs:
+                drawn.append(_decoder_run(run.inputs, 0.0))
+                yield run
+
+        start = time.perf_counter()
+        for vectors in self._vector_engine.run_vectors(watched()):
+            seconds = time.perf_counter() - start
+            self._report(dataclasses.replace(drawn.popleft(), seconds=seconds))
+            yield vectors
+            start = time.perf_counter()
+
+
+def metered(engine: Engine, report: Callable[[EngineRun], None]) -> Engine:
+    """Return the engine with its runs reported, its own heads among what it offers if it has some.
+
+    Args:
+        engine: that does the work.
+        report: called after each run, in the thread that ran it.
+    """
+    if isinstance(engine, VectorEngine):
+        return MeteredVectorEngine(engine, report)
+    return MeteredEngine(engine, report)
+
+
+def _decoder_run(inputs: DecoderInputs, seconds: float) -> EngineRun:
+    return EngineRun(
+        graph="decoder",
+        units=len(inputs.embeddings),
+        slots=int(inputs.padded_length) * len(inputs.last_index),
+        items=len(inputs.last_index),
+        seconds=seconds,
+    )
 
 
 class Speed:

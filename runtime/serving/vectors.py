@@ -1,4 +1,4 @@
-"""Hidden states of the engine to the vectors of a call's items."""
+"""From runs of the engine to the vectors of a call's items."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.pooling import l2_normalise, mean_rows, truncate
+from trine.runtime.engine import VectorEngine
 from trine.runtime.heads import mean_vector, multi_vector, single_vector
-from trine.runtime.pipeline import ItemVectors
+from trine.runtime.pipeline import ItemVectors, Pipeline
 from trine.runtime.sequence import TokenSequence
 from trine.runtime.serving.calls import ImageSpan
 from trine.runtime.serving.work_queue import Entry
 
-__all__ = ["image_spans", "item_vectors", "stack_multi", "stack_single"]
+__all__ = ["image_spans", "item_vectors", "run_entries", "stack_multi", "stack_single"]
+
+
+def run_entries(pipeline: Pipeline, entries: Sequence[Entry]) -> list[list[ItemVectors]]:
+    """Return the vectors of each entry's items, one, or one a text with late chunking.
+
+    An engine with heads of its own, on a GPU, makes them where the hidden states are, unless some
+    entry wants what its heads do not make. Then hidden states come back for all entries: that costs
+    less than a second run, which would read all weights again.
+
+    Args:
+        pipeline: of the engine.
+        entries: at least one.
+    """
+    sequences = [entry.sequence for entry in entries]
+    adapters = [entry.adapter for entry in entries]
+    if isinstance(pipeline.engine, VectorEngine) and not any(map(_needs_hidden_states, entries)):
+        single, multi = any(e.single for e in entries), any(e.multi for e in entries)
+        whole = pipeline.run(sequences, adapters, single, multi)
+        return [
+            [
+                ItemVectors(
+                    vectors.single if entry.single else None,
+                    vectors.multi if entry.multi else None,
+                )
+            ]
+            for entry, vectors in zip(entries, whole, strict=True)
+        ]
+    found = {
+        index: item_vectors(entries[index], hidden)
+        for index, hidden in pipeline.hidden_states(sequences, adapters)
+    }
+    return [found[index] for index in range(len(entries))]
+
+
+def _needs_hidden_states(entry: Entry) -> bool:
+    """Return whether an entry wants texts of a document apart, or means that are not normalised."""
+    return bool(entry.spans) or (entry.single and not entry.normalize)
 
 
 def item_vectors(entry: Entry, hidden: NDArray[np.float32]) -> list[ItemVectors]:
