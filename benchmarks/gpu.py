@@ -45,6 +45,7 @@ RATES: Mapping[str, RatePrecision] = {
     "fp16": "bf16",
     "fp8": "fp8",
     "int8": "int8",
+    "int4": "bf16",  # of weights alone
 }
 #: One token in the published vocabulary, with the space before it.
 WORD = " word"

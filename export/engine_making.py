@@ -35,7 +35,7 @@ from trine.export.reference import Reference, ReferenceInput
 from trine.export.reference_pass import ReferencePass
 from trine.export.trt.bundle_engines import trt_entry, trt_name
 from trine.export.trt.graph_files import write_trt_graphs
-from trine.export.trt.graph_plans import FLOOR_OF, TrtPlans, plan_trt
+from trine.export.trt.graph_plans import FLOOR_OF, NARROW, TrtPlans, plan_trt
 from trine.export.trt.plan import TensorRtPrecision
 from trine.runtime.bundle import Bundle
 from trine.runtime.manifest import EngineEntry
@@ -182,7 +182,7 @@ class EngineMaker:
             precision=precision,
             graphs=tuple((f"engines/{name}/{p.name}", graph_bytes(p)) for p in graphs.values()),
             wider=refined.plan.wider,
-            num_quantised=refined.plan.num_quantised if precision in ("int8", "fp8") else None,
+            num_quantised=refined.plan.num_quantised if precision in NARROW else None,
             imitated=refined.imitated,
             measured=None,
             below_floor=below,

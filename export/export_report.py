@@ -33,7 +33,10 @@ def _engine_lines(engine: EngineReport) -> Iterator[str]:
     for name, size in engine.graphs:
         yield f"  {name:<44} {format_bytes(size):>9}"
     if engine.num_quantised is not None:
-        yield f"  in 8 bits: {engine.num_quantised} layers; the rest has 16, but for the following"
+        yield (
+            f"  in fewer than 16 bits: {engine.num_quantised} layers; the rest has 16, but for the "
+            "following"
+        )
     if engine.wider:
         yield f"  kept wider: {len(engine.wider)} layers and operations"
         for tensor in engine.wider:

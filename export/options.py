@@ -95,7 +95,7 @@ class EngineReport:
         precision: of the engine.
         graphs: (path in the bundle, bytes with weights) of each graph.
         wider: what is kept wider than asked for.
-        num_quantised: layers in 8 bits with fixed scales, for TensorRT; None for other engines.
+        num_quantised: layers in fewer than 16 bits, for TensorRT; None for other engines.
         imitated: what its rounding loses in the reference; None for float32.
         measured: by running it, or None if it was not run.
         below_floor: why it is further from float32 than its precision may be; empty if it is not.

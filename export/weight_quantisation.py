@@ -10,14 +10,18 @@ __all__ = [
     "INT8_MAX",
     "BlockWeights",
     "ChannelWeights",
+    "SymmetricBlocks",
     "quantise_blocks",
     "quantise_channels",
+    "quantise_symmetric_blocks",
     "round_channels",
     "unpack_blocks",
 ]
 
 #: Largest magnitude of a symmetric 8-bit weight; -128 is left out, so that signs are alike.
 INT8_MAX = 127
+#: Least and largest 4-bit integer.
+INT4_MIN, INT4_MAX = -8, 7
 #: Factors tried on a block's range; shrinking it clips a few weights and refines all others.
 RANGE_FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 #: Output channels quantised at a time, which bounds the memory of the search.
@@ -52,6 +56,19 @@ class BlockWeights:
     values: NDArray[np.uint8]
     scales: NDArray[np.float32]
     zeros: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class SymmetricBlocks:
+    """4-bit weights with a scale, and no zero point, for each block of inputs.
+
+    Attributes:
+        values: int8 [in, out], from -8 to 7.
+        scales: float32 [in / block, out]; weight = value · scale.
+    """
+
+    values: NDArray[np.int8]
+    scales: NDArray[np.float32]
 
 
 def quantise_channels(weight: NDArray[np.float32]) -> ChannelWeights:
@@ -121,6 +138,64 @@ def quantise_blocks(
     even = np.zeros((num_out, blocks + blocks % 2), np.uint8)
     even[:, :blocks] = zeros
     return BlockWeights(_packed(values), scales, _packed(even))
+
+
+def quantise_symmetric_blocks(
+    weight: NDArray[np.float32],
+    block: int,
+    scale_dtype: type,
+    importance: NDArray[np.float32] | None = None,
+) -> SymmetricBlocks:
+    """Return float32 [in, out] as 4-bit integers around 0 with the scales of least squared error.
+
+    Ranges are searched as in `quantise_blocks`.
+
+    Args:
+        weight: in is a multiple of `block`.
+        block: inputs that share a scale.
+        scale_dtype: numpy's type of the scales, whose numbers alone are tried.
+        importance: float32 [in], as `quantise_blocks` takes it.
+    """
+    num_in, num_out = weight.shape
+    weighing = np.ones(num_in, np.float32)
+    if importance is not None:
+        weighing = importance / max(importance.mean(), 1e-30) + np.float32(1e-6)
+    by_block = weighing.reshape(-1, block, 1)
+    values = np.empty((num_in, num_out), np.int8)
+    scales = np.empty((num_in // block, num_out), np.float32)
+    for start in range(0, num_out, SEARCH_ROWS):
+        part = slice(start, start + SEARCH_ROWS)
+        rows = np.ascontiguousarray(weight[:, part]).reshape(num_in // block, block, -1)
+        found, scales[:, part] = _search_symmetric(rows, by_block, scale_dtype)
+        values[:, part] = found.reshape(num_in, -1)
+    return SymmetricBlocks(values, scales)
+
+
+def _search_symmetric(
+    rows: NDArray[np.float32], weighing: NDArray[np.float32], scale_dtype: type
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return (values, scales) of float32 [blocks, block, out]."""
+
+    def stored(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+        least = np.float32(np.finfo(np.float16).tiny)  # normal in every 16-bit format
+        return np.asarray(np.maximum(scale, least).astype(scale_dtype), np.float32)
+
+    largest = np.abs(rows).max(axis=1)
+    best_error = np.full(largest.shape, np.inf, np.float32)
+    best_values = np.zeros(rows.shape, np.int8)
+    best_scales = np.ones(largest.shape, np.float32)
+    for factor in RANGE_FACTORS:
+        scale = stored(largest * np.float32(factor / INT4_MAX))
+        levels = np.clip(np.rint(rows / scale[:, None]), INT4_MIN, INT4_MAX)
+        norm = (weighing * levels * levels).sum(axis=1)
+        fitted = (weighing * rows * levels).sum(axis=1) / np.maximum(norm, np.float32(1e-30))
+        scale = np.where(norm > 0, stored(fitted), scale)
+        error = (weighing * np.square(rows - levels * scale[:, None])).sum(axis=1)
+        better = error < best_error
+        best_error = np.where(better, error, best_error)
+        best_values = np.where(better[:, None], levels, best_values).astype(np.int8)
+        best_scales = np.where(better, scale, best_scales)
+    return best_values, best_scales
 
 
 def _packed(values: NDArray[np.uint8]) -> NDArray[np.uint8]:

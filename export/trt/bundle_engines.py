@@ -11,7 +11,7 @@ from trine.export.options import TensorRtPrecision
 from trine.export.parity import UNMEASURED
 from trine.export.trt.engine_build import RECORD_SUFFIX, BuildRecord
 from trine.export.trt.graph_files import TrtPlans
-from trine.export.trt.plan import Quantisation, TrtPlan
+from trine.export.trt.plan import TrtPlan
 from trine.kernels.rotation import ROTATION
 from trine.runtime.bundle import Bundle, file_sha256
 from trine.runtime.embedding_table import EMBEDDING_TENSOR
@@ -165,30 +165,33 @@ def _vision_layers(config: VisionConfig) -> tuple[str, ...]:
 
 def _precision(plan: TrtPlan, layers: Sequence[str]) -> GraphPrecision:
     """Return a plan as the manifest has it: a rule for each role, and the layers apart from it."""
-    found = {linear_role(n): plan.quantised[n] for n in layers if n in plan.quantised}
+    found = {linear_role(name): _narrow(plan, name) for name in layers if plan.is_quantised(name)}
     left_out = (
         WiderTensor(
             name=name,
             precision=plan.precision.of(name),
-            reason=f"its inputs do not fit one fixed {found[linear_role(name)].kind} scale",
+            reason=_why_wider(found[linear_role(name)]),
         )
         for name in layers
-        if linear_role(name) in found and name not in plan.quantised
+        if linear_role(name) in found and not plan.is_quantised(name)
     )
     wider = {tensor.name: tensor for tensor in (*left_out, *plan.precision.wider)}
     return dataclasses.replace(
         plan.precision,
         linears={
-            role: _linear(plan, role, found.get(role))
+            role: found.get(role, plan.precision.linears[role])
             for role in dict.fromkeys(linear_role(name) for name in layers)
         },
         wider=tuple(wider.values()),
     )
 
 
-def _linear(plan: TrtPlan, role: str, quantisation: Quantisation | None) -> LinearPrecision:
-    if quantisation is None:
-        return plan.precision.linears[role]
+def _narrow(plan: TrtPlan, name: str) -> LinearPrecision:
+    """Return the precision of a layer with fewer than 16 bits."""
+    weight_only = plan.weight_only.get(name)
+    if weight_only is not None:
+        return LinearPrecision(weight="int4", activation=plan.half, block=weight_only.block)
+    quantisation = plan.quantised[name]
     kind = quantisation.kind
     return LinearPrecision(
         weight=kind,
@@ -196,3 +199,9 @@ def _linear(plan: TrtPlan, role: str, quantisation: Quantisation | None) -> Line
         accumulate="int32" if kind == "int8" else "fp32",
         rotation=ROTATION if quantisation.rotated else None,
     )
+
+
+def _why_wider(narrow: LinearPrecision) -> str:
+    if narrow.weight == "int4":
+        return "4-bit weights lose too much, or its inputs are no multiple of a block"
+    return f"its inputs do not fit one fixed {narrow.weight} scale"

@@ -1,6 +1,7 @@
-"""Plans both TensorRT graphs: 8 or 16 bits where the vectors allow it, wider where they do not.
+"""Plans both TensorRT graphs: 4, 8 or 16 bits where the vectors allow it, wider where they do not.
 
-What 16 bits lose is mended first, so that 8 bits are tried only on layers that bear 16. Attention
+What 16 bits lose is mended first, so that fewer are tried only on layers that bear 16. Four bits
+are for the decoder's weights, beside a vision tower in 8. Attention
 is never float32, for which there is no fused kernel: where bfloat16 is too coarse for it and values
 are small enough, it is float16, and where values are too large for float16, bfloat16.
 """
@@ -16,11 +17,23 @@ from trine.export.range_scan import LinearRange
 from trine.export.reference import Rounding
 from trine.export.rounding import BothStacks
 from trine.export.trt.calibration import quantise_layers
-from trine.export.trt.plan import Half, TensorRtPrecision, TrtPlan, uniform_plan
+from trine.export.trt.plan import (
+    Half,
+    TensorRtPrecision,
+    TrtPlan,
+    WeightQuantisation,
+    uniform_plan,
+)
 from trine.export.trt.rounding import TrtRounding
 from trine.runtime.precision import LinearPrecision, Precision, WiderTensor
 
-__all__ = ["FLOOR_OF", "TrtPlans", "plan_trt"]
+__all__ = ["FLOOR_OF", "NARROW", "TrtPlans", "plan_trt"]
+
+#: Precisions that have layers in fewer than 16 bits.
+NARROW: tuple[TensorRtPrecision, ...] = ("int8", "fp8", "int4")
+#: Inputs that share a scale in 4-bit weights, the first that divides their number: TensorRT
+#: documents blocks of 64 and 128, of which the smaller ones lose less.
+INT4_BLOCKS = (64,)
 
 #: Share of the loss that 8-bit plans may have here: scales are fixed, and an input larger than any
 #: of the calibration's saturates, which no imitation of the calibration's own inputs shows.
@@ -31,8 +44,9 @@ FLOOR_OF: dict[TensorRtPrecision, Precision] = {
     "fp16": "fp16",
     "int8": "int8",
     "fp8": "int8",
+    "int4": "int4",
 }
-#: Share of the target that the 16-bit layers beside 8-bit ones may use up.
+#: Share of the target that the 16-bit layers beside narrower ones may use up.
 HALF_SHARE = 0.25
 
 
@@ -56,8 +70,8 @@ class TrtPlans:
 
     @property
     def num_quantised(self) -> int:
-        """How many layers have 8 bits."""
-        return len(self.vision.quantised) + len(self.decoder.quantised)
+        """How many layers have fewer than 16 bits."""
+        return sum(len(p.quantised) + len(p.weight_only) for p in (self.vision, self.decoder))
 
     @property
     def num_stations(self) -> int:
@@ -70,7 +84,7 @@ class TrtPlans:
 
     def is_narrow(self, name: str) -> bool:
         plan = self.decoder if name.startswith("layers.") else self.vision
-        if name in plan.quantised:
+        if plan.is_quantised(name):
             return True
         number = plan.precision.of(name).activation
         if name.endswith(".attended"):
@@ -87,6 +101,7 @@ class TrtPlans:
 
     def _widened(self, plan: TrtPlan, reasons: Mapping[str, str], wide: bool) -> TrtPlan:
         quantised = {name: how for name, how in plan.quantised.items() if name not in reasons}
+        weights = {name: how for name, how in plan.weight_only.items() if name not in reasons}
         tensors = []
         is_decoder = plan is self.decoder
         for name, reason in reasons.items():
@@ -102,11 +117,13 @@ class TrtPlans:
         known = {tensor.name for tensor in tensors}
         kept = tuple(tensor for tensor in plan.precision.wider if tensor.name not in known)
         precision = dataclasses.replace(plan.precision, wider=(*kept, *tensors))
-        return dataclasses.replace(plan, precision=precision, quantised=quantised)
+        return dataclasses.replace(
+            plan, precision=precision, quantised=quantised, weight_only=weights
+        )
 
     def quantise(self, kind: str, ranges: Mapping[str, LinearRange]) -> "TrtPlans":
-        """Return the plans with every layer in 8 bits that has 16 and whose inputs fit."""
-        found = quantise_layers(ranges, "int8" if kind == "int8" else "fp8")
+        """Return the plans with every layer narrower that has 16 bits and whose inputs fit."""
+        found = quantise_layers(ranges, "fp8" if kind == "fp8" else "int8")
 
         def of(plan: TrtPlan, is_decoder: bool) -> TrtPlan:
             mine = {
@@ -117,9 +134,19 @@ class TrtPlans:
             }
             return dataclasses.replace(plan, quantised=mine)
 
-        return dataclasses.replace(
-            self, vision=of(self.vision, False), decoder=of(self.decoder, True)
-        )
+        decoder = self._in_blocks(ranges) if kind == "int4" else of(self.decoder, True)
+        return dataclasses.replace(self, vision=of(self.vision, False), decoder=decoder)
+
+    def _in_blocks(self, ranges: Mapping[str, LinearRange]) -> TrtPlan:
+        """Return the decoder's plan with the weights in 4 bits of every layer that has 16."""
+        weight_only = {}
+        for name, seen in ranges.items():
+            num_in = len(seen.channel_max)
+            block = next((size for size in INT4_BLOCKS if num_in % size == 0), None)
+            has_half = self.decoder.precision.of(name).activation != "fp32"
+            if block is not None and name.startswith("layers.") and has_half:
+                weight_only[name] = WeightQuantisation(block=block, importance=seen.mean_square)
+        return dataclasses.replace(self.decoder, weight_only=weight_only)
 
 
 def plan_trt(
@@ -132,16 +159,16 @@ def plan_trt(
     """Return the plans of a precision, and what their imitation loses.
 
     Args:
-        precision: asked for; 8-bit graphs compute what is not quantised in bfloat16.
+        precision: asked for; narrower graphs compute what is not quantised in bfloat16.
         ranges: of every layer by name.
         probing: how plans are tried.
         tightness: of the target; 1 for the usual one, smaller for less loss.
         step: called with 1 after each layer of the reference.
     """
-    room = STATIC_ROOM if precision in ("int8", "fp8") else 1.0
+    room = STATIC_ROOM if precision in NARROW else 1.0
     target = TARGETS[FLOOR_OF[precision]].times(tightness * room)
     plans = plan_halves("fp16" if precision == "fp16" else "bf16", ranges)
-    if precision not in ("int8", "fp8"):
+    if precision not in NARROW:
         return refine_plan(plans, probing, target, step)
     halves = refine_plan(plans, probing, target.times(HALF_SHARE), step)
     return refine_plan(halves.plan.quantise(precision, ranges), probing, target, step)

@@ -1,4 +1,5 @@
-"""Linear layers of a strongly typed graph: 16 or 32 bits, or 8 bits between Q/DQ pairs.
+"""Linear layers of a strongly typed graph: 16 or 32 bits, 8 bits between Q/DQ pairs, or weights
+alone in 4 bits.
 
 Products are MatMul and Add, which take activations of any rank; TensorRT fuses both.
 """
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from trine.export.graph_builder import GraphBuilder, Weight
 from trine.export.rotated_input import add_rotation
-from trine.export.trt.plan import Quantisation, TrtPlan
+from trine.export.trt.plan import Quantisation, TrtPlan, WeightQuantisation
+from trine.export.weight_quantisation import SymmetricBlocks, quantise_symmetric_blocks
 from trine.kernels.rotation import ROTATION, hadamard, rotated_width
 
 __all__ = ["FP8_MAX", "INT8_MAX", "LEAST_SCALE", "LayerPart", "TrtLinears"]
@@ -85,11 +87,14 @@ class TrtLinears:
         """
         graph = self._graph
         quantisation = self._plan.quantised.get(name)
+        weight_only = self._plan.weight_only.get(name)
         dtype = self._plan.unquantised(name)
         if part is not None:
             name = f"{name}.{part.number}"
             quantisation = None if quantisation is None else part.of(quantisation)
-        if quantisation is None:
+        if weight_only is not None:
+            inputs = [graph.cast(x, dtype), self._block_weight(name, weight, dtype, weight_only)]
+        elif quantisation is None:
             inputs = [graph.cast(x, dtype), graph.weight(weight.to(dtype))]
         else:
             inputs = [
@@ -157,6 +162,27 @@ class TrtLinears:
             dtype=dtype,
         )
 
+    def _block_weight(
+        self, name: str, weight: Weight, dtype: ir.DataType, quantisation: WeightQuantisation
+    ) -> ir.Value:
+        """Return [in, out] dequantised from 4 bits with a scale for each block of inputs."""
+        graph, block = self._graph, quantisation.block
+        num_in, num_out = weight.shape
+        tensors = _BlockWeight(weight, dtype, quantisation)
+        inputs = [
+            graph.weight(Weight(f"{name}.int4", weight.shape, tensors.values, ir.DataType.INT4)),
+            graph.weight(
+                Weight(f"{name}.scales", (num_in // block, num_out), tensors.scales, dtype)
+            ),
+        ]
+        return graph.node(
+            f"{name}.weight_dq",
+            "DequantizeLinear",
+            inputs,
+            {"axis": 0, "block_size": block},
+            dtype=dtype,
+        )
+
     def _zero(self, name: str, shape: tuple[int, ...], dtype: ir.DataType) -> ir.Value:
         return self._graph.weight(
             Weight(name, shape, lambda: np.zeros(shape, dtype.numpy()), dtype)
@@ -210,3 +236,32 @@ class _ChannelWeight:
     def _scales_of(self, weight: NDArray[np.float32]) -> NDArray[np.generic]:
         scales = np.maximum(np.abs(weight).max(axis=0) / self._largest, LEAST_SCALE)
         return scales.astype(self._dtype.numpy())
+
+
+class _BlockWeight:
+    """The tensors of one weight in 4 bits, which is read and searched once."""
+
+    def __init__(
+        self, weight: Weight, dtype: ir.DataType, quantisation: WeightQuantisation
+    ) -> None:
+        self._weight = weight
+        self._dtype = dtype
+        self._quantisation = quantisation
+        self._scales: NDArray[np.float32] | None = None
+
+    def values(self) -> NDArray[np.generic]:
+        found = self._quantise()
+        self._scales = found.scales  # which are written next
+        return found.values.astype(ml_dtypes.int4)
+
+    def scales(self) -> NDArray[np.generic]:
+        scales = self._quantise().scales if self._scales is None else self._scales
+        self._scales = None
+        return scales.astype(self._dtype.numpy())
+
+    def _quantise(self) -> SymmetricBlocks:
+        weight = np.asarray(self._weight.read(), np.float32)
+        how = self._quantisation
+        return quantise_symmetric_blocks(
+            weight, how.block, self._dtype.numpy().type, how.importance
+        )

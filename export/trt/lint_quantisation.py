@@ -60,6 +60,14 @@ def _node_findings(graph: LintGraph, node: onnx.NodeProto) -> Iterator[Finding]:
             remedy="quantise symmetrically",
         )
     if node.op_type == "QuantizeLinear":
+        if stored == TensorProto.INT4:
+            yield Finding(
+                rule="int4-activation",
+                node=node.name,
+                sentence="quantises an activation to 4 bits",
+                remedy="quantise weights alone to int4",
+                silent=True,
+            )
         shape = graph.shape(node.input[1])
         if shape is not None and int(np.prod([d or 1 for d in shape])) != 1:
             yield Finding(
@@ -111,6 +119,7 @@ def _product_findings(graph: LintGraph, node: onnx.NodeProto) -> Iterator[Findin
         return
     stored = _stored_type(graph, source)
     if stored == TensorProto.INT4:
+        yield from _block_findings(graph, node, source, 1 if transposed else 0)
         return
     if not quantised_input:
         yield Finding(
@@ -138,6 +147,30 @@ def _axis_findings(
             sentence=f"the scales of its weight follow axis {axis}, which is the input",
             remedy=f"give each output channel a scale: axis {out_axis}",
             silent=True,
+        )
+
+
+def _block_findings(
+    graph: LintGraph, product: onnx.NodeProto, weight: onnx.NodeProto, in_axis: int
+) -> Iterator[Finding]:
+    """Yield what is wrong with a 4-bit weight: blocks are of inputs, and divide their number."""
+    axis, block = attribute(weight, "axis", 1) % 2, attribute(weight, "block_size", 0)
+    shape = graph.shape(weight.input[0])
+    if axis != in_axis:
+        yield Finding(
+            rule="int4-axis",
+            node=product.name,
+            sentence=f"the blocks of its weight follow axis {axis}, which is the output",
+            remedy=f"give each block of inputs a scale: axis {in_axis}",
+            silent=True,
+        )
+    if shape is not None and block and (shape[axis] or 0) % block:
+        yield Finding(
+            rule="int4-block",
+            node=product.name,
+            sentence=f"its weight's {shape[axis]} channels are no multiple of blocks of {block}",
+            remedy="choose another block, or leave the layer in 16 bits",
+            silent=True,  # the engine has the weight in full
         )
 
 

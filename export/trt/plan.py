@@ -10,10 +10,18 @@ from numpy.typing import NDArray
 
 from trine.runtime.precision import GraphPrecision, LinearPrecision
 
-__all__ = ["HALF_DTYPES", "Half", "Quantisation", "TensorRtPrecision", "TrtPlan", "uniform_plan"]
+__all__ = [
+    "HALF_DTYPES",
+    "Half",
+    "Quantisation",
+    "TensorRtPrecision",
+    "TrtPlan",
+    "WeightQuantisation",
+    "uniform_plan",
+]
 
 #: Precisions of graphs for TensorRT; fp8 needs compute capability 8.9.
-TensorRtPrecision = Literal["bf16", "fp16", "int8", "fp8"]
+TensorRtPrecision = Literal["bf16", "fp16", "int8", "fp8", "int4"]
 #: Formats of products that are not quantised.
 Half = Literal["fp32", "fp16", "bf16"]
 HALF_DTYPES = {
@@ -60,6 +68,20 @@ class Quantisation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightQuantisation:
+    """How the weight alone of one linear layer is quantised: 4 bits, symmetric, by blocks.
+
+    Attributes:
+        block: inputs that share a scale; their number is a multiple of it.
+        importance: float32 [in], weight of each input channel's error, the mean square of the
+            activation; None for all alike.
+    """
+
+    block: int
+    importance: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrtPlan:
     """The precision of one graph.
 
@@ -67,12 +89,18 @@ class TrtPlan:
         precision: of layers that are not quantised, and of attention and SwiGLU; "fp32", "fp16"
             and "bf16" only.
         half: format of adapters, and of what quantised layers give out.
-        quantised: quantised layers by name.
+        quantised: layers in 8 bits by name.
+        weight_only: layers whose weights alone are narrower, by name.
     """
 
     precision: GraphPrecision
     half: Half
     quantised: Mapping[str, Quantisation] = field(default_factory=dict)
+    weight_only: Mapping[str, WeightQuantisation] = field(default_factory=dict)
+
+    def is_quantised(self, name: str) -> bool:
+        """Return whether a layer has fewer than 16 bits."""
+        return name in self.quantised or name in self.weight_only
 
     def dtype(self, name: str) -> ir.DataType:
         """Return the type in which the layer or operation `name` computes.
@@ -87,7 +115,7 @@ class TrtPlan:
 
     def unquantised(self, name: str) -> ir.DataType:
         """Return the type of a layer's output, and of what adapters add to it."""
-        return HALF_DTYPES[self.half] if name in self.quantised else self.dtype(name)
+        return HALF_DTYPES[self.half] if self.is_quantised(name) else self.dtype(name)
 
 
 def uniform_plan(half: Half, quantised: Mapping[str, Quantisation] | None = None) -> TrtPlan:

@@ -1,4 +1,4 @@
-"""Imitates TensorRT's formats inside the float32 reference: 16 bits, and 8 with fixed scales."""
+"""Imitates TensorRT's formats inside the float32 reference: 16 bits, 8 with fixed scales, 4."""
 
 from collections.abc import Set
 
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from trine.export.range_scan import linear_name
 from trine.export.rounding import HALVES, round_half
 from trine.export.trt.linears import FP8_MAX, INT8_MAX, LEAST_SCALE
-from trine.export.trt.plan import Quantisation, TrtPlan
+from trine.export.trt.plan import Quantisation, TrtPlan, WeightQuantisation
+from trine.export.weight_quantisation import quantise_symmetric_blocks
 from trine.kernels.rotation import rotate_rows
 
 __all__ = ["TrtRounding", "prepare_input", "round_input"]
@@ -40,6 +41,13 @@ def _on_grid(x: Array, scale: Array | np.float32, kind: str) -> Array:
     return np.asarray(narrow.astype(np.float32) * scale, np.float32)
 
 
+def _blocks(weight: Array, quantisation: WeightQuantisation, half: str) -> Array:
+    """Return float32 [out, in], what 4-bit weights with scales in a 16-bit format stand for."""
+    block = quantisation.block
+    found = quantise_symmetric_blocks(weight.T, block, HALVES[half], quantisation.importance)
+    return (found.values * found.scales.repeat(block, axis=0)).T
+
+
 class TrtRounding:
     """Rounds some layers of one stack as a plan has them (`trine.export.reference.Rounding`).
 
@@ -63,8 +71,9 @@ class TrtRounding:
         name = linear_name(module)
         quantisation = self._plan.quantised.get(name)
         half = self._plan.precision.of(name).activation
-        if quantisation is not None:
+        if self._plan.is_quantised(name):
             half = self._plan.half
+        if quantisation is not None:
             inputs = round_input(round_half(x, half), quantisation)
         elif half in HALVES:
             inputs = round_half(x, half)
@@ -79,7 +88,10 @@ class TrtRounding:
     ) -> Array:
         """Return the weight [out, in] on its grid; the last one is kept for the next input."""
         if self._weight is None or self._weight[0] != module:
-            if quantisation is None:
+            weight_only = self._plan.weight_only.get(linear_name(module))
+            if weight_only is not None:
+                rounded = round_half(_blocks(weight, weight_only, half), half)
+            elif quantisation is None:
                 rounded = round_half(weight, half)
             else:
                 if quantisation.rotated:

@@ -13,7 +13,7 @@ from trine.runtime.progress import format_bytes
 __all__ = ["RUNNERS", "EngineNeeds", "Verdict", "judge_engine", "judge_runners", "needs_of"]
 
 #: Least compute capability whose tensor cores know a precision.
-LEAST_SM = {"bf16": 80, "int8": 75, "fp16": 75, "fp8": 89}
+LEAST_SM = {"bf16": 80, "int4": 80, "int8": 75, "fp16": 75, "fp8": 89}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,15 @@
 """8- and 4-bit weights: errors within their steps, and packing that unpacks."""
 
+import ml_dtypes
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trine.export.weight_quantisation import (
     quantise_blocks,
     quantise_channels,
+    quantise_symmetric_blocks,
     round_channels,
     unpack_blocks,
 )
@@ -72,3 +75,40 @@ def test_important_channels_are_met_more_closely() -> None:
         for given in (None, importance)
     )
     assert weighed < plain
+
+
+@pytest.mark.parametrize("scale_dtype", [np.float16, ml_dtypes.bfloat16])
+@given(st.integers(1, 3), st.sampled_from([64, 128]), st.integers(1, 9), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_symmetric_blocks_have_stored_scales_and_small_errors(
+    scale_dtype: type, blocks: int, block: int, num_out: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((blocks * block, num_out)).astype(np.float32)
+    weight[:, 0] = 0
+    found = quantise_symmetric_blocks(weight, block, scale_dtype)
+    assert found.values.dtype == np.int8
+    assert found.values.min() >= -8
+    assert found.values.max() <= 7
+    assert found.scales.shape == (blocks, num_out)
+    assert (found.scales > 0).all()
+    np.testing.assert_array_equal(found.scales.astype(scale_dtype).astype(np.float32), found.scales)
+    stands_for = found.values * found.scales.repeat(block, axis=0)
+    assert not stands_for[:, 0].any()
+    steps = np.abs(weight).reshape(blocks, block, -1).max(axis=1) / 7
+    error = np.square(stands_for - weight).reshape(blocks, block, -1).mean(axis=1)
+    # No worse than rounding with the scale that the largest value has: 1/12 of a square step.
+    assert error[:, 1:].sum() <= 1.2 * np.square(steps[:, 1:]).sum() / 12 + 1e-9
+
+
+def test_important_channels_of_symmetric_blocks_are_met_more_closely() -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    importance = np.ones(64, np.float32)
+    importance[::8] = 1000
+
+    def error(given: np.ndarray | None) -> float:
+        found = quantise_symmetric_blocks(weight, 64, np.float16, given)
+        lost = found.values * found.scales.repeat(64, axis=0) - weight
+        return float(np.square(lost)[::8].mean())
+
+    assert error(importance) < error(None)

@@ -15,7 +15,7 @@ from trine.export.trt.engine_build import build_engine
 from trine.export.trt.graph_files import write_trt_graphs
 from trine.export.trt.graph_plans import TrtPlans
 from trine.export.trt.lint import lint_file
-from trine.export.trt.plan import Half, Quantisation, uniform_plan
+from trine.export.trt.plan import Half, Quantisation, WeightQuantisation, uniform_plan
 from trine.runtime.errors import EngineError
 from trine.runtime.peft_adapter import PeftAdapters
 
@@ -39,12 +39,14 @@ FORMATS: dict[str, tuple[Half, str | None, tuple[int, ...]]] = {
     "fp16": ("fp16", None, (86, 89, 120)),
     "int8": ("bf16", "int8", (86, 89, 120)),
     "fp8": ("bf16", "fp8", (89, 120)),
+    "int4": ("bf16", "int4", (86, 89, 120)),
 }
 
 #: The first two have all that differs between formats; the rest takes long.
 CASES = [
     ("bf16", "merged"),
     ("int8", "runtime"),
+    ("int4", "merged"),
     *(
         pytest.param(name, mode, marks=pytest.mark.slow)
         for name, mode in (
@@ -54,6 +56,7 @@ CASES = [
             ("int8", "merged"),
             ("fp8", "merged"),
             ("fp8", "runtime"),
+            ("int4", "runtime"),
         )
     ),
 ]
@@ -66,8 +69,12 @@ def _write(folder: Path, name: str, mode: str) -> dict[str, Path]:
         for i in range(CONFIG.decoder.num_layers)
         for role in ("self_attn.qkv", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
     ] + [f"blocks.{i}.attn.qkv" for i in range(CONFIG.vision.depth)]
-    quantised = {} if kind is None else {n: Quantisation(kind=kind, input_max=8.0) for n in layers}
-    plan = uniform_plan(half, quantised)
+    plan = uniform_plan(half)
+    if kind == "int4":
+        four_bits = {n: WeightQuantisation(block=64) for n in layers if n.startswith("layers.")}
+        plan = dataclasses.replace(plan, weight_only=four_bits)
+    elif kind is not None:
+        plan = uniform_plan(half, {n: Quantisation(kind=kind, input_max=8.0) for n in layers})
     peft = PeftAdapters(GOLDEN / "adapters", CONFIG, CONFIG.tasks)
     layout = choose_layout(peft, CONFIG.tasks, None)
     if mode == "merged":

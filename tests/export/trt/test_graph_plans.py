@@ -30,13 +30,13 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def _cases() -> list[Any]:
-    quick = {("swiglu", "fp16"), ("all", "fp16")}
+    quick = {("swiglu", "fp16"), ("all", "fp16"), ("golden", "int4")}
     return [
         pytest.param(
             name, precision, marks=[] if (name, precision) in quick else [pytest.mark.slow]
         )
         for name in ("golden", "nano", *HARD_TRAITS, "all")
-        for precision in ("bf16", "fp16", "int8", "fp8")
+        for precision in ("bf16", "fp16", "int8", "fp8", "int4")
     ]
 
 
@@ -59,7 +59,7 @@ def test_vectors_of_planned_graphs_keep_their_floor(
         singles = found.singles
         print(
             f"{source.name} {precision} {mode}: mean {singles.mean():.6f}, worst "
-            f"{singles.min():.6f}, {plans.num_quantised} in 8 bits, {len(plans.wider)} wider"
+            f"{singles.min():.6f}, {plans.num_quantised} in fewer bits, {len(plans.wider)} wider"
         )
         assert all(lint_file(graph, sms) == [] for graph in found.graphs.values())
         assert singles.min() >= floor.worst_cosine

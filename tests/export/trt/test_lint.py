@@ -13,10 +13,11 @@ from trine.export.trt.build_worker import build
 from trine.export.trt.lint import lint_file, lint_model
 from trine.export.trt.lint_graph import Finding
 
-FLOAT, HALF, INT8, FP8 = (
+FLOAT, HALF, INT8, INT4, FP8 = (
     TensorProto.FLOAT,
     TensorProto.FLOAT16,
     TensorProto.INT8,
+    TensorProto.INT4,
     TensorProto.FLOAT8E4M3FN,
 )
 WIDTH = 64
@@ -93,6 +94,31 @@ def _fp8() -> onnx.ModelProto:
     return _model(nodes, {"x": (HALF, [8, WIDTH])}, constants, narrow)
 
 
+def _four_bits(
+    *, block: int = 64, axis: int = 0, num_in: int = 256, activation: bool = False
+) -> onnx.ModelProto:
+    """Return x · W with 4-bit weights, blocks of them along `axis`."""
+    shape = [num_in, 256]
+    scales = [size // block if place == axis else size for place, size in enumerate(shape)]
+    tensors = [
+        helper.make_tensor("w", INT4, shape, bytes(num_in * 128), raw=True),
+        numpy_helper.from_array(np.full(scales, 0.01, np.float16), "w_scale"),
+        numpy_helper.from_array(np.array(0.1, np.float16), "step"),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "step"], ["q"], "q", output_dtype=INT4),
+        helper.make_node("DequantizeLinear", ["q", "step"], ["dq"], "dq"),
+        helper.make_node(
+            "DequantizeLinear", ["w", "w_scale"], ["wd"], "wd", axis=axis, block_size=block
+        ),
+        helper.make_node("MatMul", ["dq" if activation else "x", "wd"], ["y"], "product"),
+    ]
+    kept = nodes if activation else nodes[2:]
+    model = _model(kept, {"x": (HALF, [8, num_in])}, {})
+    model.graph.initializer.extend(tensors if activation else tensors[:2])
+    return model
+
+
 def _mixed_types() -> onnx.ModelProto:
     weight = {"w": np.ones((WIDTH, WIDTH), np.float32)}
     nodes = [
@@ -119,6 +145,17 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], int, str | None, bool]] = 
     "unsigned, shift": (lambda: _product(stored=np.uint8, zero=128), 86, "zero-point", False),
     "fp8 on SM 86": (_fp8, 86, "fp8-hardware", False),
     "fp8 on SM 89": (_fp8, 89, None, True),
+    "int4, blocks of 64": (_four_bits, 86, None, True),
+    "int4, blocks of 128": (lambda: _four_bits(block=128), 86, None, True),
+    "int4, blocks of 32": (lambda: _four_bits(block=32), 86, "int4-block", True),
+    "int4, blocks that do not fit": (
+        lambda: _four_bits(block=128, num_in=192),
+        86,
+        "int4-block",
+        True,
+    ),
+    "int4, blocks of outputs": (lambda: _four_bits(axis=1), 86, "int4-axis", True),
+    "int4, activation": (lambda: _four_bits(activation=True), 86, "int4-activation", True),
     "attention": (_attention, 86, None, True),
     "attention, causal": (lambda: _attention(causal=1), 86, None, True),
     "attention, mask": (lambda: _attention(mask=True), 86, None, True),
