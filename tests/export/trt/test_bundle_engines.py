@@ -4,6 +4,8 @@ import importlib.util
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,11 @@ import pytest
 from trine.export.cli import main
 from trine.export.options import ExportOptions
 from trine.export.pipeline import export_checkpoint
+from trine.kernels.triton.index import read_code, read_index
 from trine.runtime.bundle import Bundle, open_bundle
 from trine.runtime.engines.gpu.built import built_engine
+from trine.runtime.engines.gpu.heads import HEAD_KERNELS
+from trine.runtime.engines.gpu.opening import KERNELS_FOLDER
 from trine.runtime.errors import BundleError, EngineError
 from trine.runtime.manifest import EngineEntry
 
@@ -92,6 +97,30 @@ def test_engines_that_are_there_are_not_built_again(
     assert main(["build", str(copy), *ARGUMENTS]) == 0
     assert "was built before" in capsys.readouterr().err
     assert (copy / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.reference
+def test_kernels_of_the_heads_are_compiled_into_the_bundle(copy: Path) -> None:
+    """The whole command with Triton's compiler, in a process of its own: this one's interprets."""
+    program = "import sys; from trine.export.cli import main; sys.exit(main())"
+    for sm in ("89", "86"):
+        arguments = [*ARGUMENTS[:3], sm, *ARGUMENTS[4:], "--kernels"]
+        command = [sys.executable, "-c", program, "build", str(copy), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        bundle = open_bundle(copy)
+        assert bundle.check_hashes() == []
+        kernels = read_index(copy / KERNELS_FOLDER).kernels
+        assert {(kernel.name, kernel.sm) for kernel in kernels} == {
+            (name, int(sm)) for name in HEAD_KERNELS
+        }
+        for kernel in kernels:
+            code = read_code(copy / KERNELS_FOLDER, kernel.cubin, kernel.cubin_sha256)
+            assert code[:4] == b"\x7fELF"
+            assert kernel.spill_bytes == 0
+        # Those of the processor before are gone, and nothing is there that the manifest lacks.
+        there = {f"{KERNELS_FOLDER}/{path.name}" for path in (copy / KERNELS_FOLDER).iterdir()}
+        assert there == {n for n in bundle.manifest.files if n.startswith(f"{KERNELS_FOLDER}/")}
 
 
 def test_other_buckets_replace_engines_and_other_processors_join_them(copy: Path) -> None:
