@@ -4,7 +4,8 @@
 file, of bundles that `trine export --target tensorrt` wrote, with the plans it made; `--engine`,
 `--sm` and `--graph` leave others out. Scratch memory is the builder's own figure for each bucket,
 peak memory that of its process. No graph allows attention to be decomposed, so an engine that was
-built has a fused attention kernel in each layer.
+built has a fused kernel for each attention operation, which `fused_attention` counts; the vision
+tower has several a block.
 """
 
 import argparse
@@ -34,6 +35,16 @@ def _num_weights(graph: Path) -> int:
     """Return how many numbers the matrices of a graph have."""
     model = onnx.load(graph, load_external_data=False)
     return sum(prod(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) == 2)
+
+
+def _num_attention(graph: Path) -> int:
+    """Return how many attention operations a graph has, of which none may be decomposed."""
+    model = onnx.load(graph, load_external_data=False)
+    found = [node for node in model.graph.node if node.op_type == "Attention"]
+    allowed = [n for n in found if any("decomposable" in a.name for a in n.attribute)]
+    if allowed:
+        raise ValueError(f"{graph}: {len(allowed)} attention operations may be decomposed")
+    return len(found)
 
 
 def _rows(bundle: Bundle, asked: argparse.Namespace, place: Path) -> Iterator[dict[str, object]]:
@@ -90,6 +101,7 @@ def _build(
     scratch = zip(names, built.scratch_bytes, strict=True)
     layers = vision.depth if is_vision else bundle.manifest.model.decoder.num_layers
     return row | {
+        "fused_attention": _num_attention(graph),
         "scratch_mib": {name: round(size / 2**20, 1) for name, size in scratch},
         "engine_bytes_per_weight": round(built.engine_bytes / _num_weights(graph), 3),
         "seconds": built.seconds,

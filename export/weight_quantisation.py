@@ -1,5 +1,6 @@
 """Weights in 8 and 4 bits: numpy arithmetic, without a model or a graph."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ INT4_MIN, INT4_MAX = -8, 7
 RANGE_FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 #: Output channels quantised at a time, which bounds the memory of the search.
 SEARCH_ROWS = 512
+#: Inputs and outputs of 4-bit weights searched at a time, a megabyte.
+SEARCH_INPUTS, SEARCH_OUTPUTS = 1024, 256
 #: Output channels rounded at a time, half a megabyte of a large model.
 ROUNDED_ROWS = 64
 
@@ -160,42 +163,63 @@ def quantise_symmetric_blocks(
     weighing = np.ones(num_in, np.float32)
     if importance is not None:
         weighing = importance / max(importance.mean(), 1e-30) + np.float32(1e-6)
-    by_block = weighing.reshape(-1, block, 1)
-    values = np.empty((num_in, num_out), np.int8)
+    by_block = weighing.reshape(-1, block)
+    values = np.empty((num_in // block, block, num_out), np.int8)
     scales = np.empty((num_in // block, num_out), np.float32)
-    for start in range(0, num_out, SEARCH_ROWS):
-        part = slice(start, start + SEARCH_ROWS)
-        rows = np.ascontiguousarray(weight[:, part]).reshape(num_in // block, block, -1)
-        found, scales[:, part] = _search_symmetric(rows, by_block, scale_dtype)
-        values[:, part] = found.reshape(num_in, -1)
-    return SymmetricBlocks(values, scales)
+    step = max(1, SEARCH_INPUTS // block)
+    starts = itertools.product(range(0, len(scales), step), range(0, num_out, SEARCH_OUTPUTS))
+
+    def work(start: tuple[int, int]) -> None:
+        part = slice(start[0], start[0] + step)
+        outputs = slice(start[1], start[1] + SEARCH_OUTPUTS)
+        rows = weight[part.start * block : part.stop * block, outputs]
+        rows = np.ascontiguousarray(rows).reshape(-1, block, rows.shape[1])
+        found = _search_symmetric(rows, by_block[part], scale_dtype)
+        values[part, :, outputs], scales[part, outputs] = found
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(work, starts))
+    return SymmetricBlocks(values.reshape(num_in, num_out), scales)
 
 
 def _search_symmetric(
     rows: NDArray[np.float32], weighing: NDArray[np.float32], scale_dtype: type
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return (values, scales) of float32 [blocks, block, out]."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return (values, scales) of float32 [blocks, block, out], weighed by [blocks, block].
 
-    def stored(scale: NDArray[np.float32]) -> NDArray[np.float32]:
-        least = np.float32(np.finfo(np.float16).tiny)  # normal in every 16-bit format
-        return np.asarray(np.maximum(scale, least).astype(scale_dtype), np.float32)
-
+    Values that are rounded with some range have the scale of least error that is their product with
+    the row by their product with themselves. What that takes from the error is compared.
+    """
     largest = np.abs(rows).max(axis=1)
-    best_error = np.full(largest.shape, np.inf, np.float32)
-    best_values = np.zeros(rows.shape, np.int8)
-    best_scales = np.ones(largest.shape, np.float32)
+    weighed = rows * weighing[:, :, None]
+    levels = np.empty_like(rows)
+    best_gain = np.full(largest.shape, -1, np.float32)
+    best_range = np.ones(largest.shape, np.float32)
+    best_scale = np.ones(largest.shape, np.float32)
+    least = np.float32(np.finfo(np.float16).tiny)  # normal in every 16-bit format
     for factor in RANGE_FACTORS:
-        scale = stored(largest * np.float32(factor / INT4_MAX))
-        levels = np.clip(np.rint(rows / scale[:, None]), INT4_MIN, INT4_MAX)
-        norm = (weighing * levels * levels).sum(axis=1)
-        fitted = (weighing * rows * levels).sum(axis=1) / np.maximum(norm, np.float32(1e-30))
-        scale = np.where(norm > 0, stored(fitted), scale)
-        error = (weighing * np.square(rows - levels * scale[:, None])).sum(axis=1)
-        better = error < best_error
-        best_error = np.where(better, error, best_error)
-        best_values = np.where(better[:, None], levels, best_values).astype(np.int8)
-        best_scales = np.where(better, scale, best_scales)
-    return best_values, best_scales
+        reach = np.maximum(largest * np.float32(factor / INT4_MAX), least)
+        _round_to(levels, rows, reach)
+        along = np.einsum("kbo,kbo->ko", weighed, levels)
+        norm = np.einsum("kb,kbo,kbo->ko", weighing, levels, levels)
+        scale = np.where(norm > 0, along / np.maximum(norm, np.float32(1e-30)), reach)
+        gain = along * scale
+        better = gain > best_gain
+        best_gain = np.where(better, gain, best_gain)
+        best_range = np.where(better, reach, best_range)
+        best_scale = np.where(better, scale, best_scale)
+    _round_to(levels, rows, best_range)
+    stored: NDArray[np.generic] = np.maximum(best_scale, least).astype(scale_dtype)
+    return levels, np.asarray(stored, np.float32)
+
+
+def _round_to(
+    levels: NDArray[np.float32], rows: NDArray[np.float32], scales: NDArray[np.float32]
+) -> None:
+    """Write rows [blocks, block, out] as 4-bit integers in steps of scales [blocks, out]."""
+    np.divide(rows, scales[:, None], out=levels)
+    np.rint(levels, out=levels)
+    np.clip(levels, INT4_MIN, INT4_MAX, out=levels)
 
 
 def _packed(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
