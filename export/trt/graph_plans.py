@@ -31,6 +31,8 @@ __all__ = ["FLOOR_OF", "NARROW", "TrtPlans", "plan_trt"]
 
 #: Precisions that have layers in fewer than 16 bits.
 NARROW: tuple[TensorRtPrecision, ...] = ("int8", "fp8", "int4")
+#: Those of them whose loss is one of activations, by scales that are fixed.
+FIXED_SCALES: tuple[TensorRtPrecision, ...] = ("int8", "fp8")
 #: Inputs that share a scale in 4-bit weights, the first that divides their number: TensorRT
 #: documents blocks of 64 and 128, of which the smaller ones lose less.
 INT4_BLOCKS = (64,)
@@ -165,7 +167,7 @@ def plan_trt(
         tightness: of the target; 1 for the usual one, smaller for less loss.
         step: called with 1 after each layer of the reference.
     """
-    room = STATIC_ROOM if precision in NARROW else 1.0
+    room = STATIC_ROOM if precision in FIXED_SCALES else 1.0
     target = TARGETS[FLOOR_OF[precision]].times(tightness * room)
     plans = plan_halves("fp16" if precision == "fp16" else "bf16", ranges)
     if precision not in NARROW:
