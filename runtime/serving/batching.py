@@ -2,24 +2,44 @@
 
 Two lanes keep short items from standing behind long ones. Within a lane the earliest deadline goes
 first; as a deadline comes nearer with time, waiting raises an item's rank and none is passed over
-for ever. A run of the long lane is due at the latest after `SHORT_TURNS` runs of the short one.
+for ever. A run of the long lane is due at the latest after `SHORT_TURNS` turns of the short one.
+
+A turn of the short lane is what waits at its beginning, as far as one run could hold it. How many
+runs it is computed in depends on what a run costs: see `leading`.
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from trine.runtime.plan import PADDING_ALLOWANCE
+from trine.runtime.serving.run_cost import RunCost
 
-__all__ = ["SHORT_TURNS", "BatchBudget", "Load", "Plan", "is_short", "plan_batch"]
+__all__ = [
+    "LOOK_AHEAD",
+    "SHORT_TURNS",
+    "BatchBudget",
+    "Load",
+    "Plan",
+    "Turns",
+    "is_short",
+    "leading",
+    "plan_batch",
+]
 
-#: Runs of the short lane in a row while long items wait: a short item waits for one long run at
-#: most, and long items get a fifth of the runs however many short ones come.
+#: Turns of the short lane in a row while long items wait: a short item waits for one long run at
+#: most, and long items get a fifth of the turns however many short ones come.
 SHORT_TURNS = 4
 #: Patches of the vision tower that cost about what one token of the decoder does; in the published
 #: model four patches make an image token, and the tower has a fifth of the decoder's weights.
 PATCHES_PER_TOKEN = 4
 #: Items of a lane looked at for one run; those behind them would come out of turn anyway.
 LOOK_AHEAD = 1024
+#: Part of the throughput that may be given for early answers.
+LOSS = 0.02
+#: That part where items are few, times their number: the engine then has time to spare, or the
+#: queue would be longer.
+LOSS_OF_FEW = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +73,31 @@ class BatchBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class Turns:
+    """Whose turn it is.
+
+    Attributes:
+        short: turns of the short lane in a row, begun while long items waited.
+        left: tokens of the last of them that were not run yet.
+    """
+
+    short: int = 0
+    left: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The next run.
 
     Attributes:
         short: numbers of the short lane's items in it.
         long: numbers of the long lane's items in it.
-        short_turns: to give to the next `plan_batch`.
+        turns: to give to the next `plan_batch`.
     """
 
     short: tuple[int, ...]
     long: tuple[int, ...]
-    short_turns: int
+    turns: Turns
 
 
 def is_short(load: Load, budget: BatchBudget) -> bool:
@@ -72,29 +105,66 @@ def is_short(load: Load, budget: BatchBudget) -> bool:
     return load.tokens + load.patches // PATCHES_PER_TOKEN <= budget.short_tokens
 
 
+def leading(sizes: Sequence[int], cost: RunCost | None) -> int:
+    """Return how many of the items that could share a run are to do so: the first so many.
+
+    What is computed together is answered together, at the end. Items of S tokens in runs of R have
+    their answers earliest, on average, if R is the square root of S times the tokens that a run's
+    own costs stand for. But a run is not so small that more throughput is lost than `LOSS`.
+
+    Args:
+        sizes: in tokens, of all that fit into one run, in order; at least one.
+        cost: of a run; None, as long as it is unknown, for all of them.
+    """
+    fixed = float("inf") if cost is None else cost.fixed_tokens
+    if math.isinf(fixed):
+        return len(sizes)
+    waiting = sum(sizes)
+    loss = max(LOSS, LOSS_OF_FEW / len(sizes))
+    # A token of a run of R tokens costs 1 + fixed / R, of one of all that waits the least.
+    cheap = fixed / (loss + (1 + loss) * fixed / waiting)
+    wanted = max(math.sqrt(waiting * fixed), cheap)
+    total = 0
+    for number, size in enumerate(sizes, 1):
+        total += size
+        if total >= wanted:
+            return number
+    return len(sizes)
+
+
 def plan_batch(
-    short: Sequence[Load], long: Sequence[Load], budget: BatchBudget, short_turns: int = 0
+    short: Sequence[Load],
+    long: Sequence[Load],
+    budget: BatchBudget,
+    turns: Turns = Turns(),
+    cost: RunCost | None = None,
 ) -> Plan:
     """Return the next run: the first item of the lane whose turn it is, and others that fit.
 
     A run of the short lane takes short items only, so that none of them waits for a long one's
-    computation. A run of the long lane takes short items too, which then are done no later than if
-    they had waited for it to end.
+    computation, and no more of them than `leading` says. A run of the long lane takes all that
+    fits, short items too, which then are done no later than if they had waited for it to end.
 
     Args:
         short: items of the short lane, earliest deadline first.
         long: items of the long lane, likewise; the lanes are not both empty.
         budget: of the run.
-        short_turns: runs of the short lane in a row so far.
+        turns: of the lanes so far.
+        cost: of a run, if it is known.
     """
-    take_short = bool(short) and (not long or short_turns < SHORT_TURNS)
-    if take_short:
+    goes_on = turns.left > 0
+    if short and (not long or goes_on or turns.short < SHORT_TURNS):
         run = _Run(short[0], budget)
-        turns = short_turns + 1 if long else 0
-        return Plan((0, *run.fill(short, 1)), (), turns)
+        whole = (0, *run.fill(short, 1))
+        taken = whole[: leading([short[number].tokens for number in whole], cost)]
+        if not long:
+            return Plan(taken, (), Turns())
+        begun = Turns(turns.short, turns.left) if goes_on else Turns(turns.short + 1, run.tokens)
+        left = begun.left - sum(short[number].tokens for number in taken)
+        return Plan(taken, (), Turns(begun.short, max(left, 0)))
     run = _Run(long[0], budget)
     more = run.fill(long, 1)
-    return Plan(tuple(run.fill(short, 0)), (0, *more), 0)
+    return Plan(tuple(run.fill(short, 0)), (0, *more), Turns())
 
 
 class _Run:
@@ -106,6 +176,11 @@ class _Run:
         self._count = 1
         self._tokens = self._longest = first.tokens
         self._patches = first.patches
+
+    @property
+    def tokens(self) -> int:
+        """Of all that is in it."""
+        return self._tokens
 
     def fill(self, lane: Sequence[Load], start: int) -> list[int]:
         """Add what fits of `lane` from number `start` on, and return the numbers."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trine.runtime.adapters import AdapterHandle, AdapterSource
 from trine.runtime.engine import DecoderInputs, DecoderRun, Engine, RunVectors, VectorEngine
+from trine.runtime.serving.run_cost import CostMeter, RunCost
 from trine.runtime.vision_layout import VisionInputs
 
 __all__ = ["EngineRun", "MeteredEngine", "MeteredVectorEngine", "Speed", "metered"]
@@ -143,31 +144,42 @@ def _decoder_run(inputs: DecoderInputs, seconds: float) -> EngineRun:
 
 
 class Speed:
-    """How long a token and a patch take, over the last runs, larger ones counting for more.
+    """How long work takes, learned from the last runs, larger ones counting for more.
 
-    `seconds` may be called from any thread while one other calls `add`: each pair of sums is
-    replaced whole.
+    `seconds` and `cost` may be used from any thread while one other calls `add` and `finish`: what
+    they read is replaced whole.
     """
 
     def __init__(self) -> None:
         self._sums = {"decoder": (0.0, 0.0), "vision": (0.0, 0.0)}
         self._around = (0.0, 0.0)
+        self._runs: list[EngineRun] = []
+        self._meter = CostMeter()
 
     def add(self, run: EngineRun) -> None:
-        """Learn from a run."""
+        """Learn from a run of a graph."""
         seconds, units = self._sums[run.graph]
         self._sums[run.graph] = (seconds * FADE + run.seconds, units * FADE + run.units)
+        self._runs.append(run)
 
-    def add_around(self, whole: float, graphs: float) -> None:
-        """Learn how much longer a batch takes than its graphs: its preparation, its vectors, and
-        the wait for a processor that others use.
+    def finish(self, whole: float) -> None:
+        """Learn from a batch whose graphs' runs were all added: it takes longer than they do, for
+        its preparation, its vectors, and the wait for a processor that others use.
 
         Args:
             whole: seconds of the batch.
-            graphs: seconds of its graphs' runs.
         """
+        runs, self._runs = self._runs, []
         before = self._around
+        graphs = sum(run.seconds for run in runs)
         self._around = (before[0] * FADE + whole, before[1] * FADE + graphs)
+        # Of a batch of several runs it is not known what each one took.
+        if len(runs) == 1 and runs[0].graph == "decoder":
+            self._meter.add(runs[0].units, whole)
+
+    def cost(self) -> RunCost | None:
+        """Return what a run of the decoder costs, with all around it; None while unknown."""
+        return self._meter.cost
 
     def seconds(self, tokens: int, patches: int) -> float:
         """Return how long that much work would take; 0 until something was run."""

@@ -90,7 +90,7 @@ class EmbeddingService:
         )
         self._admission = Admission(settings.queue_tokens, self._budget, self._speed.seconds)
         self._room = PatchRoom(settings.queue_patches)
-        self._queue = WorkQueue(self._budget)
+        self._queue = WorkQueue(self._budget, self._speed.cost)
         threads = settings.prepare_threads
         self._texts = TextPool(threads)
         self._picture_threads = ThreadPoolExecutor(threads, "trine-picture")
@@ -122,19 +122,13 @@ class EmbeddingService:
         """
         loop = asyncio.get_running_loop()
 
-        graph_seconds = 0.0
-
         def report(run: EngineRun) -> None:
-            nonlocal graph_seconds
-            graph_seconds += run.seconds
             self._speed.add(run)
             self._metrics.observe_run(run)
 
         def deliver(result: RunResult) -> None:
-            nonlocal graph_seconds
             if result.entries:
-                self._speed.add_around(result.end - result.start, graph_seconds)
-            graph_seconds = 0.0
+                self._speed.finish(result.end - result.start)
             loop.call_soon_threadsafe(self._deliver, result)
 
         # A thread of its own: the threads that the engine starts inherit its priority.

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from trine.runtime.adapters import AdapterHandle
 from trine.runtime.sequence import TokenSequence
-from trine.runtime.serving.batching import BatchBudget, Load, is_short, plan_batch
+from trine.runtime.serving.batching import BatchBudget, Load, Turns, is_short, plan_batch
+from trine.runtime.serving.run_cost import RunCost
 
 __all__ = ["Entry", "WorkQueue"]
 
@@ -75,14 +76,18 @@ class WorkQueue:
 
     Args:
         budget: of one run.
+        cost: returns what a run costs; None while that is unknown.
     """
 
-    def __init__(self, budget: BatchBudget) -> None:
+    def __init__(
+        self, budget: BatchBudget, cost: Callable[[], RunCost | None] = lambda: None
+    ) -> None:
         self._budget = budget
+        self._cost = cost
         self._short = _Lane()
         self._long = _Lane()
         self._numbers = itertools.count()
-        self._short_turns = 0
+        self._turns = Turns()
         self._closed = False
         self._changed = threading.Condition()
 
@@ -129,9 +134,10 @@ class WorkQueue:
                 [entry.load for entry in short],
                 [entry.load for entry in long],
                 self._budget,
-                self._short_turns,
+                self._turns,
+                self._cost(),
             )
-            self._short_turns = plan.short_turns
+            self._turns = plan.turns
             in_run_short, in_run_long = frozenset(plan.short), frozenset(plan.long)
             run = self._long.keep(lambda place, _: place not in in_run_long)
             run += self._short.keep(lambda place, _: place not in in_run_short)
