@@ -30,6 +30,8 @@ from trine import Embedder
 CONNECTIONS = 64
 #: Distinct short queries.
 QUERIES = [f"how does part {i} of the engine work in winter" for i in range(512)]
+#: How many times `--seconds` queries come at half load: one in a hundred needs many.
+LATENCY_TIMES = 3
 #: Deadline of requests under overload, in seconds.
 OVERLOAD_DEADLINE_S = 5.0
 #: Parts of the overload, after each of which memory is looked at.
@@ -66,14 +68,35 @@ async def closed_loop(port: int, seconds: float, connections: int) -> list[Answe
     return answers
 
 
+def arrivals(seconds: float, rate: float, even: bool) -> list[float]:
+    """Return when queries come, `rate` a second: evenly spaced, or at random (Poisson)."""
+    source, times = random.Random(0), [0.0]
+    while times[-1] < seconds:
+        times.append(times[-1] + (1 / rate if even else source.expovariate(rate)))
+    return times[:-1]
+
+
+def in_order(times: Sequence[float], service: float) -> list[float]:
+    """Return the latencies of a server that takes `service` seconds for each, one after another.
+
+    No order of answering has fewer late ones where all take as long (the M/D/1 queue if the
+    arrivals are random).
+    """
+    end, found = 0.0, []
+    for come in times:
+        end = max(end, come) + service
+        found.append(end - come)
+    return found
+
+
 async def open_loop(
-    port: int, seconds: float, rate: float, timeout: float | None = None
+    port: int, times: Sequence[float], timeout: float | None = None
 ) -> list[Answer | None]:
-    """Return the answers to queries that come at `rate` a second at random, whatever is answered.
+    """Return the answers to queries that come at given times, whatever is answered.
 
     None stands for a connection that broke.
     """
-    source, answers = random.Random(0), list[Answer | None]()
+    answers = list[Answer | None]()
     idle: list[Connection] = []
     tasks: set[asyncio.Task[None]] = set()
 
@@ -85,15 +108,12 @@ async def open_loop(
         except OSError:
             answers.append(None)
 
-    start = due = time.perf_counter()
-    number = 0
-    while due < start + seconds:
-        due += source.expovariate(rate)
-        await asyncio.sleep(max(due - time.perf_counter(), 0))
+    start = time.perf_counter()
+    for number, due in enumerate(times):
+        await asyncio.sleep(max(start + due - time.perf_counter(), 0))
         task = asyncio.ensure_future(ask(number))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        number += 1
     await asyncio.gather(*tasks)
     for connection in idle:
         connection.close()
@@ -153,20 +173,34 @@ def measure_capacity(server: ServerProcess, seconds: float) -> float:
     return len(answers) / (time.perf_counter() - start)
 
 
-def measure_latency(server: ServerProcess, seconds: float, capacity: float) -> dict[str, float]:
-    """Compare the latency of single requests with that at half the capacity."""
+def measure_latency(server: ServerProcess, seconds: float, capacity: float) -> dict[str, object]:
+    """Compare the latency of single requests with that at half the capacity.
+
+    Queries come evenly spaced and at random, beside what the same arrivals would see of a server
+    that takes the median single request's time for each, in order.
+    """
     uvloop.run(closed_loop(server.port, seconds / 4, 1))
     single = [a.seconds for a in uvloop.run(closed_loop(server.port, seconds / 2, 1))]
-    found = uvloop.run(open_loop(server.port, seconds, capacity / 2))
-    half = [answer.seconds for answer in found if answer is not None and answer.status == 200]
-    return {
+    alone = statistics.median(single)
+    result: dict[str, object] = {
         "single_p50_ms": percentile(single, 50),
         "single_p99_ms": percentile(single, 99),
-        "half_load_p50_ms": percentile(half, 50),
-        "half_load_p99_ms": percentile(half, 99),
-        "p99_over_single_p50": round(percentile(half, 99) / max(percentile(single, 50), 1e-9), 2),
-        "not_200": len(found) - len(half),
+        "asked_per_s": round(capacity / 2, 2),
     }
+    for name, even in (("even", True), ("random", False)):
+        times = arrivals(LATENCY_TIMES * seconds, capacity / 2, even)
+        found = uvloop.run(open_loop(server.port, times))
+        half = [answer.seconds for answer in found if answer is not None and answer.status == 200]
+        ideal = in_order(times, alone)
+        result[name] = {
+            "requests": len(found),
+            "p50_ms": percentile(half, 50),
+            "p99_ms": percentile(half, 99),
+            "p99_over_single_p50": round(percentile(half, 99) / 1000 / alone, 2),
+            "in_order_p99_over_single_p50": round(percentile(ideal, 99) / 1000 / alone, 2),
+            "not_200": len(found) - len(half),
+        }
+    return result
 
 
 def measure_overload(server: ServerProcess, seconds: float, capacity: float) -> dict[str, object]:
@@ -176,7 +210,8 @@ def measure_overload(server: ServerProcess, seconds: float, capacity: float) -> 
     found: list[Answer | None] = []
     for _ in range(OVERLOAD_PARTS):
         part = seconds / OVERLOAD_PARTS
-        found += uvloop.run(open_loop(server.port, part, 3 * capacity, OVERLOAD_DEADLINE_S))
+        times = arrivals(part, 3 * capacity, even=False)
+        found += uvloop.run(open_loop(server.port, times, OVERLOAD_DEADLINE_S))
         memory.append(round(server.resident_mb(), 1))
     by_status: dict[int, list[float]] = {}
     for answer in found:
