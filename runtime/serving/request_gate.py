@@ -198,7 +198,8 @@ class RequestGate:
             ServiceError: 400 a header, 401 or 403 the key, 429 too many requests, 503 not ready.
         """
         free = exchange.scope["method"] in FREE_METHODS
-        if exchange.path.startswith(ADMIN_PREFIX):
+        admin = exchange.path.startswith(ADMIN_PREFIX)
+        if admin:
             self._keys.require_admin(presented_key(exchange.headers))
         elif not free:
             exchange.key_name = self._keys.identify(presented_key(exchange.headers))
@@ -208,6 +209,8 @@ class RequestGate:
         wanted = exchange.headers.get(TIMEOUT_HEADER)
         if wanted is not None:
             exchange.deadline = min(exchange.deadline, time.monotonic() + _seconds(wanted))
+        if admin:
+            return  # a server that has too much to do is the one that must be reached
         limit = self._max_requests // (BUSY_DIVISOR if self._lag.busy else 1)
         if self._in_flight > limit:
             raise ServiceError(

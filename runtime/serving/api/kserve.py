@@ -109,9 +109,9 @@ async def infer(api: ApiContext, request: Request) -> Response:
     """Answer with the vectors of texts and pictures."""
     raw = await read_bytes(request, api.max_body_bytes)
     model = _model(api, request)
-    asked = parse_infer(raw, request.headers.get(HEADER_LENGTH))
-    wanted = _wanted_outputs(model, asked)
     info = api.service.info()
+    asked = parse_infer(raw, request.headers.get(HEADER_LENGTH), info.max_items)
+    wanted = _wanted_outputs(model, asked)
     items = items_of(asked)
     choices = task_choices(info, model, asked, len(items))
     options = options_of(info, model, asked)

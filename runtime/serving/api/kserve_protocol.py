@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from trine.runtime.serving.api.output_types import encode_numbers
 from trine.runtime.serving.api.request_bodies import Body, decode_body
+from trine.runtime.serving.call_checks import check_count
 from trine.runtime.serving.calls import ServiceError
 
 __all__ = [
@@ -115,16 +116,17 @@ class InferAnswer:
     header_length: int | None
 
 
-def parse_infer(raw: bytes, header_length: str | None) -> InferRequest:
+def parse_infer(raw: bytes, header_length: str | None, max_items: int) -> InferRequest:
     """Return the request that a body describes.
 
     Args:
         raw: the body, decompressed.
         header_length: of the header of that name, or None. Larger than the body, it is left over
             from another request, as one Triton client does that, and is ignored.
+        max_items: elements of a BYTES tensor, which cost far more memory apart than together.
 
     Raises:
-        ServiceError: 400 or 422 the body is not understood.
+        ServiceError: 400 or 422 the body is not understood; 413 it has too many items.
     """
     length = _parse_length(header_length, len(raw))
     header = decode_body(raw[:length], InferHeader)
@@ -142,7 +144,9 @@ def parse_infer(raw: bytes, header_length: str | None) -> InferRequest:
                 f"the input {entry.name!r} has a binary_data_size of {size!r}, but "
                 f"{len(raw) - place} bytes follow"
             )
-        inputs[entry.name] = _tensor(entry, _from_bytes(entry, raw[place : place + size]))
+        inputs[entry.name] = _tensor(
+            entry, _from_bytes(entry, raw[place : place + size], max_items)
+        )
         place += size
     if place != len(raw):
         raise _broken(f"{len(raw) - place} bytes follow the last input")
@@ -229,9 +233,9 @@ def _from_json(entry: InputHeader) -> TensorData:
     return np.array(flat, dtype)
 
 
-def _from_bytes(entry: InputHeader, raw: bytes) -> TensorData:
+def _from_bytes(entry: InputHeader, raw: bytes, max_items: int) -> TensorData:
     if entry.datatype == "BYTES":
-        return _split_bytes(entry, raw)
+        return _split_bytes(entry, raw, max_items)
     dtype = _numpy_type(entry)
     if len(raw) % dtype.itemsize:
         raise _broken(
@@ -240,10 +244,18 @@ def _from_bytes(entry: InputHeader, raw: bytes) -> TensorData:
     return np.frombuffer(raw, dtype)
 
 
-def _split_bytes(entry: InputHeader, raw: bytes) -> TensorData:
+def _split_bytes(entry: InputHeader, raw: bytes, max_items: int) -> TensorData:
+    if any(side < 0 for side in entry.shape):
+        raise _broken(f"the input {entry.name!r} has the shape {entry.shape[:8]}")
+    count = math.prod(entry.shape)
+    check_count(count, max_items)
     elements: list[str | bytes] = []
     place = 0
     while place < len(raw):
+        if len(elements) == count:
+            raise _broken(
+                f"the input {entry.name!r} has the shape {entry.shape[:8]} but more elements"
+            )
         start = place + 4
         end = start + int.from_bytes(raw[place:start], "little")
         if start > len(raw) or end > len(raw):

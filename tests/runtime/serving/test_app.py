@@ -284,6 +284,23 @@ def test_a_full_queue_refuses_before_the_body_is_read(served: Served) -> None:
     assert served.run(ask()) == (429, 0)
 
 
+def test_a_server_with_too_much_to_do_can_still_be_managed(
+    golden_bundle: Path, serve: Serve
+) -> None:
+    with serve(golden_bundle, admin_key=digest("root"), max_requests=1) as one:
+        held = one.service._admission.admit(Work(10**6, 0, True), 60.0)
+        one.lag.seconds = 10.0
+        try:
+            asked = one.request("POST", EMBEDDINGS, json=ONE)
+            managed = one.request(
+                "POST", "/admin/adapters", json={}, headers={"authorization": "Bearer root"}
+            )
+        finally:
+            held.release()
+        assert asked.status_code == 429
+        assert managed.status_code in (400, 422)  # read, and found to name nothing
+
+
 def test_a_loop_that_is_behind_takes_fewer_requests(golden_bundle: Path, serve: Serve) -> None:
     with serve(golden_bundle, max_requests=32) as narrow:
 

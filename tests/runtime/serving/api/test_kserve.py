@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -194,6 +195,23 @@ def test_tensors_that_do_not_fit_are_refused(client: Any, body: object) -> None:
     assert isinstance(response.json()["error"], str)
 
 
+@pytest.mark.parametrize(
+    ("shape", "status"), [([10], 413), ([9], 400), ([3, 4], 413), ([-1], 400), ([-5, -2], 400)]
+)
+def test_elements_are_counted_before_they_are_taken_apart(shape: list[int], status: int) -> None:
+    tail = bytes(4) * 1_000_000
+    tensor = {"name": "input_text", "datatype": "BYTES", "shape": shape,
+              "parameters": {"binary_data_size": len(tail)}}  # fmt: skip
+    header = json.dumps({"inputs": [tensor]}).encode()
+    tracemalloc.start()
+    with pytest.raises(ServiceError) as refused:
+        parse_infer(header + tail, str(len(header)), 9)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refused.value.status == status
+    assert peak < 4 * len(tail)
+
+
 @given(
     raw=st.binary(max_size=80),
     length=st.none() | st.text(max_size=4) | st.integers(0, 100).map(str),
@@ -206,7 +224,7 @@ def test_any_tail_is_read_or_refused(raw: bytes, length: str | None, size: int, 
     header = json.dumps({"inputs": [tensor]}).encode()
     for body, given_length in ((header + raw, str(len(header))), ((header + raw)[:cut], length)):
         try:
-            asked = parse_infer(body, given_length)
+            asked = parse_infer(body, given_length, 9)
         except ServiceError as refused:
             if refused.status not in (400, 422):
                 raise
