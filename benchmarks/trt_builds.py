@@ -34,7 +34,9 @@ GRAPHS = ("vision", "decoder")
 def _num_weights(graph: Path) -> int:
     """Return how many numbers the matrices of a graph have."""
     model = onnx.load(graph, load_external_data=False)
-    return sum(prod(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) == 2)
+    matrices = (tensor for tensor in model.graph.initializer if len(tensor.dims) == 2)
+    # Scales of blocks are matrices too.
+    return sum(prod(tensor.dims) for tensor in matrices if not tensor.name.endswith(".scales"))
 
 
 def _num_attention(graph: Path) -> int:
