@@ -15,9 +15,10 @@ from trine.runtime.tensor_file import TensorFile, widen
 __all__ = ["EMBEDDING_TENSOR", "EmbeddingTable"]
 
 EMBEDDING_TENSOR = "embed_tokens.weight"
-#: Tokens gathered at a time where there are more. Each touches its row, and the operating system
-#: maps 64 kB around it: of 4,096 tokens a quarter of a gigabyte would stay resident.
-BLOCK_TOKENS = 512
+#: Tokens of a text that is gathered in blocks, and of a block. Each token touches its row, and the
+#: system maps 64 kB around it: of 4,096 tokens a quarter of a gigabyte would stay resident.
+#: A block has a map of its own, which takes a fraction of a millisecond.
+LONG_TOKENS, BLOCK_TOKENS = 512, 128
 
 
 class EmbeddingTable:
@@ -40,7 +41,7 @@ class EmbeddingTable:
 
     def rows(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return float32 [T, hidden], owned by the caller, of int64 [T] token ids."""
-        if len(token_ids) <= BLOCK_TOKENS:
+        if len(token_ids) <= LONG_TOKENS:
             return widen(np.take(self._table, token_ids, axis=0), self._dtype)
         rows = np.empty((len(token_ids), self._table.shape[1]), np.float32)
         for start in range(0, len(token_ids), BLOCK_TOKENS):

@@ -18,6 +18,7 @@ def test_rows_gathered_in_blocks_are_the_same(
     ids = np.random.default_rng(0).integers(0, decoder.vocab_size, 100)
     at_once = table.rows(ids)
     assert at_once.flags.writeable
+    monkeypatch.setattr("trine.runtime.embedding_table.LONG_TOKENS", 7)
     monkeypatch.setattr("trine.runtime.embedding_table.BLOCK_TOKENS", 7)
     in_blocks = table.rows(ids)
     assert in_blocks.flags.writeable

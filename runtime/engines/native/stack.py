@@ -25,7 +25,7 @@ __all__ = ["AttentionLayout", "StackRun", "TransformerStack", "query_strips", "s
 CHUNK_ROWS = 256
 #: Rows of a strip of causal attention, and strips that a longer sequence is cut into, at most: each
 #: reads all keys so far.
-STRIP_ROWS, MOST_STRIPS = 1024, 8
+STRIP_ROWS, MOST_STRIPS = 512, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

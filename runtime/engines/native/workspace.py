@@ -37,7 +37,9 @@ class Workspace:
     def _take(self, name: str, size: int) -> NDArray[np.uint8]:
         buffer = self._buffers.get(name)
         if buffer is None or len(buffer) < size:
-            # A quarter more, so that slowly growing runs do not move it each time.
-            buffer = np.empty(size + size // 16 * 4, np.uint8)
-            self._buffers[name] = buffer
+            # A quarter more when it grows, so that slowly growing runs do not move it each time.
+            spare = 0 if buffer is None else size // 16 * 4
+            self._buffers.pop(name, None)
+            del buffer  # before the next one is there
+            buffer = self._buffers[name] = np.empty(size + spare, np.uint8)
         return buffer[:size]
