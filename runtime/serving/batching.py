@@ -78,7 +78,7 @@ class Turns:
 
     Attributes:
         short: turns of the short lane in a row, begun while long items waited.
-        left: tokens of the last of them that were not run yet.
+        left: tokens of the last of them that are still to be run.
     """
 
     short: int = 0
@@ -102,7 +102,12 @@ class Plan:
 
 def is_short(load: Load, budget: BatchBudget) -> bool:
     """Return whether an item belongs to the short lane."""
-    return load.tokens + load.patches // PATCHES_PER_TOKEN <= budget.short_tokens
+    return _size(load) <= budget.short_tokens
+
+
+def _size(load: Load) -> int:
+    """Return the tokens that take about as long as an item."""
+    return load.tokens + load.patches // PATCHES_PER_TOKEN
 
 
 def leading(sizes: Sequence[int], cost: RunCost | None) -> int:
@@ -156,11 +161,12 @@ def plan_batch(
     if short and (not long or goes_on or turns.short < SHORT_TURNS):
         run = _Run(short[0], budget)
         whole = (0, *run.fill(short, 1))
-        taken = whole[: leading([short[number].tokens for number in whole], cost)]
+        sizes = [_size(short[number]) for number in whole]
+        taken = whole[: leading(sizes, cost)]
         if not long:
             return Plan(taken, (), Turns())
-        begun = Turns(turns.short, turns.left) if goes_on else Turns(turns.short + 1, run.tokens)
-        left = begun.left - sum(short[number].tokens for number in taken)
+        begun = Turns(turns.short, turns.left) if goes_on else Turns(turns.short + 1, sum(sizes))
+        left = begun.left - sum(sizes[: len(taken)])
         return Plan(taken, (), Turns(begun.short, max(left, 0)))
     run = _Run(long[0], budget)
     more = run.fill(long, 1)
@@ -176,11 +182,6 @@ class _Run:
         self._count = 1
         self._tokens = self._longest = first.tokens
         self._patches = first.patches
-
-    @property
-    def tokens(self) -> int:
-        """Of all that is in it."""
-        return self._tokens
 
     def fill(self, lane: Sequence[Load], start: int) -> list[int]:
         """Add what fits of `lane` from number `start` on, and return the numbers."""

@@ -2,13 +2,21 @@
 
 import bisect
 import itertools
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from trine.runtime.adapters import AdapterHandle
 from trine.runtime.sequence import TokenSequence
-from trine.runtime.serving.batching import BatchBudget, Load, Turns, is_short, plan_batch
+from trine.runtime.serving.batching import (
+    LOOK_AHEAD,
+    BatchBudget,
+    Load,
+    Turns,
+    is_short,
+    plan_batch,
+)
 from trine.runtime.serving.run_cost import RunCost
 
 __all__ = ["Entry", "WorkQueue"]
@@ -59,16 +67,27 @@ class _Lane:
         self.keys.insert(place, key)
         self.entries.insert(place, entry)
 
-    def keep(self, wanted: Callable[[int, Entry], bool]) -> list[Entry]:
-        """Remove and return the entries that are not wanted; called with place and entry."""
-        kept = [place for place, entry in enumerate(self.entries) if wanted(place, entry)]
-        if len(kept) == len(self.entries):
-            return []
-        stay = set(kept)
-        removed = [entry for place, entry in enumerate(self.entries) if place not in stay]
-        self.keys = [self.keys[place] for place in kept]
-        self.entries = [self.entries[place] for place in kept]
-        return removed
+    def pull(self, places: Sequence[int]) -> list[Entry]:
+        """Remove and return the entries at `places`, in the order of those."""
+        pulled = [self.entries[place] for place in places]
+        # From the end, so that the other places stay what they are.
+        for place in sorted(places, reverse=True):
+            del self.entries[place], self.keys[place]
+        return pulled
+
+    def drop_unwanted(self, now: float) -> list[Entry]:
+        """Remove and return what is too late, and what nobody waits for among those up next.
+
+        Those further back are asked when it is their turn: a long queue costs a run no more.
+        """
+        late = bisect.bisect(self.keys, (now, math.inf))
+        looked_at = itertools.islice(self.entries, late, late + LOOK_AHEAD)
+        left = [late + i for i, entry in enumerate(looked_at) if entry.abandoned()]
+        return self.pull([*range(late), *left])
+
+    def head(self) -> list[Load]:
+        """Return the loads that a run may be made of."""
+        return [entry.load for entry in itertools.islice(self.entries, LOOK_AHEAD)]
 
 
 class WorkQueue:
@@ -106,7 +125,11 @@ class WorkQueue:
     def remove(self, owner: object) -> list[Entry]:
         """Remove and return the entries of one owner that were not taken yet."""
         with self._changed:
-            return self._drop(lambda entry: entry.owner is owner)
+            return [
+                entry
+                for lane in (self._short, self._long)
+                for entry in lane.pull([i for i, e in enumerate(lane.entries) if e.owner is owner])
+            ]
 
     def take(
         self, now: Callable[[], float], wanted: int = 1, until: float = 0.0
@@ -126,22 +149,14 @@ class WorkQueue:
                 lambda: self._closed or self._count() >= wanted, max(until - now(), 0.0)
             )
             time = now()
-            dropped = self._drop(lambda entry: entry.deadline <= time or entry.abandoned())
-            short, long = self._short.entries, self._long.entries
-            if not short and not long:
+            dropped = self._short.drop_unwanted(time) + self._long.drop_unwanted(time)
+            if not self._count():
                 return ([], dropped) if dropped or not self._closed else None
             plan = plan_batch(
-                [entry.load for entry in short],
-                [entry.load for entry in long],
-                self._budget,
-                self._turns,
-                self._cost(),
+                self._short.head(), self._long.head(), self._budget, self._turns, self._cost()
             )
             self._turns = plan.turns
-            in_run_short, in_run_long = frozenset(plan.short), frozenset(plan.long)
-            run = self._long.keep(lambda place, _: place not in in_run_long)
-            run += self._short.keep(lambda place, _: place not in in_run_short)
-            return run, dropped
+            return self._long.pull(plan.long) + self._short.pull(plan.short), dropped
 
     def close(self) -> None:
         """Let `take` return None when nothing is left."""
@@ -151,9 +166,3 @@ class WorkQueue:
 
     def _count(self) -> int:
         return len(self._short.entries) + len(self._long.entries)
-
-    def _drop(self, unwanted: Callable[[Entry], bool]) -> list[Entry]:
-        dropped = []
-        for lane in (self._short, self._long):
-            dropped += lane.keep(lambda _, entry: not unwanted(entry))
-        return dropped

@@ -117,6 +117,11 @@ def test_a_picture_counts_by_the_time_its_patches_take(load: Load, short: bool) 
     assert is_short(load, BUDGET) is short
 
 
+def test_patches_count_for_how_long_a_run_is() -> None:
+    short = [Load(2, 64, "a")] + [Load(2, 0, "a")] * 9
+    assert plan_batch(short, [], BUDGET, cost=RunCost(1.0, 1.0)).short == (0,)
+
+
 def test_without_a_known_cost_all_that_fits_is_one_run() -> None:
     assert leading([5] * 7, None) == 7
 

@@ -8,7 +8,7 @@ import pytest
 from trine.runtime.adapters import AdapterHandle
 from trine.runtime.heads import Projector
 from trine.runtime.sequence import text_sequence
-from trine.runtime.serving.batching import BatchBudget, Load
+from trine.runtime.serving.batching import LOOK_AHEAD, BatchBudget, Load
 from trine.runtime.serving.work_queue import Entry, WorkQueue
 
 BUDGET = BatchBudget(tokens=100, patches=200, short_tokens=20)
@@ -69,6 +69,24 @@ def test_only_dropped_entries_are_handed_over_too() -> None:
     queue.put([gone])
     assert queue.take(lambda: 2.0) == ([], [gone])
     assert len(queue) == 0
+
+
+def test_only_what_may_be_in_the_run_is_asked_whether_anybody_waits() -> None:
+    asked: list[int] = []
+
+    def note(number: int) -> bool:
+        asked.append(number)
+        return number == 1
+
+    queue = WorkQueue(BUDGET)
+    late = [entry(deadline=1.0) for _ in range(3)]
+    waiting = [entry(abandoned=lambda n=number: note(n)) for number in range(LOOK_AHEAD + 5)]
+    queue.put([*waiting, *late])
+    taken = queue.take(lambda: 1.0)
+    assert taken is not None
+    assert taken[1] == [*late, waiting[1]]
+    assert taken[0] == [waiting[0], *waiting[2:21]]
+    assert asked == list(range(LOOK_AHEAD))
 
 
 def test_an_owners_entries_can_be_removed() -> None:
