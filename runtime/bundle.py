@@ -24,7 +24,7 @@ from trine.runtime.errors import BundleError
 from trine.runtime.gpu_entries import GPU_RUNNERS, by_builder, gpu_entry
 from trine.runtime.manifest import EngineEntry, Manifest, manifest_from_json
 from trine.runtime.native_entries import native_entry, prefers_native
-from trine.runtime.tuning.settings import read_tuned
+from trine.runtime.tuning.settings import TunedSettings, read_tuned
 
 __all__ = [
     "EMBEDDING_NAME",
@@ -76,10 +76,7 @@ class Bundle:
             BundleError: the bundle has no engine of that name.
         """
         if name == "auto":
-            tuned = read_tuned(self.folder)
-            if tuned is None:
-                return self.untuned_engine()
-            name = tuned.engine
+            return self.tuned_engine(read_tuned(self.folder))
         if name == "ort_cpu":
             return self.first_cpu_engine()
         for entry in self.engines:
@@ -96,6 +93,14 @@ class Bundle:
                 else ""
             )
         )
+
+    def tuned_engine(self, tuned: TunedSettings | None) -> EngineEntry:
+        """Return the engine of the settings that were found here, or `untuned_engine` for none.
+
+        Raises:
+            BundleError: the bundle has no engine of that name.
+        """
+        return self.untuned_engine() if tuned is None else self.engine(tuned.engine)
 
     def untuned_engine(self) -> EngineEntry:
         """Return the first engine that a CPU can run, by the native kernels where they suit it."""

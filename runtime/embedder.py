@@ -8,7 +8,7 @@ from pathlib import Path
 from trine.runtime.bundle import Bundle, open_bundle
 from trine.runtime.encoder import Encoder
 from trine.runtime.engine import Engine, EngineOptions
-from trine.runtime.engines.choice import resolve_engine
+from trine.runtime.engines.choice import choose_engine
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.errors import InputError
 from trine.runtime.golden import Deviation, Modality
@@ -26,7 +26,6 @@ from trine.runtime.published_methods import PublishedMethods
 from trine.runtime.request import Request, check_request
 from trine.runtime.self_test import SelfTest, measure_deviations
 from trine.runtime.streaming import StreamOptions, stream_embeddings
-from trine.runtime.tuning.settings import read_tuned
 
 __all__ = ["Embedder"]
 
@@ -96,15 +95,13 @@ class Embedder(PublishedMethods):
             DependencyError: the engine's package is not installed.
         """
         opened = open_bundle(Path(bundle))
-        entry = resolve_engine(opened, engine, device)
-        tuned = read_tuned(opened.folder) if engine == "auto" else None
-        # Where a GPU was found, what suits the processor's engine says nothing.
-        if tuned is not None and tuned.engine == entry.name:
-            threads = threads or tuned.threads
-            limits = limits or BatchLimits(tokens=tuned.batch_tokens)
+        chosen = choose_engine(opened, engine, device)
+        if chosen.tuned is not None:
+            threads = threads or chosen.tuned.threads
+            limits = limits or BatchLimits(tokens=chosen.tuned.batch_tokens)
         embedder = cls.open(
             opened,
-            entry,
+            chosen.entry,
             device=device,
             tasks=tasks,
             threads=threads,

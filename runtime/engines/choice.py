@@ -4,6 +4,7 @@ import ctypes
 import importlib.metadata
 import logging
 import sys
+from dataclasses import dataclass
 
 from trine.kernels.cpu.library import why_unavailable
 from trine.runtime.bundle import Bundle
@@ -12,8 +13,9 @@ from trine.runtime.engines.gpu.built import built_engine
 from trine.runtime.errors import EngineError
 from trine.runtime.gpu_entries import GPU_RUNNERS, gpu_entries
 from trine.runtime.manifest import Builder, EngineEntry
+from trine.runtime.tuning.settings import TunedSettings, read_tuned
 
-__all__ = ["resolve_engine", "why_not"]
+__all__ = ["EngineChoice", "choose_engine", "resolve_engine", "why_not"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +27,22 @@ PACKAGES: dict[Builder, tuple[str, ...]] = {
 }
 
 
-def resolve_engine(bundle: Bundle, name: str, device: int) -> EngineEntry:
-    """Return the entry to run.
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What to run.
+
+    Attributes:
+        entry: of the engine.
+        tuned: settings that `trine tune` found for it here; None if there are none, or if the
+            engine was named.
+    """
+
+    entry: EngineEntry
+    tuned: TunedSettings | None
+
+
+def choose_engine(bundle: Bundle, name: str, device: int) -> EngineChoice:
+    """Return the entry to run, and how.
 
     Nothing is loaded: an entry that seems to run and then does not is an error, not a reason to
     take another.
@@ -38,16 +54,23 @@ def resolve_engine(bundle: Bundle, name: str, device: int) -> EngineEntry:
         device: ordinal of the GPU.
 
     Raises:
-        BundleError: the bundle has no engine of that name.
+        BundleError: the bundle has no engine of that name, or its settings are damaged.
     """
     if name != "auto":
-        return bundle.engine(name)
+        return EngineChoice(bundle.engine(name), None)
     for entry in gpu_entries(bundle.manifest.engines):
         obstacle = why_not(bundle, entry, device)
         if obstacle is None:
-            return entry
+            # What suits the processor's engine says nothing of a GPU's.
+            return EngineChoice(entry, None)
         logger.info("engine auto: not %s by %s: %s", entry.name, entry.runner, obstacle)
-    return bundle.engine("auto")
+    tuned = read_tuned(bundle.folder)
+    return EngineChoice(bundle.tuned_engine(tuned), tuned)
+
+
+def resolve_engine(bundle: Bundle, name: str, device: int) -> EngineEntry:
+    """Return the entry of `choose_engine`, whatever settings were found for it."""
+    return choose_engine(bundle, name, device).entry
 
 
 def why_not(bundle: Bundle, entry: EngineEntry, device: int) -> str | None:

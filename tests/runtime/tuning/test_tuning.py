@@ -13,6 +13,7 @@ from trine.kernels.cpu.library import why_unavailable
 from trine.runtime.bundle import open_bundle
 from trine.runtime.doctor.cpu import read_cpu
 from trine.runtime.embedder import Embedder
+from trine.runtime.engines.choice import choose_engine
 from trine.runtime.errors import BundleError
 from trine.runtime.tuning.search import Candidate, Measured, _fastest
 from trine.runtime.tuning.settings import TunedSettings, read_tuned, tuned_path, write_tuned
@@ -52,6 +53,24 @@ def test_settings_count_on_the_machine_they_were_found_on(bundle: Path) -> None:
     for change in ({"processor": "abacus"}, {"cores": 999}):
         write_tuned(bundle, here(**change))
         assert read_tuned(bundle) is None
+
+
+def test_settings_are_those_of_the_engine_that_auto_takes(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tuned(bundle, here())
+    read: list[Path] = []
+
+    def count(path: Path, *arguments: str, **options: str) -> str:
+        read.append(path)
+        return read_text(path, *arguments, **options)
+
+    opened, read_text = open_bundle(bundle), Path.read_text
+    monkeypatch.setattr(Path, "read_text", count)
+    chosen = choose_engine(opened, "auto", 0)
+    assert (chosen.entry.name, chosen.tuned) == ("ort-fp32", here())
+    assert read.count(tuned_path(bundle)) == 1
+    assert choose_engine(opened, "ort-fp32", 0).tuned is None
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"engine": "ort-fp32"}'])
