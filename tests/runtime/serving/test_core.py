@@ -25,7 +25,10 @@ class Bundle:
         self.native = dataclasses.replace(listed, name="native-int8", runner="native")
 
     def engine(self, name: str) -> object:
-        return self.native if name in ("auto", "native-int8") else self.manifest.engines[0]
+        return self.native if name == "native-int8" else self.manifest.engines[0]
+
+    def tuned_engine(self, tuned: object) -> object:
+        return self.native
 
     def first_cpu_engine(self) -> object:
         return self.manifest.engines[0]
