@@ -137,7 +137,7 @@ def main() -> None:
     if arguments.out:
         rows = [{k: v for k, v in asdict(run).items() if k != "vector"} for run in runs]
         record = machine_record() | {
-            "command": "python benchmarks/large_picture.py " + " ".join(sys.argv[1:]),
+            "bundle": arguments.bundle.name,
             "size": list(arguments.size),
             "max_pixels": arguments.max_pixels,
             "runs": rows,

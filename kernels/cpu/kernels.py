@@ -84,8 +84,7 @@ class CpuKernels:
 
     Args:
         threads: of each call.
-        bfloat16: whether attention multiplies its weights with values in bfloat16; None for where
-            the processor can.
+        bfloat16: whether attention multiplies in bfloat16; None for where the processor can.
 
     Raises:
         NativeLibraryError: they cannot be used here.
@@ -301,8 +300,8 @@ class CpuKernels:
     ) -> None:
         """Write softmax(q·kᵀ / sqrt(head_dim)) · v of each sequence.
 
-        Scores and sums are float32. Weights and values are rounded to bfloat16, 8 significant bits,
-        where these kernels use it.
+        Sums are float32. Where these kernels use bfloat16, 8 significant bits, weights and values
+        are rounded to it, and a sequence's queries and keys where that moves no score by much.
 
         Args:
             q: float32 [Q, heads · head_dim], of tokens `first_query` to `first_query` + Q - 1.

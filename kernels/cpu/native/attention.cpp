@@ -5,18 +5,19 @@
 // only where that moves no score by much, for scores are exponents, and keys may carry biases that drown
 // what a query looks for. Keys are laid out for the product first, once for all query heads that share
 // them.
-#include "pool.h"
-#include "scratch.h"
-#include "simd.h"
-#include "tile.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
+
+#include "pool.h"
+#include "scratch.h"
+#include "simd.h"
 
 // Compilers make no bfloat16 instructions from float32 code, so only what `half` chooses has any.
 #pragma GCC target("avx512bf16")
+#include "tile.h"
 
 namespace trine {
 namespace {
@@ -124,8 +125,7 @@ void pack_values(const float *source, int64_t stride, int64_t count, int64_t d, 
 }
 
 // Values [count, d] as bfloat16 [count / 2, d padded to 16, 2], zeros after the last.
-void pack_half_values(const float *source, int64_t stride, int64_t count, int64_t d,
-                                     float *values) {
+void pack_half_values(const float *source, int64_t stride, int64_t count, int64_t d, float *values) {
   const int64_t width = padded(d, kLanes);
   for (int64_t j = 0; j < count; j += 2)
     for (int64_t i = 0; i < width; i += kLanes) {
@@ -281,65 +281,19 @@ inline void weigh_row(Block &b, int64_t row, int64_t keys, int64_t allowed, int6
   b.total[row] += _mm512_reduce_add_ps(sum);
 }
 
-// c (+)= x * y for pairs of bfloat16, x [rows, pairs] and y [pairs, 16 * vectors], each pair in the place
-// of a float32.
-template <int rows, int vectors>
-inline void multiply_half(const float *x, int64_t x_stride, const float *y, int64_t y_stride,
-                          int64_t pairs, float *c, int64_t c_stride, bool add) {
-  __m512 sums[rows][vectors];
-#pragma GCC unroll 6
-  for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v)
-      sums[i][v] = add ? _mm512_loadu_ps(c + i * c_stride + v * kLanes) : _mm512_setzero_ps();
-  for (int64_t k = 0; k < pairs; ++k) {
-    __m512bh columns[vectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v)
-      columns[v] = (__m512bh)_mm512_loadu_ps(y + k * y_stride + v * kLanes);
-#pragma GCC unroll 6
-    for (int i = 0; i < rows; ++i) {
-      const __m512bh pair = (__m512bh)_mm512_set1_ps(x[i * x_stride + k]);
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sums[i][v] = _mm512_dpbf16_ps(sums[i][v], pair, columns[v]);
-    }
+// Pairs of bfloat16, each in the place of a float32.
+struct BFloat16Pairs {
+  static __m512 add(__m512 sum, __m512 x, __m512 y) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)y);
   }
-#pragma GCC unroll 6
-  for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v)
-      _mm512_storeu_ps(c + i * c_stride + v * kLanes, sums[i][v]);
-}
-
-template <int vectors>
-void multiply_half_rows(int64_t rows, const float *x, int64_t x_stride, const float *y,
-                        int64_t y_stride, int64_t pairs, float *c, int64_t c_stride, bool add) {
-  int64_t i = 0;
-  for (; i + kTileRows <= rows; i += kTileRows)
-    multiply_half<kTileRows, vectors>(x + i * x_stride, x_stride, y, y_stride, pairs,
-                                      c + i * c_stride, c_stride, add);
-  x += i * x_stride;
-  c += i * c_stride;
-  switch (rows - i) {
-    case 5: multiply_half<5, vectors>(x, x_stride, y, y_stride, pairs, c, c_stride, add); break;
-    case 4: multiply_half<4, vectors>(x, x_stride, y, y_stride, pairs, c, c_stride, add); break;
-    case 3: multiply_half<3, vectors>(x, x_stride, y, y_stride, pairs, c, c_stride, add); break;
-    case 2: multiply_half<2, vectors>(x, x_stride, y, y_stride, pairs, c, c_stride, add); break;
-    case 1: multiply_half<1, vectors>(x, x_stride, y, y_stride, pairs, c, c_stride, add); break;
-    default: break;
-  }
-}
+};
 
 template <int vectors, bool half>
 void add_value_columns(Block &b, int64_t rows, int64_t keys, const float *values, int64_t column,
                        int64_t width) {
-  if constexpr (half) {
-    multiply_half_rows<vectors>(rows, b.scores, kKeys, values + column, width, (keys + 1) / 2,
-                                b.sums + column, width, true);
-  } else {
-    multiply_float_rows<vectors>(rows, b.scores, kKeys, values + column, width, keys,
-                                 b.sums + column, width, true);
-  }
+  using Format = std::conditional_t<half, BFloat16Pairs, Float32>;
+  multiply_rows<Format, vectors>(rows, b.scores, kKeys, values + column, width,
+                                 half ? (keys + 1) / 2 : keys, b.sums + column, width, true);
 }
 
 // Columns go in passes of like width: 5 vectors are 3 + 2, for a pass of 1 would wait for its sums.
@@ -392,11 +346,11 @@ void attend(const Attention &a, const Part &part, int64_t head, int64_t block, b
     const int64_t in_block = std::min(kKeys, visible - key);
     for (int64_t p = 0; p < in_block; p += kPanel) {
       if (half_scores) {
-        multiply_half_rows<kPanelVectors>(rows, b.queries, d, keys + (key + p) * half_size, kPanel,
-                                          (d + 1) / 2, b.scores + p, kKeys, false);
+        multiply_rows<BFloat16Pairs, kPanelVectors>(rows, b.queries, d, keys + (key + p) * half_size,
+                                                    kPanel, (d + 1) / 2, b.scores + p, kKeys, false);
       } else {
-        multiply_float_rows<kPanelVectors>(rows, b.queries, d, keys + (key + p) * d, kPanel, d,
-                                           b.scores + p, kKeys, false);
+        multiply_rows<Float32, kPanelVectors>(rows, b.queries, d, keys + (key + p) * d, kPanel, d,
+                                              b.scores + p, kKeys, false);
       }
     }
     const int64_t stored = padded(in_block, kLanes);

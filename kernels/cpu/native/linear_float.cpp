@@ -45,7 +45,7 @@ void multiply_panel(const LinearFloat &a, int64_t panel, float *block, float *su
       case kFloat16: copy_block<kFloat16>(a, first, count, column, block); break;
       default: copy_block<kFloat32>(a, first, count, column, block);
     }
-    multiply_float_rows<kPanelVectors>(a.rows, a.x + first, a.x_stride, block, kPanel, count, sums,
+    multiply_rows<Float32, kPanelVectors>(a.rows, a.x + first, a.x_stride, block, kPanel, count, sums,
                                        kPanel, first > 0);
   }
   for (int64_t row = 0; row < a.rows; ++row)

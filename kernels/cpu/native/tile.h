@@ -1,14 +1,19 @@
-// The float32 tile: [rows, depth] times [depth, 16 * vectors], in registers.
+// The tile with float32 sums: [rows, depth] times [depth, 16 * vectors], in registers.
 #pragma once
 
 #include "simd.h"
 
 namespace trine {
 
-// c (+)= a * b. Sums run over the depth in order, so a row does not depend on the others.
-template <int rows, int vectors>
-inline void multiply_float(const float *a, int64_t a_stride, const float *b, int64_t b_stride,
-                           int64_t depth, float *c, int64_t c_stride, bool add) {
+struct Float32 {
+  static __m512 add(__m512 sum, __m512 x, __m512 y) { return _mm512_fmadd_ps(x, y, sum); }
+};
+
+// c (+)= a * b. Sums run over the depth in order, so a row does not depend on the others. `Format` says
+// how what stands in the place of a float32 is multiplied.
+template <class Format, int rows, int vectors>
+inline void multiply_tile(const float *a, int64_t a_stride, const float *b, int64_t b_stride,
+                          int64_t depth, float *c, int64_t c_stride, bool add) {
   __m512 sums[rows][vectors];
 #pragma GCC unroll 6
   for (int i = 0; i < rows; ++i)
@@ -23,7 +28,7 @@ inline void multiply_float(const float *a, int64_t a_stride, const float *b, int
     for (int i = 0; i < rows; ++i) {
       const __m512 x = _mm512_set1_ps(a[i * a_stride + k]);
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sums[i][v] = _mm512_fmadd_ps(x, columns[v], sums[i][v]);
+      for (int v = 0; v < vectors; ++v) sums[i][v] = Format::add(sums[i][v], x, columns[v]);
     }
   }
 #pragma GCC unroll 6
@@ -33,22 +38,31 @@ inline void multiply_float(const float *a, int64_t a_stride, const float *b, int
       _mm512_storeu_ps(c + i * c_stride + v * kLanes, sums[i][v]);
 }
 
-template <int vectors>
-inline void multiply_float_rows(int64_t rows, const float *a, int64_t a_stride, const float *b,
-                                int64_t b_stride, int64_t depth, float *c, int64_t c_stride,
-                                bool add) {
+template <class Format, int vectors>
+inline void multiply_rows(int64_t rows, const float *a, int64_t a_stride, const float *b,
+                          int64_t b_stride, int64_t depth, float *c, int64_t c_stride, bool add) {
   int64_t row = 0;
   for (; row + kTileRows <= rows; row += kTileRows)
-    multiply_float<kTileRows, vectors>(a + row * a_stride, a_stride, b, b_stride, depth,
-                                       c + row * c_stride, c_stride, add);
+    multiply_tile<Format, kTileRows, vectors>(a + row * a_stride, a_stride, b, b_stride, depth,
+                                              c + row * c_stride, c_stride, add);
   a += row * a_stride;
   c += row * c_stride;
   switch (rows - row) {
-    case 5: multiply_float<5, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add); break;
-    case 4: multiply_float<4, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add); break;
-    case 3: multiply_float<3, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add); break;
-    case 2: multiply_float<2, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add); break;
-    case 1: multiply_float<1, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add); break;
+    case 5:
+      multiply_tile<Format, 5, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add);
+      break;
+    case 4:
+      multiply_tile<Format, 4, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add);
+      break;
+    case 3:
+      multiply_tile<Format, 3, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add);
+      break;
+    case 2:
+      multiply_tile<Format, 2, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add);
+      break;
+    case 1:
+      multiply_tile<Format, 1, vectors>(a, a_stride, b, b_stride, depth, c, c_stride, add);
+      break;
     default: break;
   }
 }

@@ -219,8 +219,7 @@ def query_strips(starts: Sequence[int]) -> list[tuple[int, int]]:
             first = start
         if end - start > STRIP_ROWS:
             count = -(-(end - start) // strip_rows(end - start))
-            ends = [start + (end - start) * i // count for i in range(count + 1)]
-            strips.extend(pairwise(ends))
+            strips += _equal_parts(start, end, count)
             first = end
     if first < starts[-1]:
         strips.append((first, starts[-1]))
@@ -229,10 +228,14 @@ def query_strips(starts: Sequence[int]) -> list[tuple[int, int]]:
 
 def _chunks(first: int, last: int) -> list[slice]:
     """Return slices of at most `CHUNK_ROWS` rows, as equal as can be."""
-    rows = last - first
-    count = -(-rows // CHUNK_ROWS)
-    ends = [first + rows * i // count for i in range(count + 1)]
-    return [slice(start, end) for start, end in pairwise(ends)]
+    count = -(-(last - first) // CHUNK_ROWS)
+    return [slice(start, end) for start, end in _equal_parts(first, last, count)]
+
+
+def _equal_parts(first: int, last: int, count: int) -> list[tuple[int, int]]:
+    """Return the (first, end) of `count` parts of a range, as equal as can be."""
+    ends = [first + (last - first) * i // count for i in range(count + 1)]
+    return list(pairwise(ends))
 
 
 def _moved(part: slice, by: int) -> slice:
