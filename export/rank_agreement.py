@@ -20,6 +20,7 @@ last, so that broken vectors never look well.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Literal, get_args
 
 import numpy as np
@@ -227,7 +228,8 @@ def rank_agreement(
         ndcg_at_10=_graded_ndcg(wanted, _ranking(found), depth),
         overlap_at_10=overlap,
         kendall=float(np.mean([_kendall(s, t) for s, t in zip(reference, found, strict=True)])),
-        pearson=float(np.mean(pearson)),
+        # Exact until it is rounded once, so that it is no less than the least of them.
+        pearson=mean(pearson),
         worst_pearson=min(pearson),
     )
 

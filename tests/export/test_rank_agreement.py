@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -68,7 +68,12 @@ def _literal_kendall(first: list[float], second: list[float]) -> float:
     return float(sum(a * b for a, b in signs)) / math.sqrt(untied[0] * untied[1])
 
 
+#: Their correlations are alike, and the mean of those must be neither more nor less.
+THREE_ALIKE = np.array([[0, 1]] * 3, np.float32)
+
+
 @given(_scores())
+@example((THREE_ALIKE, THREE_ALIKE))
 def test_measures_are_what_their_definitions_say(scores: tuple[Array, Array]) -> None:
     reference, found = scores
     result = _ranks(reference, found)
