@@ -32,10 +32,12 @@ void wait_until(const Ready &ready, std::mutex &mutex, std::condition_variable &
   --sleepers;
 }
 
-// `threads` - 1 workers beside the caller; each takes part in every round.
+// `threads` - 1 workers beside the caller. Those that are awake take part in a round: one that other
+// work keeps from its core is not waited for unless it has an item in hand, for else every round, of
+// which a small run has hundreds, would take a turn of the scheduler.
 class Pool {
  public:
-  explicit Pool(int threads) : threads_(threads) {
+  explicit Pool(int threads) {
     for (int i = 1; i < threads; ++i) std::thread([this, i] { work(i); }).detach();
   }
 
@@ -43,25 +45,39 @@ class Pool {
   void give_back() { busy_.unlock(); }
 
   void run(int64_t items, Item body, const void *context) {
+    // Nobody is inside, so nobody reads these.
     body_ = body;
     context_ = context;
     items_ = items;
     next_.store(0, std::memory_order_relaxed);
-    working_.store(threads_ - 1, std::memory_order_relaxed);
-    round_.fetch_add(1);
+    state_.store(state_.load() + 3 * kOpen);  // the next round, open
     wake(sleeping_workers_, round_begins_);
     take_items(0);
-    wait_until([this] { return working_.load() == 0; }, mutex_, round_ended_, sleeping_callers_);
+    state_.fetch_and(~kOpen);
+    wait_until([this] { return (state_.load() & kInside) == 0; }, mutex_, round_ended_,
+               sleeping_callers_);
   }
 
  private:
+  // The state's lowest bits count the workers inside a round, a bit says whether more may come, and
+  // the rest is the number of the round.
+  static constexpr uint64_t kOpen = uint64_t{1} << 15, kInside = kOpen - 1;
+
   void work(int thread) {
-    uint32_t seen = 0;
+    uint64_t seen = 0;
     for (;;) {
-      wait_until([&] { return round_.load() != seen; }, mutex_, round_begins_, sleeping_workers_);
-      ++seen;
+      uint64_t state = 0;
+      wait_until(
+          [&] {
+            state = state_.load();
+            return (state & kOpen) != 0 && state / (2 * kOpen) != seen;
+          },
+          mutex_, round_begins_, sleeping_workers_);
+      // Fails if the round was closed, or another worker came or left: then look again.
+      if (!state_.compare_exchange_strong(state, state + 1)) continue;
+      seen = state / (2 * kOpen);
       take_items(thread);
-      if (working_.fetch_sub(1) == 1) wake(sleeping_callers_, round_ended_);
+      if ((state_.fetch_sub(1) & (kOpen | kInside)) == 1) wake(sleeping_callers_, round_ended_);
     }
   }
 
@@ -77,13 +93,11 @@ class Pool {
     if (sleepers.load() > 0) awake.notify_all();
   }
 
-  const int threads_;
   Item body_ = nullptr;
   const void *context_ = nullptr;
   int64_t items_ = 0;
   std::atomic<int64_t> next_{0};
-  std::atomic<int> working_{0};
-  std::atomic<uint32_t> round_{0};
+  std::atomic<uint64_t> state_{0};
   std::atomic<int> sleeping_workers_{0}, sleeping_callers_{0};
   std::mutex busy_, mutex_;
   std::condition_variable round_begins_, round_ended_;

@@ -3,12 +3,14 @@
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 
 from trine.kernels.cpu.kernels import CpuKernels, Quantised
 from trine.kernels.cpu.packed import packed_layer
+from trine.kernels.processors import num_processors
 
 FORKED = """
 import os, sys
@@ -52,6 +54,23 @@ def test_callers_at_once_get_their_own_results(kernels: CpuKernels) -> None:
         thread.join(60)
     assert not wrong
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_threads_without_a_core_are_not_waited_for(kernels: CpuKernels) -> None:
+    x, weight = np.ones((8, 64), np.float32), np.ones((64, 4096), np.float32)
+    out = np.empty((8, 4096), np.float32)
+
+    def least_seconds(threads: int) -> float:
+        many, times = CpuKernels(threads), []
+        for _ in range(100):
+            start = time.perf_counter()
+            many.linear_float(x, weight, out)
+            times.append(time.perf_counter() - start)
+            assert (out == 64).all()
+        return min(times)
+
+    # A turn on a core for each of eight threads a core takes some ten times as long as the product.
+    assert least_seconds(8 * num_processors()) < 4 * least_seconds(1)
 
 
 def test_a_forked_process_has_threads_of_its_own(kernels: CpuKernels, tmp_path: Path) -> None:
