@@ -43,6 +43,9 @@ class ExportOptions:
             are the reference's own arithmetic.
         calibration: file or folder of inputs that decide ranges and layers kept wider; None for
             the built-in ones.
+        min_cosine: least mean cosine with float32 of engines narrower than that, in place of their
+            precisions' own; what single vectors and rankings may lose goes with it. Plans aim
+            there, and an engine that reaches it is written, marked if it is below its usual floor.
         allow_below_floor: write engines that are further from float32 than their precision may
             be, marked so.
         tensorrt: precisions of graphs for TensorRT to write beside the engines, for `trine build`.
@@ -59,6 +62,7 @@ class ExportOptions:
     force: bool = False
     check: bool | None = None
     calibration: Path | None = None
+    min_cosine: float | None = None
     allow_below_floor: bool = False
     tensorrt: tuple[TensorRtPrecision, ...] = ()
 
@@ -98,7 +102,8 @@ class EngineReport:
         num_quantised: layers in fewer than 16 bits, for TensorRT; None for other engines.
         imitated: what its rounding loses in the reference; None for float32.
         measured: by running it, or None if it was not run.
-        below_floor: why it is further from float32 than its precision may be; empty if it is not.
+        below_floor: why it is further from float32 than was asked for, or, if it is not, than its
+            precision may be; empty if it is neither.
         written: whether it is in the bundle.
     """
 
