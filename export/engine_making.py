@@ -16,7 +16,7 @@ from trine.export.calibration_run import (
 )
 from trine.export.engine_files import DEVICES, EngineSource, engine_bytes, write_engine
 from trine.export.golden_inputs import golden_inputs
-from trine.export.options import EngineMeasurement, EngineReport
+from trine.export.options import EngineMeasurement, EngineReport, NarrowLayers
 from trine.export.parity import (
     check_float32,
     measure_engine,
@@ -216,13 +216,22 @@ class EngineMaker:
             precision=precision,
             graphs=tuple((f"engines/{name}/{p.name}", graph_bytes(p)) for p in graphs.values()),
             wider=refined.plan.wider,
-            num_quantised=refined.plan.num_quantised if precision in NARROW else None,
+            narrow=self._narrow_layers(precision, refined.plan),
             imitated=refined.imitated,
             measured=None,
             below_floor=planned.refused or planned.below,
             written=written,
         )
         return MadeEngine(entry, report)
+
+    def _narrow_layers(self, precision: TensorRtPrecision, plan: TrtPlans) -> NarrowLayers | None:
+        if precision not in NARROW or self._calibration is None:
+            return None
+        return NarrowLayers(
+            count=plan.num_quantised,
+            total=len(self._calibration.scan.ranges),
+            min_cosine=self._floor(FLOOR_OF[precision]).mean_cosine,
+        )
 
     @property
     def _is_large(self) -> bool:

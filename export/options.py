@@ -18,6 +18,7 @@ __all__ = [
     "EngineReport",
     "ExportOptions",
     "ExportReport",
+    "NarrowLayers",
     "TensorRtPrecision",
     "chosen_precisions",
 ]
@@ -91,6 +92,21 @@ class EngineMeasurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NarrowLayers:
+    """How many linear layers have fewer than 16 bits.
+
+    Attributes:
+        count: of them.
+        total: of linear layers.
+        min_cosine: mean cosine that the plan was to keep.
+    """
+
+    count: int
+    total: int
+    min_cosine: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
     """What is known of one exported engine.
 
@@ -99,7 +115,8 @@ class EngineReport:
         precision: of the engine.
         graphs: (path in the bundle, bytes with weights) of each graph.
         wider: what is kept wider than asked for.
-        num_quantised: layers in fewer than 16 bits, for TensorRT; None for other engines.
+        narrow: layers in fewer than 16 bits, of graphs for TensorRT that were asked to have some;
+            None for other engines.
         imitated: what its rounding loses in the reference; None for float32.
         measured: by running it, or None if it was not run.
         below_floor: why it is further from float32 than was asked for, or, if it is not, than its
@@ -111,7 +128,7 @@ class EngineReport:
     precision: Precision | TensorRtPrecision
     graphs: tuple[tuple[str, int], ...]
     wider: tuple[WiderTensor, ...]
-    num_quantised: int | None = None
+    narrow: NarrowLayers | None = None
     imitated: ImitatedLoss | None
     measured: EngineMeasurement | None
     below_floor: tuple[str, ...]

@@ -221,21 +221,24 @@ def test_an_engine_below_its_floor_is_not_written_unless_told_to(
 
 
 def test_what_is_enough_can_be_said(tmp_path: Path) -> None:
-    def fp8(min_cosine: float | None) -> EngineReport:
+    def fp8(min_cosine: float | None) -> tuple[EngineReport, str]:
         folder, tasks = tmp_path / str(min_cosine), ("retrieval",)
         found = export(
             GOLDEN, folder, tasks=tasks, tensorrt=("fp8",), check=False, min_cosine=min_cosine
         )
-        return found.engines[1]
+        return found.engines[1], "\n".join(export_lines(found))
 
-    usual, loose = fp8(None), fp8(0.99)
+    (usual, usual_lines), (loose, loose_lines) = fp8(None), fp8(0.99)
     assert usual.written
     assert not usual.below_floor
     assert loose.written
     assert loose.below_floor
-    assert loose.num_quantised is not None
-    assert usual.num_quantised is not None
-    assert loose.num_quantised > 2 * usual.num_quantised
+    assert loose.narrow is not None
+    assert usual.narrow is not None
+    assert loose.narrow.total == usual.narrow.total
+    assert loose.narrow.count > 2 * usual.narrow.count
+    assert "a mean cosine of 0.999 leaves; a smaller --min-cosine leaves more" in usual_lines
+    assert "--min-cosine leaves more" not in loose_lines
     assert open_bundle(tmp_path / "0.99").manifest.engines[1].below_floor
     with pytest.raises(InputError, match=r"cosine of 1.5 .* between 0 and 1"):
         export(GOLDEN, tmp_path / "b", precisions=("int4",), min_cosine=1.5)
