@@ -16,7 +16,7 @@ from trine.export.calibration_run import (
 )
 from trine.export.engine_files import DEVICES, EngineSource, engine_bytes, write_engine
 from trine.export.golden_inputs import golden_inputs
-from trine.export.options import EngineMeasurement, EngineReport
+from trine.export.options import EngineMeasurement, EngineReport, NarrowLayers
 from trine.export.parity import (
     check_float32,
     measure_engine,
@@ -29,7 +29,14 @@ from trine.export.plan_refinement import (
     imitate,
     refine_plan,
 )
-from trine.export.precision_floors import TARGETS, FloorCheck
+from trine.export.precision_floors import (
+    FLOORS,
+    TARGETS,
+    Floor,
+    FloorCheck,
+    asked_floor,
+    loss_scale,
+)
 from trine.export.precision_plan import EnginePlan, plan_engine
 from trine.export.reference import Reference, ReferenceInput
 from trine.export.reference_pass import ReferencePass
@@ -42,7 +49,14 @@ from trine.runtime.manifest import EngineEntry
 from trine.runtime.precision import Precision
 from trine.runtime.tokenizer import TextTokenizer
 
-__all__ = ["CHECKED_WEIGHT_BYTES", "TIGHTNESS", "EngineMaker", "MadeEngine", "graph_bytes"]
+__all__ = [
+    "CHECKED_WEIGHT_BYTES",
+    "TIGHTNESS",
+    "EngineMaker",
+    "MadeEngine",
+    "PlannedTrt",
+    "graph_bytes",
+]
 
 #: Targets of the plans that are tried for an engine that comes out below its floor: inputs that
 #: were not tried in planning may lose much more than those that were.
@@ -66,6 +80,21 @@ class MadeEngine:
     report: EngineReport
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedTrt:
+    """Plans of graphs for TensorRT.
+
+    Attributes:
+        refined: the plans, and what their imitation loses of golden inputs.
+        below: why they are below their precision's usual floor; empty if they are not.
+        refused: why they are below the floor that was asked for.
+    """
+
+    refined: RefinedPlan[TrtPlans]
+    below: tuple[str, ...]
+    refused: tuple[str, ...]
+
+
 class EngineMaker:
     """Makes engines of one checkpoint into one bundle.
 
@@ -75,6 +104,7 @@ class EngineMaker:
             only float32 is to be made, and of the corpus if engines are to be checked.
         check: whether to run engines; None for all but float32 beyond `CHECKED_WEIGHT_BYTES`.
         allow_below_floor: keep engines that are below their floor.
+        min_cosine: in place of the floors' mean cosine; None for the floors' own.
     """
 
     def __init__(
@@ -84,6 +114,7 @@ class EngineMaker:
         *,
         check: bool | None,
         allow_below_floor: bool,
+        min_cosine: float | None = None,
     ) -> None:
         self._source = source
         self._golden = reference.golden
@@ -91,6 +122,7 @@ class EngineMaker:
         self._corpus = reference.corpus
         self._check = check
         self._allow_below_floor = allow_below_floor
+        self._min_cosine = min_cosine
         self._reference = Reference(source.checkpoint, source.adapters)
 
     def plan(
@@ -111,14 +143,14 @@ class EngineMaker:
         return refine_plan(
             plan_engine(precision, self._calibration.scan.ranges),
             self._probing(self._calibration),
-            TARGETS[precision].times(tightness * self._room),
+            TARGETS[precision].times(tightness * self._room * self._scale(precision)),
             step,
         )
 
     def plan_tensorrt(
         self, precision: TensorRtPrecision, tokenizer: TextTokenizer, step: Callable[[int], None]
-    ) -> tuple[RefinedPlan[TrtPlans], tuple[str, ...]]:
-        """Return the plan of graphs for TensorRT, and why it is below its floor, if it is.
+    ) -> PlannedTrt:
+        """Return the plan of graphs for TensorRT.
 
         Nothing here runs these graphs, so they are judged by imitation, on the golden inputs too,
         from which neither ranges nor plans are made.
@@ -137,35 +169,36 @@ class EngineMaker:
         held_out = golden_inputs(probing.model, tokenizer, self._source.tasks)
         singles = np.stack([self._golden.vectors[f"{key}/single"] for key in held_out.keys])
         golden = dataclasses.replace(probing, inputs=held_out.inputs, singles=singles)
+        of = FLOOR_OF[precision]
+        scale = self._scale(of)
         for tightness in TIGHTNESS:
             ranges = self._calibration.scan.ranges
-            refined = plan_trt(precision, ranges, probing, tightness, step)
+            refined = plan_trt(precision, ranges, probing, tightness * scale, step)
             judged = imitate(golden, refined.plan, step)
-            below = _trt_problems(precision, golden.inputs, judged)
-            if not below:
+            refused = _trt_problems(self._floor(of), golden.inputs, judged)
+            if not refused:
                 break
-        return RefinedPlan(refined.plan, judged), below
+        below = _trt_problems(FLOORS[of], golden.inputs, judged)
+        return PlannedTrt(RefinedPlan(refined.plan, judged), below, refused)
 
     def write_tensorrt(
         self,
         precision: TensorRtPrecision,
-        refined: RefinedPlan[TrtPlans],
-        below: tuple[str, ...],
+        planned: PlannedTrt,
         folder: Path,
     ) -> MadeEngine:
         """Write graphs for TensorRT, unless they are below their floor and that is not allowed.
 
         Args:
             precision: asked for.
-            refined: their plan.
-            below: why they are below their floor.
+            planned: their plan.
             folder: of the bundle.
 
         Raises:
             CheckpointError: a weight is not finite.
         """
-        name, source = trt_name(precision), self._source
-        written = not below or self._allow_below_floor
+        name, source, refined = trt_name(precision), self._source, planned.refined
+        written = not planned.refused or self._allow_below_floor
         graphs: Mapping[str, Path] = {}
         entry = None
         if written:
@@ -175,20 +208,30 @@ class EngineMaker:
                 source.checkpoint, source.adapters, source.tasks, source.layout, refined.plan, place
             )
             entry = dataclasses.replace(
-                trt_entry(precision, source, refined.plan, graphs, folder), below_floor=bool(below)
+                trt_entry(precision, source, refined.plan, graphs, folder),
+                below_floor=bool(planned.below),
             )
         report = EngineReport(
             name=name,
             precision=precision,
             graphs=tuple((f"engines/{name}/{p.name}", graph_bytes(p)) for p in graphs.values()),
             wider=refined.plan.wider,
-            num_quantised=refined.plan.num_quantised if precision in NARROW else None,
+            narrow=self._narrow_layers(precision, refined.plan),
             imitated=refined.imitated,
             measured=None,
-            below_floor=below,
+            below_floor=planned.refused or planned.below,
             written=written,
         )
         return MadeEngine(entry, report)
+
+    def _narrow_layers(self, precision: TensorRtPrecision, plan: TrtPlans) -> NarrowLayers | None:
+        if precision not in NARROW or self._calibration is None:
+            return None
+        return NarrowLayers(
+            count=plan.num_quantised,
+            total=len(self._calibration.scan.ranges),
+            min_cosine=self._floor(FLOOR_OF[precision]).mean_cosine,
+        )
 
     @property
     def _is_large(self) -> bool:
@@ -197,6 +240,12 @@ class EngineMaker:
     @property
     def _room(self) -> float:
         return LARGE_MODEL_ROOM if self._is_large else 1.0
+
+    def _scale(self, precision: Precision) -> float:
+        return loss_scale(precision, self._min_cosine)
+
+    def _floor(self, precision: Precision) -> Floor:
+        return asked_floor(precision, self._min_cosine)
 
     def _will_run(self, precision: Precision) -> bool:
         """Return whether a narrow engine is run before it is kept."""
@@ -248,8 +297,9 @@ class EngineMaker:
         usual = small or precision != "fp32"
         if runs_here and (usual if self._check is None else self._check):
             measured = self._measure(bundle, entry, mapped=not small)
-        below = _problems(precision, measured, imitated)
-        kept = not below or (keep_below_floor and self._allow_below_floor)
+        below = _problems(FLOORS[precision], measured, imitated)
+        refused = _problems(self._floor(precision), measured, imitated)
+        kept = not refused or (keep_below_floor and self._allow_below_floor)
         if not kept:
             shutil.rmtree((folder / entry.vision).parent)
         entry = dataclasses.replace(set_tolerance(entry, measured), below_floor=bool(below))
@@ -262,7 +312,7 @@ class EngineMaker:
                 wider=plan.wider,
                 imitated=imitated,
                 measured=measured,
-                below_floor=below,
+                below_floor=refused or below,
                 written=kept,
             ),
         )
@@ -276,31 +326,31 @@ class EngineMaker:
 
 
 def _problems(
-    precision: Precision, measured: EngineMeasurement | None, imitated: ImitatedLoss | None
+    floor: Floor, measured: EngineMeasurement | None, imitated: ImitatedLoss | None
 ) -> tuple[str, ...]:
     """Return why an engine is below its floor: as measured, or as imitated where it was not run."""
     if measured is not None and measured.vectors:
         rows = [row for row in measured.vectors if row.head == "single"]
         return FloorCheck.of(
-            precision,
+            floor,
             [row.mean for row in rows],
             [row.worst for row in rows],
             [row.ndcg_at_10 for row in measured.rankings if row.head == "multi"],
         ).problems
     if measured is None and imitated is not None:
-        return FloorCheck.of(precision, [1 - imitated.mean], [1 - imitated.worst]).problems
+        return FloorCheck.of(floor, [1 - imitated.mean], [1 - imitated.worst]).problems
     return ()
 
 
 def _trt_problems(
-    precision: TensorRtPrecision, inputs: Sequence[ReferenceInput], judged: ImitatedLoss
+    floor: Floor, inputs: Sequence[ReferenceInput], judged: ImitatedLoss
 ) -> tuple[str, ...]:
     """Return why imitated graphs are below their floor, texts and pictures apart."""
     kinds: dict[bool, list[float]] = {}
     for item, loss in zip(inputs, judged.losses, strict=True):
         kinds.setdefault(bool(item.sequence.images), []).append(1 - loss)
     means = [sum(found) / len(found) for found in kinds.values()]
-    return FloorCheck.of(FLOOR_OF[precision], means, [min(f) for f in kinds.values()]).problems
+    return FloorCheck.of(floor, means, [min(f) for f in kinds.values()]).problems
 
 
 def graph_bytes(path: Path) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from trine.export.options import EngineMeasurement, EngineReport, ExportReport
+from trine.export.options import EngineMeasurement, EngineReport, ExportReport, NarrowLayers
 from trine.runtime.bundle_summary import table_lines
 from trine.runtime.golden import worst
 from trine.runtime.progress import format_bytes
@@ -27,16 +27,13 @@ def _engine_lines(engine: EngineReport) -> Iterator[str]:
         yield f"  below its floor: {reason}"
     if engine.below_floor and not engine.written:
         yield (
-            "  what would help: --calibration with inputs like yours, a wider --precision, or "
-            "--allow-below-floor to keep it all the same"
+            "  what would help: --calibration with inputs like yours, a wider --precision, "
+            "--min-cosine to say what is enough, or --allow-below-floor to keep it all the same"
         )
     for name, size in engine.graphs:
         yield f"  {name:<44} {format_bytes(size):>9}"
-    if engine.num_quantised is not None:
-        yield (
-            f"  in fewer than 16 bits: {engine.num_quantised} layers; the rest has 16, but for the "
-            "following"
-        )
+    if engine.narrow is not None:
+        yield from _narrow_lines(engine.narrow)
     if engine.wider:
         yield f"  kept wider: {len(engine.wider)} layers and operations"
         for tensor in engine.wider:
@@ -51,6 +48,18 @@ def _engine_lines(engine: EngineReport) -> Iterator[str]:
         yield "  the engine was not run here; it is tested when it is loaded (--check runs it now)"
     else:
         yield from _measurement_lines(engine.measured)
+
+
+def _narrow_lines(narrow: NarrowLayers) -> Iterator[str]:
+    yield (
+        f"  in fewer than 16 bits: {narrow.count} of {narrow.total} layers; the rest has 16, but "
+        "for the following"
+    )
+    if narrow.count < narrow.total / 2:
+        yield (
+            f"  that is what a mean cosine of {narrow.min_cosine:g} leaves; a smaller --min-cosine "
+            "leaves more"
+        )
 
 
 def _measurement_lines(found: EngineMeasurement) -> Iterator[str]:

@@ -18,6 +18,7 @@ __all__ = [
     "EngineReport",
     "ExportOptions",
     "ExportReport",
+    "NarrowLayers",
     "TensorRtPrecision",
     "chosen_precisions",
 ]
@@ -43,6 +44,9 @@ class ExportOptions:
             are the reference's own arithmetic.
         calibration: file or folder of inputs that decide ranges and layers kept wider; None for
             the built-in ones.
+        min_cosine: least mean cosine with float32 of engines narrower than that, in place of their
+            precisions' own; what single vectors and rankings may lose goes with it. Plans aim
+            there, and an engine that reaches it is written, marked if it is below its usual floor.
         allow_below_floor: write engines that are further from float32 than their precision may
             be, marked so.
         tensorrt: precisions of graphs for TensorRT to write beside the engines, for `trine build`.
@@ -59,6 +63,7 @@ class ExportOptions:
     force: bool = False
     check: bool | None = None
     calibration: Path | None = None
+    min_cosine: float | None = None
     allow_below_floor: bool = False
     tensorrt: tuple[TensorRtPrecision, ...] = ()
 
@@ -87,6 +92,21 @@ class EngineMeasurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NarrowLayers:
+    """How many linear layers have fewer than 16 bits.
+
+    Attributes:
+        count: of them.
+        total: of linear layers.
+        min_cosine: mean cosine that the plan was to keep.
+    """
+
+    count: int
+    total: int
+    min_cosine: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
     """What is known of one exported engine.
 
@@ -95,10 +115,12 @@ class EngineReport:
         precision: of the engine.
         graphs: (path in the bundle, bytes with weights) of each graph.
         wider: what is kept wider than asked for.
-        num_quantised: layers in fewer than 16 bits, for TensorRT; None for other engines.
+        narrow: layers in fewer than 16 bits, of graphs for TensorRT that were asked to have some;
+            None for other engines.
         imitated: what its rounding loses in the reference; None for float32.
         measured: by running it, or None if it was not run.
-        below_floor: why it is further from float32 than its precision may be; empty if it is not.
+        below_floor: why it is further from float32 than was asked for, or, if it is not, than its
+            precision may be; empty if it is neither.
         written: whether it is in the bundle.
     """
 
@@ -106,7 +128,7 @@ class EngineReport:
     precision: Precision | TensorRtPrecision
     graphs: tuple[tuple[str, int], ...]
     wider: tuple[WiderTensor, ...]
-    num_quantised: int | None = None
+    narrow: NarrowLayers | None = None
     imitated: ImitatedLoss | None
     measured: EngineMeasurement | None
     below_floor: tuple[str, ...]

@@ -66,11 +66,16 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     Raises:
         CheckpointError: the source is missing, damaged or not supported.
         BundleError: the destination is in the way, the disk is full, or the engine is off.
-        InputError: a task is not in the checkpoint.
+        InputError: a task is not in the checkpoint, or `min_cosine` is no cosine to ask for.
         DependencyError: a package is missing.
     """
     started = time.monotonic()
     check_destination(options.bundle, options.force)
+    if options.min_cosine is not None and not 0 < options.min_cosine < 1:
+        raise InputError(
+            f"a least mean cosine of {options.min_cosine:g} cannot be kept to; give a number "
+            "between 0 and 1, such as 0.995"
+        )
     source = resolve_source(options.source, options.revision)
     checkpoint = Checkpoint(source.folder)
     adapters = PeftAdapters(source.folder / "adapters", checkpoint.config, checkpoint.config.tasks)
@@ -104,6 +109,7 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
             reference,
             check=options.check,
             allow_below_floor=options.allow_below_floor,
+            min_cosine=options.min_cosine,
         )
         bundle = Bundle(folder, manifest)
         made = [_make_engine(maker, p, bundle, talk) for p in options.precisions]
@@ -176,9 +182,9 @@ def _write_tensorrt(
 ) -> MadeEngine:
     """Return what became of graphs for TensorRT, which are written if they keep their floor."""
     layers = ProgressBar(talk, f"planning trt-{kind}", 0, "layers")
-    refined, below = maker.plan_tensorrt(kind, tokenizer, layers.advance)
+    planned = maker.plan_tensorrt(kind, tokenizer, layers.advance)
     layers.finish()
-    return maker.write_tensorrt(kind, refined, below, folder)
+    return maker.write_tensorrt(kind, planned, folder)
 
 
 def _output_ranges(
@@ -203,9 +209,9 @@ def _output_ranges(
 def _below_floor(reports: Sequence[EngineReport]) -> str:
     reasons = "; ".join(f"{report.name}: {', '.join(report.below_floor)}" for report in reports)
     return (
-        f"nothing was written, for every engine is further from float32 than its precision may be "
-        f"({reasons}); give inputs like yours with --calibration, choose a wider --precision, or "
-        "keep it with --allow-below-floor"
+        "nothing was written, for every engine is further from float32 than it may be "
+        f"({reasons}); give inputs like yours with --calibration, choose a wider --precision, say "
+        "what is enough with --min-cosine, or keep it with --allow-below-floor"
     )
 
 

@@ -1,10 +1,11 @@
 """Widens a plan until the imitated engine keeps to its target on calibration inputs.
 
-Layers whose rounding costs most go first (`trine.export.sensitivity`). Losses add up only roughly,
-so the sum is not trusted: the whole plan is imitated and measured, and where it misses, more is
-widened.
+Layers whose rounding costs most for their size go first (`trine.export.sensitivity`). Losses add up
+only roughly, so the sum is not trusted: whole plans are imitated and measured, until about the
+fewest that have to be widened are known (`trine.export.widening_search`).
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from trine.export.reference import Fork, Reference, ReferenceInput, Rounding
 from trine.export.sensitivity import GroupLoss, layer_groups, measure_losses
+from trine.export.widening_search import fewest_that_pass
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.precision import linear_role
 
@@ -29,12 +31,8 @@ __all__ = [
 
 Array = NDArray[np.float32]
 
-#: By how much the sum of losses must come down for the next attempt.
-TIGHTER = 0.25
 #: Inputs each layer is probed with, at most.
 MOST_TEXTS, MOST_PICTURES = 6, 2
-#: Attempts at a plan before everything is widened.
-ATTEMPTS = 5
 
 
 class RefinablePlan(Protocol):
@@ -152,6 +150,8 @@ def refine_plan(
     if not target.missed(found.losses, probing.inputs):
         return RefinedPlan(plan, found)
     groups = [g for g in layer_groups(probing.model) if any(plan.is_narrow(n) for n in g.names)]
+    if not groups:
+        return RefinedPlan(plan, found)
     worst = _worst(probing, found.losses)
     probes = [probing.inputs[index] for index in worst]
     losses = measure_losses(
@@ -161,23 +161,25 @@ def refine_plan(
     # Where all groups together lose more than their sum, each has its share of the rest.
     together = np.array([found.losses[index] for index in worst])
     table *= np.maximum(together / np.maximum(table.sum(axis=0), 1e-12), 1)
-    tried = plan
+    order = _order(table, [loss.group.num_weights for loss in losses], target)
+    tries: dict[tuple[int, int], RefinedPlan[PlanT]] = {}
+
+    def attempt(station: int, count: int) -> bool:
+        chosen = [losses[index] for index in order[:count]]
+        tried = plan.widened(_reasons(chosen), station)
+        loss = imitate(probing, tried, step)
+        tries[station, count] = RefinedPlan(tried, loss)
+        return not target.missed(loss.losses, probing.inputs)
+
     for station in range(plan.num_stations):
-        budget, before = 1.0, -1
-        for attempt in range(ATTEMPTS):
-            order = _order(table, target)
-            last = attempt + 1 == ATTEMPTS
-            count = len(order) if last else _count(table[order], probes, target.times(budget))
-            budget *= TIGHTER
-            if count == before:
-                continue
-            before = count
-            chosen = [losses[index] for index in order[:count]]
-            tried = plan.widened(_reasons(chosen), station)
-            found = imitate(probing, tried, step)
-            if not target.missed(found.losses, probing.inputs):
-                return RefinedPlan(tried, found)
-    return RefinedPlan(tried, found)
+        count = fewest_that_pass(
+            len(groups),
+            lambda share: _count(table[order], probes, target.times(share)),
+            functools.partial(attempt, station),
+        )
+        if count is not None:
+            return tries[station, count]
+    return tries[plan.num_stations - 1, len(groups)]
 
 
 def imitate(probing: Probing, plan: RefinablePlan, step: Callable[[int], None]) -> ImitatedLoss:
@@ -212,10 +214,15 @@ def _worst(probing: Probing, losses: Sequence[float]) -> list[int]:
     return chosen
 
 
-def _order(table: NDArray[np.float64], target: LossTarget) -> NDArray[np.intp]:
-    """Return the groups of a table [groups, probes] of losses, the costliest first."""
-    weight = table.max(axis=1) / target.worst + table.mean(axis=1) / target.mean
-    return np.argsort(-weight, kind="stable")
+def _order(
+    table: NDArray[np.float64], num_weights: Sequence[int], target: LossTarget
+) -> NDArray[np.intp]:
+    """Return the groups of a table [groups, probes] of losses, the costliest for its size first.
+
+    A layer that is widened computes slower by as much as it has weights.
+    """
+    cost = table.max(axis=1) / target.worst + table.mean(axis=1) / target.mean
+    return np.argsort(-cost / np.asarray(num_weights), kind="stable")
 
 
 def _count(table: NDArray[np.float64], probes: Sequence[ReferenceInput], target: LossTarget) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from trine.export.plan_refinement import LossTarget
 from trine.runtime.precision import Precision
 
-__all__ = ["FLOORS", "TARGETS", "Floor", "FloorCheck"]
+__all__ = ["FLOORS", "TARGETS", "Floor", "FloorCheck", "asked_floor", "loss_scale"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,31 @@ TARGETS: dict[Precision, LossTarget] = {
 }
 
 
+def loss_scale(precision: Precision, min_cosine: float | None) -> float:
+    """Return how many times what a precision may lose an engine may lose that must reach a cosine.
+
+    Args:
+        precision: of the engine; float32 is held to its own floor whatever is asked.
+        min_cosine: least mean cosine; None for the precision's own.
+    """
+    if min_cosine is None or precision == "fp32":
+        return 1.0
+    return (1 - min_cosine) / (1 - FLOORS[precision].mean_cosine)
+
+
+def asked_floor(precision: Precision, min_cosine: float | None) -> Floor:
+    """Return a precision's floor as far from 1 as `loss_scale` says, in each of its numbers."""
+    scale, usual = loss_scale(precision, min_cosine), FLOORS[precision]
+    if scale == 1:
+        return usual
+    # Rounded as it is said, so that what is said is what counts.
+    mean, worst, ranking = (
+        round(max(1 - scale * (1 - number), 0), 6)
+        for number in (usual.mean_cosine, usual.worst_cosine, usual.ranking)
+    )
+    return Floor(mean, worst, ranking)
+
+
 @dataclass(frozen=True, slots=True)
 class FloorCheck:
     """Why an engine is below its floor, a sentence each; empty if it is not."""
@@ -50,7 +75,7 @@ class FloorCheck:
     @classmethod
     def of(
         cls,
-        precision: Precision,
+        floor: Floor,
         means: Sequence[float],
         worsts: Sequence[float],
         rankings: Sequence[float] = (),
@@ -58,11 +83,10 @@ class FloorCheck:
         """Compare what was found, one number per task and modality.
 
         Args:
-            precision: whose floor.
+            floor: to keep.
             means, worsts: of the cosines of single vectors.
             rankings: nDCG@10 by multi-vectors; empty where nothing was ranked.
         """
-        floor = FLOORS[precision]
         problems = []
         if means and min(means) < floor.mean_cosine:
             problems.append(f"mean cosine {min(means):.5f}, at least {floor.mean_cosine} is asked")

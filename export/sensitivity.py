@@ -26,10 +26,13 @@ class LayerGroup:
     Attributes:
         start: the block they are in, by the reference's name.
         names: of the layers and operations, as the graphs call them.
+        num_weights: that a token or patch is multiplied by in them; attention has none, and counts
+            as what reads it.
     """
 
     start: str
     names: tuple[str, ...]
+    num_weights: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +50,32 @@ class GroupLoss:
 
 def layer_groups(model: ModelConfig) -> Iterator[LayerGroup]:
     """Yield the groups of both stacks in the order of execution."""
-    yield LayerGroup("visual.patch_embed", ("patch_embed",))
-    for block in range(model.vision.depth):
+    vision, decoder = model.vision, model.decoder
+    width = vision.hidden_size
+    yield LayerGroup("visual.patch_embed", ("patch_embed",), width * vision.patch_features)
+    for block in range(vision.depth):
         name, start = f"blocks.{block}", f"visual.blocks.{block}"
-        yield LayerGroup(start, (f"{name}.attn.qkv",))
-        yield LayerGroup(start, (f"{name}.attn.attended",))
-        yield LayerGroup(start, (f"{name}.attn.proj",))
+        yield LayerGroup(start, (f"{name}.attn.qkv",), 3 * width**2)
+        yield LayerGroup(start, (f"{name}.attn.attended",), width**2)
+        yield LayerGroup(start, (f"{name}.attn.proj",), width**2)
         mlp = (f"{name}.mlp.{part}" for part in ("gate_proj", "up_proj", "product", "down_proj"))
-        yield LayerGroup(start, tuple(mlp))
-    yield LayerGroup("visual.merger", ("merger.mlp.0", "merger.mlp.2"))
-    for layer in range(model.decoder.num_layers):
+        yield LayerGroup(start, tuple(mlp), 3 * width * vision.intermediate_size)
+    # One row for the patches of a token.
+    merged = width * vision.spatial_merge_size
+    yield LayerGroup(
+        "visual.merger",
+        ("merger.mlp.0", "merger.mlp.2"),
+        merged**2 + width * vision.out_hidden_size,
+    )
+    width, heads = decoder.hidden_size, decoder.num_heads * decoder.head_dim
+    keys = decoder.num_kv_heads * decoder.head_dim
+    for layer in range(decoder.num_layers):
         name = f"layers.{layer}"
-        yield LayerGroup(name, (f"{name}.self_attn.qkv",))
-        yield LayerGroup(name, (f"{name}.self_attn.attended",))
-        yield LayerGroup(name, (f"{name}.self_attn.o",))
+        yield LayerGroup(name, (f"{name}.self_attn.qkv",), width * (heads + 2 * keys))
+        yield LayerGroup(name, (f"{name}.self_attn.attended",), width * heads)
+        yield LayerGroup(name, (f"{name}.self_attn.o",), width * heads)
         mlp = (f"{name}.mlp.{part}" for part in ("gate", "up", "product", "down"))
-        yield LayerGroup(name, tuple(mlp))
+        yield LayerGroup(name, tuple(mlp), 3 * width * decoder.intermediate_size)
 
 
 def measure_losses(

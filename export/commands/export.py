@@ -74,6 +74,13 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "keep wider are found (default: built-in ones)",
     )
     parser.add_argument(
+        "--min-cosine",
+        type=float,
+        metavar="C",
+        help="least mean cosine with float32 of engines narrower than that, in place of the floors "
+        "of their precisions: fewer layers are kept wider for a smaller one, more for a larger one",
+    )
+    parser.add_argument(
         "--allow-below-floor",
         action="store_true",
         help="keep an engine that is further from float32 than its precision may be",
@@ -109,6 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             check=arguments.check,
             calibration=arguments.calibration,
+            min_cosine=arguments.min_cosine,
             allow_below_floor=arguments.allow_below_floor,
             tensorrt=tensorrt,
         ),

@@ -27,7 +27,7 @@ from trine.export.trt.plan import (
 from trine.export.trt.rounding import TrtRounding
 from trine.runtime.precision import LinearPrecision, Precision, WiderTensor
 
-__all__ = ["FLOOR_OF", "NARROW", "TrtPlans", "plan_trt"]
+__all__ = ["FLOOR_OF", "NARROW", "TrtPlans", "plan_halves", "plan_trt"]
 
 #: Precisions that have layers in fewer than 16 bits.
 NARROW: tuple[TensorRtPrecision, ...] = ("int8", "fp8", "int4")
@@ -97,17 +97,16 @@ class TrtPlans:
         wide = station + 1 == self.num_stations
         return dataclasses.replace(
             self,
-            vision=self._widened(self.vision, reasons, wide),
-            decoder=self._widened(self.decoder, reasons, wide),
+            vision=self._widened(self.vision, _of_stack(reasons, decoder=False), wide),
+            decoder=self._widened(self.decoder, _of_stack(reasons, decoder=True), wide),
         )
 
     def _widened(self, plan: TrtPlan, reasons: Mapping[str, str], wide: bool) -> TrtPlan:
         quantised = {name: how for name, how in plan.quantised.items() if name not in reasons}
         weights = {name: how for name, how in plan.weight_only.items() if name not in reasons}
         tensors = []
-        is_decoder = plan is self.decoder
         for name, reason in reasons.items():
-            if name.startswith("layers.") != is_decoder or not self.is_narrow(name):
+            if not self.is_narrow(name):
                 continue
             if name.endswith(".attended"):
                 to = LinearPrecision(weight="fp16", activation="fp16")
@@ -174,6 +173,11 @@ def plan_trt(
         return refine_plan(plans, probing, target, step)
     halves = refine_plan(plans, probing, target.times(HALF_SHARE), step)
     return refine_plan(halves.plan.quantise(precision, ranges), probing, target, step)
+
+
+def _of_stack(reasons: Mapping[str, str], decoder: bool) -> dict[str, str]:
+    # By name: before anything is widened both stacks may have one and the same plan.
+    return {name: why for name, why in reasons.items() if name.startswith("layers.") == decoder}
 
 
 def plan_halves(half: Half, ranges: Mapping[str, LinearRange]) -> TrtPlans:

@@ -25,7 +25,7 @@ from trine.kernels.cpu.structures import (
 __all__ = ["CpuKernels", "Quantised", "Side"]
 
 #: Numbers of the formats in simd.h; bfloat16 has no numpy dtype here and lies in uint16.
-NUMBERS = {"float32": 0, "uint16": 1, "float16": 2}
+NUMBERS = {np.dtype(np.float32): 0, np.dtype(np.uint16): 1, np.dtype(np.float16): 2}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +74,7 @@ class Side:
             self.matrix.shape[1],
             None if self.first_rank is None else self.first_rank.ctypes.data,
             self.rank_count,
-            NUMBERS[self.matrix.dtype.name],
+            NUMBERS[self.matrix.dtype],
             0,
         )
 
@@ -208,7 +208,7 @@ class CpuKernels:
             weights.shape[1],
             out.ctypes.data,
             out.strides[0] // 4,
-            NUMBERS[weights.dtype.name],
+            NUMBERS[weights.dtype],
             add,
             self.threads,
             0,
@@ -242,7 +242,7 @@ class CpuKernels:
             rank_count,
             factors.ctypes.data,
             factors.shape[1],
-            NUMBERS[matrix.dtype.name],
+            NUMBERS[matrix.dtype],
             self.threads,
         )
         self._library.trine_project(ctypes.byref(call))

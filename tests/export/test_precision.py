@@ -10,7 +10,7 @@ import pytest
 
 from trine.export.export_report import export_lines
 from trine.export.mapped_engine import MappedEngine
-from trine.export.options import ExportOptions, ExportReport
+from trine.export.options import EngineReport, ExportOptions, ExportReport
 from trine.export.pipeline import export_checkpoint
 from trine.export.precision_plan import INT8, plan_engine
 from trine.export.range_scan import RangeScan
@@ -21,7 +21,7 @@ from trine.kernels.rotation import ROTATION
 from trine.runtime.bundle import open_bundle
 from trine.runtime.bundle_summary import bundle_lines
 from trine.runtime.embedder import Embedder
-from trine.runtime.errors import BundleError, EngineError
+from trine.runtime.errors import BundleError, EngineError, InputError
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.pipeline import BatchLimits
 from trine.runtime.precision import Precision
@@ -218,6 +218,40 @@ def test_an_engine_below_its_floor_is_not_written_unless_told_to(
     export(GOLDEN, tmp_path / "c", precisions=("int4",), tasks=tasks, allow_below_floor=True)
     assert open_bundle(tmp_path / "c").manifest.engines[0].below_floor
     assert "BELOW ITS FLOOR" in "\n".join(bundle_lines(open_bundle(tmp_path / "c")))
+
+
+def test_what_is_enough_can_be_said(tmp_path: Path) -> None:
+    def fp8(min_cosine: float | None) -> tuple[EngineReport, str]:
+        folder, tasks = tmp_path / str(min_cosine), ("retrieval",)
+        found = export(
+            GOLDEN, folder, tasks=tasks, tensorrt=("fp8",), check=False, min_cosine=min_cosine
+        )
+        return found.engines[1], "\n".join(export_lines(found))
+
+    (usual, usual_lines), (loose, loose_lines) = fp8(None), fp8(0.99)
+    assert usual.written
+    assert not usual.below_floor
+    assert loose.written
+    assert loose.below_floor
+    assert loose.narrow is not None
+    assert usual.narrow is not None
+    assert loose.narrow.total == usual.narrow.total
+    assert loose.narrow.count > 2 * usual.narrow.count
+    assert "a mean cosine of 0.999 leaves; a smaller --min-cosine leaves more" in usual_lines
+    assert "--min-cosine leaves more" not in loose_lines
+    assert open_bundle(tmp_path / "0.99").manifest.engines[1].below_floor
+    with pytest.raises(InputError, match=r"cosine of 1.5 .* between 0 and 1"):
+        export(GOLDEN, tmp_path / "b", precisions=("int4",), min_cosine=1.5)
+
+
+def test_more_than_usual_can_be_asked_for(tmp_path: Path) -> None:
+    usual, strict = (
+        export(GOLDEN, tmp_path / str(c), precisions=("int8",), min_cosine=c).engines[0]
+        for c in (None, 0.99995)
+    )
+    assert len(strict.wider) > len(usual.wider)
+    assert strict.measured is not None
+    assert min(row.mean for row in strict.measured.vectors if row.head == "single") >= 0.99995
 
 
 def test_the_users_own_calibration_is_used_and_the_bundle_is_the_same_each_time(

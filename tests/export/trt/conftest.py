@@ -291,8 +291,8 @@ def _plan(source: Path, precision: TensorRtPrecision, folder: Path) -> PlannedGr
     engines = EngineSource(checkpoint=checkpoint, adapters=peft, tasks=config.tasks, layout=layout)
     reference = run_reference(engines, tokenizer, chosen, None, lambda _: None)
     maker = EngineMaker(engines, reference, check=False, allow_below_floor=False)
-    refined, below = maker.plan_tensorrt(precision, tokenizer, lambda _: None)
-    return PlannedGraphs(refined.plan, below)
+    planned = maker.plan_tensorrt(precision, tokenizer, lambda _: None)
+    return PlannedGraphs(planned.refined.plan, planned.refused)
 
 
 @pytest.fixture(scope="session")

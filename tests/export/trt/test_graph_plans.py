@@ -10,7 +10,7 @@ from trine.export.precision_floors import FLOORS
 from trine.export.sample_checkpoint import write_sample_checkpoint
 from trine.export.sample_spec import HARD_TRAITS, SampleSpec, changed_spec
 from trine.export.source import resolve_source
-from trine.export.trt.graph_plans import FLOOR_OF, TrtPlans
+from trine.export.trt.graph_plans import FLOOR_OF, TrtPlans, plan_halves
 from trine.export.trt.lint import lint_file
 from trine.export.trt.plan import TensorRtPrecision
 
@@ -64,3 +64,10 @@ def test_vectors_of_planned_graphs_keep_their_floor(
         assert all(lint_file(graph, sms) == [] for graph in found.graphs.values())
         assert singles.min() >= floor.worst_cosine
         assert singles.mean() >= floor.mean_cosine
+
+
+def test_each_stack_is_widened_where_its_own_layers_are_named() -> None:
+    plans = plan_halves("bf16", {})
+    wide = plans.widened({"blocks.1.mlp.down_proj": "why", "layers.2.self_attn.o": "why"}, 0)
+    assert [tensor.name for tensor in wide.vision.precision.wider] == ["blocks.1.mlp.down_proj"]
+    assert [tensor.name for tensor in wide.decoder.precision.wider] == ["layers.2.self_attn.o"]

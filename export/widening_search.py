@@ -1,0 +1,53 @@
+"""Finds how few of an order of groups must be widened: guesses first, then halves what is left.
+
+Losses add up only roughly, so a guess by their sum may miss. Where it does, more is guessed; once
+some count passes, counts between it and the largest that missed are tried.
+"""
+
+from collections.abc import Callable
+
+__all__ = ["fewest_that_pass"]
+
+#: By how much the sum of losses must come down for the next guess.
+TIGHTER = 0.25
+#: Guesses before everything is widened.
+GUESSES = 4
+#: Halvings between a count that missed and one that passed.
+HALVINGS = 4
+
+
+def fewest_that_pass(
+    num_groups: int, guess: Callable[[float], int], passes: Callable[[int], bool]
+) -> int | None:
+    """Return the smallest count that was found to pass, or None if not even all groups do.
+
+    Args:
+        num_groups: that can be widened, at least one; to widen none of them is known to miss.
+        guess: returns the count by the sum of losses, for a share of what they may come to.
+        passes: tries a count from 1 to `num_groups`. A count that passes was tried; it is taken
+            for granted that more would pass too.
+    """
+    missed, share = 0, 1.0
+    passed: int | None = None
+    for _ in range(GUESSES):
+        count = min(max(guess(share), missed + 1), num_groups)
+        share *= TIGHTER
+        if passes(count):
+            passed = count
+            break
+        missed = count
+        if count == num_groups:
+            return None
+    if passed is None:
+        if not passes(num_groups):
+            return None
+        passed = num_groups
+    for _ in range(HALVINGS):
+        if passed - missed < 2:
+            break
+        middle = (missed + passed) // 2
+        if passes(middle):
+            passed = middle
+        else:
+            missed = middle
+    return passed
