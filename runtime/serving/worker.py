@@ -183,7 +183,7 @@ class _Worker:
             logger.error("loading failed: %s", error)
             return FAILED
         if self._channel is not None:
-            await self._channel.start(self._service, self._stop.set)
+            await self._channel.start(self._service.adapters, self._stop.set)
         # What a loaded server consists of stays; a collection that walks it stops the event loop
         # for some 70 ms, longer than a refusal may take.
         gc.collect()

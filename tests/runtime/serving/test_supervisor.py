@@ -86,6 +86,14 @@ class Driven:
         self.supervisor._read(self.supervisor._workers[number])
         return order
 
+    def load(self, change: AdapterChange) -> None:
+        """Have both workers make a load, asked for by the first."""
+        self.ask(0, change)
+        for _ in ("make", "keep"):
+            self.answer(0)
+            self.answer(1)
+        assert self.outcome(0).failure is None
+
     def outcome(self, number: int) -> Done:
         """Return the answer to what a worker asked."""
         return self._told(number, Done)
@@ -117,11 +125,38 @@ def test_a_worker_started_during_a_change_makes_it_too(driven: Driven) -> None:
     driven.answer(0)
     driven.die(1)
     driven.ask(0, UNLOAD, 1)
+    driven.answer(0)  # keeps it
     driven.start()
     assert driven.process(1).changes == (LOAD,)
     driven.answer(0)
     assert driven.answer(1).change == UNLOAD, "it has what it was started with, and no more"
     assert [driven.outcome(0).failure for _ in range(2)] == [None, None]
+
+
+def test_a_worker_started_while_others_keep_a_load_begins_with_it(driven: Driven) -> None:
+    driven.ask(0, LOAD)
+    driven.answer(0)
+    driven.answer(1)
+    driven.die(1)
+    driven.start()
+    assert driven.process(1).changes == (LOAD,)
+    assert not driven.process(1).pipe.poll(0.1)
+    assert driven.answer(0).step == "keep"
+    assert driven.outcome(0).failure is None
+
+
+def test_a_load_that_one_worker_cannot_make_is_made_by_none(driven: Driven) -> None:
+    driven.load(LOAD)
+    failure = Failure(422, "unusable_adapter", "all slots are taken", "folder")
+    driven.ask(0, AdapterChange("legal", "two"), 1)
+    driven.answer(0)
+    driven.answer(1, failure)
+    assert driven.answer(0).step == "drop"
+    assert not driven.process(1).pipe.poll(0.1)
+    assert driven.outcome(0).failure == failure
+    driven.die(1)
+    driven.start()
+    assert driven.process(1).changes == (LOAD,), "the adapter before stays what it was"
 
 
 def test_a_change_that_kills_whoever_makes_it_is_not_repeated(driven: Driven) -> None:
@@ -137,16 +172,15 @@ def test_the_order_of_a_dead_worker_is_not_answered_to_its_successor(driven: Dri
     driven.die(0)
     driven.start()
     driven.answer(1)
-    driven.answer(0)
+    assert driven.answer(0).step == "make"
+    driven.answer(1)
+    assert driven.answer(0).step == "keep"
     assert not driven.process(0).pipe.poll(0.1)
 
 
 @pytest.mark.parametrize("code", ["adapter_in_use", "unknown_adapter"])
 def test_an_adapter_that_is_gone_does_not_come_back(driven: Driven, code: str) -> None:
-    driven.ask(0, LOAD)
-    driven.answer(0)
-    driven.answer(1)
-    driven.outcome(0)
+    driven.load(LOAD)
     failure = Failure(409 if code == "adapter_in_use" else 404, code, "no", "name")
     driven.ask(0, UNLOAD, 1)
     driven.answer(0, failure)
