@@ -13,6 +13,7 @@ from trine.runtime.inputs import ImageText
 from trine.runtime.serving.api.error_bodies import error_response
 from trine.runtime.serving.api.foreign_token_ids import ForeignTokenIds, open_cl100k
 from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.item_fields import INPUT
 from trine.runtime.similarity import maxsim
 
 Vector = Callable[..., Any]
@@ -250,10 +251,10 @@ def test_errors_carry_the_headers_that_clients_obey(
 def test_foreign_ids_become_text_where_they_are_decoded() -> None:
     words = {1: "a", 2: "b"}
     ids = ForeignTokenIds(lambda row: "".join(words[i] for i in row))
-    assert ids.resolve(["x", (1, 2)], None) == ("x", "ab")
+    assert ids.resolve(["x", (1, 2)], None, INPUT) == ("x", "ab")
     with pytest.raises(ServiceError, match="item 1 of input"):
-        ids.resolve(["x", (3,)], None)
-    assert ForeignTokenIds().resolve([(1, 2)], None) == ((1, 2),)
+        ids.resolve(["x", (3,)], None, INPUT)
+    assert ForeignTokenIds().resolve([(1, 2)], None, INPUT) == ((1, 2),)
 
 
 def test_unknown_paths_and_methods_have_the_paths_error_body(client: Any) -> None:
