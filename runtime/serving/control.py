@@ -6,6 +6,7 @@ between processes of this program only.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
@@ -170,11 +171,12 @@ class WorkerChannel:
         loop = asyncio.get_running_loop()
 
         def read() -> None:
-            try:
-                while True:
-                    loop.call_soon_threadsafe(self._received, self._pipe.recv(), local)
-            except (EOFError, OSError):
-                loop.call_soon_threadsafe(stop)
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and so will the process
+                try:
+                    while True:
+                        loop.call_soon_threadsafe(self._received, self._pipe.recv(), local)
+                except (EOFError, OSError):
+                    loop.call_soon_threadsafe(stop)
 
         threading.Thread(target=read, name="trine-control", daemon=True).start()
 
