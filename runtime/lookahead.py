@@ -167,7 +167,7 @@ def _estimate(slab: Slab, tokens_per_pixel: float) -> int:
 def _prepare(slab: Slab, preparation: Preparation, threads: int) -> PreparedSlab:
     found: list[TokenSequence] = []
     try:
-        found += preparation.sequences(slab.items, slab.request, slab.first, threads=threads)
+        found += preparation.sequences(slab.items, slab.request, slab.first, threads)
     except InputError as cause:
         found, error = _until_error(slab, preparation, cause)
         return PreparedSlab(tuple(found), slab.request.tasks[: len(found)], error)

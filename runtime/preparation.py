@@ -32,8 +32,8 @@ class Preparation:
         items: Sequence[Item],
         request: Request,
         first: int = 0,
-        of: str = "",
         threads: int = 1,
+        of: str = "",
     ) -> Iterator[TokenSequence]:
         """Yield the sequence of each item, in order; pictures are opened when their turn comes.
 
@@ -41,8 +41,8 @@ class Preparation:
             items: texts and pictures.
             request: their options.
             first: number of the first of them, for messages.
-            of: what follows an item's number in messages, e.g. " of documents".
             threads: that share the work on one picture.
+            of: what follows an item's number in messages, e.g. " of documents".
 
         Raises:
             InputError: an item cannot be used; the message says which.

@@ -159,7 +159,7 @@ class Preparer:
         try:
             wanted = ImageText(content.images, tail)
             (sequence,) = self._preparation.sequences(
-                [wanted], request, place.index, f" of {place.field}"
+                [wanted], request, place.index, of=f" of {place.field}"
             )
         except InputError as cause:
             raise item_error(place, str(cause)) from cause
