@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,6 +31,15 @@ class Process:
         self.told: list[Order | Done] = []
         self.pid = next(self.numbers)
         self.exitcode: int | None = None
+        self.sentinel, self._end = multiprocessing.Pipe(duplex=False)
+
+    def is_alive(self) -> bool:
+        # It gets no signals: its number is nobody's.
+        return False
+
+    def end(self) -> None:
+        """End, as `sentinel` shows."""
+        self._end.close()
 
     def start(self) -> None:
         pass
@@ -38,7 +48,8 @@ class Process:
         pass
 
     def close(self) -> None:
-        self.pipe.close()
+        for part in (self.pipe, self.sentinel, self._end):
+            part.close()
 
 
 class Context:
@@ -213,3 +224,25 @@ def test_a_worker_that_cannot_come_back_does_not_end_the_others(driven: Driven) 
 
 def test_a_bundle_that_cannot_be_served_at_the_start_ends_all(driven: Driven) -> None:
     assert driven.die(1, FAILED) == FAILED
+
+
+def test_a_change_under_way_when_all_is_to_end_is_made_to_its_end(driven: Driven) -> None:
+    driven.ask(0, LOAD)
+    answers: list[Order | Done] = []
+
+    def live() -> None:
+        processes = [driven.process(number) for number in range(2)]
+        for _ in ("make", "keep"):
+            for process in processes:
+                answers.append(process.pipe.recv())
+                process.pipe.send(Done(answers[-1].number))
+        answers.append(processes[0].pipe.recv())
+        for process in processes:
+            process.end()
+
+    workers = threading.Thread(target=live)
+    workers.start()
+    driven.supervisor._end()
+    workers.join(10)
+    assert answers[-1] == Done(0, None)
+    assert all(worker.process is None for worker in driven.supervisor._workers)
