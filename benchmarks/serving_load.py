@@ -1,35 +1,34 @@
-"""Loads `trine serve`: throughput, latency at half load, overload, a long soak, crashes, draining.
+"""Loads `trine serve`: throughput, latency, overload, a long soak, crashes, draining, documents.
 
 Server and client run on one machine and share its processors. Every case starts a server of its
 own. Capacity is what 64 connections get that each ask for one short query at a time.
 
-    python benchmarks/serving_load.py BUNDLE [--cases throughput latency overload soak crash drain]
-        [--engine NAME] [--seconds 20] [--overload-seconds 120] [--requests 20000] [--out FILE]
+    python benchmarks/serving_load.py BUNDLE
+        [--cases throughput latency overload soak crash drain mixed] [--engine NAME]
+        [--batch-tokens 2048] [--document-tokens 2000 4000] [--seconds 20]
+        [--overload-seconds 120] [--requests 20000] [--out FILE]
 """
 
 import argparse
-import asyncio
 import json
 import os
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import uvloop
 from machine import machine_record
-from serving_client import Answer, Connection, ServerProcess, request_bytes, running_server
+from serving_client import Answer, ServerProcess, running_server
 from serving_faults import measure_crash, measure_drain
+from serving_loops import QUERIES, arrivals, closed_loop, open_loop, percentile
+from serving_mixed import measure_mixed
 from serving_soak import measure_soak
 
 from trine import Embedder
 
 #: Connections of the closed loop.
 CONNECTIONS = 64
-#: Distinct short queries.
-QUERIES = [f"how does part {i} of the engine work in winter" for i in range(512)]
 #: How many times `--seconds` queries come at half load: one in a hundred needs many.
 LATENCY_TIMES = 3
 #: Deadline of requests under overload, in seconds.
@@ -39,41 +38,6 @@ OVERLOAD_PARTS = 6
 #: Turns of direct and served encoding, of whose ratios the median is reported: other work on the
 #: machine then falls on both.
 TURNS = 5
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return a percentile in milliseconds; NaN of none."""
-    return round(float(np.percentile(values, share)) * 1000, 2) if values else float("nan")
-
-
-def query_request(number: int, timeout: float | None = None) -> bytes:
-    """Return a request for one short query, with a vector in base64 as OpenAI's client asks."""
-    text = QUERIES[number % len(QUERIES)]
-    return request_bytes({"input": text, "encoding_format": "base64"}, timeout=timeout)
-
-
-async def closed_loop(port: int, seconds: float, connections: int) -> list[Answer]:
-    """Return the answers to short queries, each connection asking as soon as it was answered."""
-    end = time.perf_counter() + seconds
-    answers: list[Answer] = []
-
-    async def ask(first: int) -> None:
-        connection, number = Connection(port), first
-        while time.perf_counter() < end:
-            answers.append(await connection.ask(query_request(number)))
-            number += connections
-        connection.close()
-
-    await asyncio.gather(*map(ask, range(connections)))
-    return answers
-
-
-def arrivals(seconds: float, rate: float, even: bool) -> list[float]:
-    """Return when queries come, `rate` a second: evenly spaced, or at random (Poisson)."""
-    source, times = random.Random(0), [0.0]
-    while times[-1] < seconds:
-        times.append(times[-1] + (1 / rate if even else source.expovariate(rate)))
-    return times[:-1]
 
 
 def in_order(times: Sequence[float], service: float) -> list[float]:
@@ -87,37 +51,6 @@ def in_order(times: Sequence[float], service: float) -> list[float]:
         end = max(end, come) + service
         found.append(end - come)
     return found
-
-
-async def open_loop(
-    port: int, times: Sequence[float], timeout: float | None = None
-) -> list[Answer | None]:
-    """Return the answers to queries that come at given times, whatever is answered.
-
-    None stands for a connection that broke.
-    """
-    answers = list[Answer | None]()
-    idle: list[Connection] = []
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def ask(number: int) -> None:
-        connection = idle.pop() if idle else Connection(port)
-        try:
-            answers.append(await connection.ask(query_request(number, timeout)))
-            idle.append(connection)
-        except OSError:
-            answers.append(None)
-
-    start = time.perf_counter()
-    for number, due in enumerate(times):
-        await asyncio.sleep(max(start + due - time.perf_counter(), 0))
-        task = asyncio.ensure_future(ask(number))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-    await asyncio.gather(*tasks)
-    for connection in idle:
-        connection.close()
-    return answers
 
 
 def direct_rate(embedder: Embedder, seconds: float) -> float:
@@ -234,7 +167,7 @@ def measure_overload(server: ServerProcess, seconds: float, capacity: float) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    cases = ("throughput", "latency", "overload", "soak", "crash", "drain")
+    cases = ("throughput", "latency", "overload", "soak", "crash", "drain", "mixed")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     parser.add_argument("--engine", default="auto", help="of the bundle, served and direct")
@@ -243,11 +176,17 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20000)
     parser.add_argument("--capacity", type=float, help="texts a second; measured if not given")
     parser.add_argument("--threads", type=int, help="of the engine, served and direct")
+    parser.add_argument("--batch-tokens", type=int, help="of the server's runs")
+    parser.add_argument(
+        "--document-tokens", nargs=2, type=int, default=(2000, 4000), help="least and most, mixed"
+    )
     parser.add_argument("--out", type=Path, help="also write the JSON there")
     arguments = parser.parse_args()
     embedder = Embedder.load(arguments.bundle, engine=arguments.engine, threads=arguments.threads)
     options = ["--engine", arguments.engine]
     options += [] if arguments.threads is None else ["--threads", str(arguments.threads)]
+    if arguments.batch_tokens is not None:
+        options += ["--batch-tokens", str(arguments.batch_tokens)]
     capacity = arguments.capacity or 0.0
     runs: dict[str, Callable[[ServerProcess], object]] = {
         "throughput": lambda server: measure_throughput(server, embedder, arguments.seconds),
@@ -256,11 +195,16 @@ def main() -> None:
         "soak": lambda server: measure_soak(server, embedder, arguments.requests),
         "crash": measure_crash,
         "drain": measure_drain,
+        "mixed": lambda server: measure_mixed(
+            server, arguments.seconds, *arguments.document_tokens
+        ),
     }
     results: dict[str, object] = {}
     for case in arguments.cases:
         workers = 2 if case in ("crash", "drain") else 1
-        with running_server(arguments.bundle, options, workers) as server:
+        # Documents that saturate a server wait long, and are to be computed all the same.
+        more = ["--request-timeout", "600"] if case == "mixed" else []
+        with running_server(arguments.bundle, [*options, *more], workers) as server:
             if case in ("latency", "overload") and not capacity:
                 capacity = measure_capacity(server, arguments.seconds)
             results[case] = runs[case](server)

@@ -92,10 +92,8 @@ class AdapterBank:
         """Have `call` told the number of each slot that is written, before requests can name it."""
         self._filled = call
 
-    def load(self, name: str, folder: Path, task: str | None) -> None:
-        """Make the adapter in a PEFT folder resident under `name`; one of that name is replaced.
-
-        Requests under way keep the adapter they started with.
+    def stage(self, name: str, folder: Path, task: str | None) -> AdapterHandle:
+        """Fill a slot with the adapter in a PEFT folder; no request sees it until `keep`.
 
         Args:
             name: the task requests will ask for.
@@ -107,10 +105,33 @@ class AdapterBank:
             CheckpointError: the files are damaged or not supported.
             InputError: the rank is larger than the decoder's inputs, or all slots are taken.
         """
-        self.add(name, read_adapter(folder, self._model, self.layout, name, task))
+        return self._place(name, read_adapter(folder, self._model, self.layout, name, task))
+
+    def keep(self, staged: AdapterHandle) -> None:
+        """Make a staged adapter resident under its name; one of that name is replaced.
+
+        Requests under way keep the adapter they started with.
+        """
+        with self._changed:
+            replaced = self._resident.pop(staged.name, None)
+            self._resident[staged.name] = _Slot(staged)
+            if replaced is not None:
+                self._retire(replaced)
+
+    def drop(self, staged: AdapterHandle) -> None:
+        """Free the slot of a staged adapter."""
+        self._release(staged.slot)
 
     def add(self, name: str, tensors: AdapterTensors) -> None:
         """Make an adapter that was read and checked resident under `name`."""
+        self.keep(self._place(name, tensors))
+
+    def _place(self, name: str, tensors: AdapterTensors) -> AdapterHandle:
+        """Fill a slot.
+
+        Raises:
+            InputError: all slots are taken.
+        """
         with self._changed:
             if not self._free:
                 raise InputError(
@@ -122,15 +143,10 @@ class AdapterBank:
             for group in self._groups:
                 self._fill(group, slot, tensors)
             self._filled(slot)
-            handle = AdapterHandle(name, slot, self._projector(tensors))
+            return AdapterHandle(name, slot, self._projector(tensors))
         except BaseException:
             self._release(slot)
             raise
-        with self._changed:
-            replaced = self._resident.pop(name, None)
-            self._resident[name] = _Slot(handle)
-            if replaced is not None:
-                self._retire(replaced)
 
     def unload(self, name: str, timeout_s: float | None) -> None:
         """Take `name` from new requests now, and return when no request uses it any more.

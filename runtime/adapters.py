@@ -43,13 +43,21 @@ class AdapterSource(Protocol):
         """
         ...
 
-    def load(self, name: str, folder: Path, task: str | None) -> None:
-        """Make one more adapter resident.
+    def stage(self, name: str, folder: Path, task: str | None) -> AdapterHandle:
+        """Read one more adapter into memory, where no request sees it: `keep` or `drop` it next.
 
         Raises:
             InputError: this source takes no adapters, or not this one.
             CheckpointError: the adapter's files are damaged or not supported.
         """
+        ...
+
+    def keep(self, staged: AdapterHandle) -> None:
+        """Have requests find a staged adapter; one of its name is replaced. Cannot fail."""
+        ...
+
+    def drop(self, staged: AdapterHandle) -> None:
+        """Forget a staged adapter. Cannot fail."""
         ...
 
     def unload(self, name: str, timeout_s: float | None) -> None:
@@ -76,8 +84,14 @@ class MergedAdapters:
     def hold(self, names: Iterable[str]) -> AbstractContextManager[Mapping[str, AdapterHandle]]:
         return nullcontext(self._handles)
 
-    def load(self, name: str, folder: Path, task: str | None) -> None:
+    def stage(self, name: str, folder: Path, task: str | None) -> AdapterHandle:
         raise InputError(self._refusal(name))
+
+    def keep(self, staged: AdapterHandle) -> None:
+        raise InputError(self._refusal(staged.name))
+
+    def drop(self, staged: AdapterHandle) -> None:
+        raise InputError(self._refusal(staged.name))
 
     def unload(self, name: str, timeout_s: float | None) -> None:
         raise InputError(self._refusal(name))

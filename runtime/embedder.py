@@ -175,7 +175,8 @@ class Embedder(PublishedMethods):
         if not isinstance(name, str) or not name:
             raise InputError(f"the adapter's name is {name!r}; give a str that is not empty")
         self._self_test.disown(name)
-        self._encoder.engine.adapters.load(name, Path(path), task)
+        adapters = self._encoder.engine.adapters
+        adapters.keep(adapters.stage(name, Path(path), task))
 
     def unload_adapter(self, name: str, *, timeout_s: float | None = None) -> None:
         """Remove an adapter: new calls cannot name it, and this returns when no call uses it.

@@ -28,7 +28,12 @@ class Preparation:
         self._tokenizer = tokenizer
 
     def sequences(
-        self, items: Sequence[Item], request: Request, first: int = 0, threads: int = 1
+        self,
+        items: Sequence[Item],
+        request: Request,
+        first: int = 0,
+        threads: int = 1,
+        of: str = "",
     ) -> Iterator[TokenSequence]:
         """Yield the sequence of each item, in order; pictures are opened when their turn comes.
 
@@ -37,6 +42,7 @@ class Preparation:
             request: their options.
             first: number of the first of them, for messages.
             threads: that share the work on one picture.
+            of: what follows an item's number in messages, e.g. " of documents".
 
         Raises:
             InputError: an item cannot be used; the message says which.
@@ -47,7 +53,8 @@ class Preparation:
             rows = [row for row, text in enumerate(texts) if text is not None]
             encoded = self._tokenizer.encode(
                 [
-                    request.prefixes[start + row] + _checked(texts[row], first + start + row)
+                    request.prefixes[start + row]
+                    + _checked(texts[row], f"{first + start + row}{of}")
                     for row in rows
                 ]
             )
@@ -57,14 +64,14 @@ class Preparation:
                     yield text_sequence(token_ids[row], request.max_length)
                 else:
                     yield self._image_sequence(
-                        item, token_ids.get(row), first + start + row, request, threads
+                        item, token_ids.get(row), f"{first + start + row}{of}", request, threads
                     )
 
     def _image_sequence(
         self,
         item: ImageText,
         text_ids: NDArray[np.int64] | None,
-        index: int,
+        number: str,
         request: Request,
         threads: int,
     ) -> TokenSequence:
@@ -73,12 +80,12 @@ class Preparation:
             kind = type(item.images).__name__
             shown = f"an empty {kind}" if isinstance(item.images, tuple | list) else f"a {kind}"
             raise InputError(
-                f"item {index}: images is {shown}; give a tuple with at least one picture"
+                f"item {number}: images is {shown}; give a tuple with at least one picture"
             )
         merge = model.vision.spatial_merge_size
         images: list[ImagePatches] = []
-        for number, source in enumerate(item.images):
-            where = f"image {index}" + (f", picture {number}" if len(item.images) > 1 else "")
+        for picture, source in enumerate(item.images):
+            where = f"image {number}" + (f", picture {picture}" if len(item.images) > 1 else "")
             pixels = load_image(source, where)
             try:
                 images.append(
@@ -87,7 +94,7 @@ class Preparation:
             except InputError as cause:
                 raise InputError(f"{where}: {cause}") from cause
             # Checked as pictures come, so that too many of them are not all held first.
-            self._check_length(sum(i.num_patches for i in images) // merge**2, index)
+            self._check_length(sum(i.num_patches for i in images) // merge**2, number)
         cut = None if text_ids is None else text_ids[: request.max_length]
         sequence = image_sequence(
             images,
@@ -97,26 +104,26 @@ class Preparation:
             merge,
             truncated=text_ids is not None and len(text_ids) > request.max_length,
         )
-        self._check_length(len(sequence), index)
+        self._check_length(len(sequence), number)
         return sequence
 
-    def _check_length(self, num_tokens: int, index: int) -> None:
+    def _check_length(self, num_tokens: int, number: str) -> None:
         limit = self._model.decoder.max_positions
         if num_tokens > limit:
             raise InputError(
-                f"item {index} has at least {num_tokens} tokens, more than the model's {limit} "
+                f"item {number} has at least {num_tokens} tokens, more than the model's {limit} "
                 "positions; give fewer pictures or a smaller max_pixels"
             )
 
 
-def _checked(text: object, index: int) -> str:
+def _checked(text: object, number: str) -> str:
     if not isinstance(text, str):
-        raise InputError(f"text {index} is a {type(text).__name__}, not a str; decode it first")
+        raise InputError(f"text {number} is a {type(text).__name__}, not a str; decode it first")
     try:
         text.encode()
     except UnicodeEncodeError as cause:
         raise InputError(
-            f"text {index} holds half of a surrogate pair, which is no character; "
+            f"text {number} holds half of a surrogate pair, which is no character; "
             "encode it with errors='replace' first"
         ) from cause
     return text

@@ -2,13 +2,15 @@
 
 import asyncio
 import re
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 from trine.runtime.adapters import AdapterHandle, AdapterSource
 from trine.runtime.bundle import Bundle
 from trine.runtime.errors import CheckpointError, InputError
 from trine.runtime.manifest import EngineEntry
-from trine.runtime.serving.adapter_hashes import AdapterHashes, bundled_hash, folder_hash
+from trine.runtime.serving.adapter_hashes import bundled_hash, folder_hash
 from trine.runtime.serving.calls import ServiceError
 from trine.runtime.serving.settings import ServerSettings
 
@@ -25,6 +27,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 class AdapterAdmin:
     """Changes which adapters a worker has. For the event loop's thread; reading is done in others.
 
+    A load has two steps, so that several workers make it together or not at all: `stage` does all
+    that can fail, unseen by calls, and `keep` or `drop` ends it.
+
     Args:
         bundle: of the engine.
         entry: of the engine.
@@ -40,28 +45,57 @@ class AdapterAdmin:
         settings: ServerSettings,
     ) -> None:
         self._merged = entry.adapters == "merged"
-        self._bundled = {task: bundled_hash(bundle, entry, task) for task in tasks}
-        self._hashes = AdapterHashes(self._bundled)
-        self._names = list(tasks)
+        self._hashes = {task: bundled_hash(bundle, entry, task) for task in tasks}
+        #: By name: an adapter that calls do not see yet, and its hash.
+        self._staged: dict[str, tuple[AdapterHandle, str]] = {}
+        self._adapters: AdapterSource | None = None
+        self._changing: set[asyncio.Task[None]] = set()
         self._folder = settings.adapter_folder
         self._timeout_s = settings.request_timeout
         self._one_at_a_time = asyncio.Lock()
 
+    def open(self, adapters: AdapterSource) -> None:
+        """Take the engine's adapters, before anything else but `hashes` is used."""
+        self._adapters = adapters
+
     @property
-    def names(self) -> tuple[str, ...]:
-        """Tasks that calls may name now."""
-        return tuple(self._names)
+    def hashes(self) -> Mapping[str, str]:
+        """The hash of each adapter that calls may name now, by task."""
+        return self._hashes
 
-    def hash_of(self, handle: AdapterHandle) -> str:
-        """Return the hash of an adapter that a call holds."""
-        return self._hashes.of(handle)
-
-    def current_hashes(self) -> dict[str, str]:
-        """Return the hash of each adapter that calls may name now."""
-        return {name: self._hashes.of_name(name) for name in self._names}
-
-    async def load(self, adapters: AdapterSource, name: str, folder: str, task: str | None) -> None:
+    async def load(self, name: str, folder: str, task: str | None) -> None:
         """Make an adapter resident; errors as `Embedding.load_adapter` has them."""
+
+        async def load() -> None:
+            await self._stage(name, folder, task)
+            self.keep(name)
+
+        await self._finish(load())
+
+    async def stage(self, name: str, folder: str, task: str | None) -> None:
+        """Do all of `load` that can fail, with the same errors."""
+        await self._finish(self._stage(name, folder, task))
+
+    def keep(self, name: str) -> None:
+        """Have calls find the adapter that was staged under a name; one of that name is replaced.
+
+        Calls are accepted on the same thread: what a name stands for and its hash change together.
+        """
+        staged, digest = self._staged.pop(name)
+        self._source.keep(staged)
+        self._hashes[name] = digest
+
+    def drop(self, name: str) -> None:
+        """Forget what was staged under a name, if anything was."""
+        staged = self._staged.pop(name, None)
+        if staged is not None:
+            self._source.drop(staged[0])
+
+    async def unload(self, name: str) -> None:
+        """Remove an adapter; errors as `Embedding.unload_adapter` has them."""
+        await self._finish(self._unload(name))
+
+    async def _stage(self, name: str, folder: str, task: str | None) -> None:
         self._require_runtime(name)
         path = self._allowed(folder)
         if not NAME.fullmatch(name):
@@ -76,38 +110,46 @@ class AdapterAdmin:
                 digest = await asyncio.to_thread(folder_hash, path)
             except OSError as cause:
                 raise _unusable(f"{folder}: cannot be read ({cause.strerror})") from cause
-            current = None
-            if name in self._names:
-                with adapters.hold([name]) as handles:
-                    current = handles[name]
-            self._hashes.announce(name, digest, current)
             try:
-                await asyncio.to_thread(adapters.load, name, path, task)
+                staged = await asyncio.to_thread(self._source.stage, name, path, task)
             except (CheckpointError, InputError) as cause:
-                self._hashes.withdraw(name)
                 raise _unusable(str(cause)) from cause
-            if name not in self._names:
-                self._names.append(name)
+            self._staged[name] = staged, digest
 
-    async def unload(self, adapters: AdapterSource, name: str) -> None:
-        """Remove an adapter; errors as `Embedding.unload_adapter` has them."""
+    async def _unload(self, name: str) -> None:
         self._require_runtime(name)
         async with self._one_at_a_time:
-            if name not in self._names:
+            if name not in self._hashes:
                 raise ServiceError(
                     404,
                     UNKNOWN_ADAPTER,
-                    f"no adapter is called {name!r}; loaded are {self._names}",
+                    f"no adapter is called {name!r}; loaded are {list(self._hashes)}",
                     param="name",
                 )
-            self._names.remove(name)
+            del self._hashes[name]
             try:
-                await asyncio.to_thread(adapters.unload, name, self._timeout_s)
+                await asyncio.to_thread(self._source.unload, name, self._timeout_s)
             except InputError as cause:
                 # It is gone for new calls; calls that still use it keep its memory a while longer.
                 raise ServiceError(
                     409, ADAPTER_IN_USE, str(cause), param="name", retry_after=1
                 ) from cause
+
+    async def _finish(self, change: Coroutine[Any, Any, None]) -> None:
+        """Make a change to its end, even if whoever asked for it leaves.
+
+        A thread that reads an adapter cannot be stopped: what it makes resident must be known.
+        """
+        task = asyncio.ensure_future(change)
+        self._changing.add(task)
+        task.add_done_callback(self._changing.discard)
+        await asyncio.shield(task)
+
+    @property
+    def _source(self) -> AdapterSource:
+        if self._adapters is None:
+            raise RuntimeError("the engine is not open")
+        return self._adapters
 
     def _require_runtime(self, name: str) -> None:
         if self._merged:

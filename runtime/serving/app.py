@@ -13,6 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trine.runtime.serving.api.error_bodies import answer_error, error_response
+from trine.runtime.serving.api.kserve_protocol import HEADER_LENGTH
 from trine.runtime.serving.api.routes import api_routes
 from trine.runtime.serving.api_keys import KeyRing
 from trine.runtime.serving.calls import ServiceError
@@ -39,7 +40,12 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 #: Headers of responses that scripts of other origins may read.
 EXPOSED_HEADERS = (
     "x-request-id",
+    "traceparent",
     "retry-after",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
     "server-timing",
     "x-trine-model",
     "x-trine-task",
@@ -52,6 +58,7 @@ EXPOSED_HEADERS = (
     "x-trine-shape",
     "x-trine-offsets-bytes",
     "x-trine-prompt-tokens",
+    HEADER_LENGTH,
 )
 #: Seconds for which a browser remembers that an origin is allowed.
 PREFLIGHT_AGE = 600

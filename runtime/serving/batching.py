@@ -22,6 +22,7 @@ __all__ = [
     "Load",
     "Plan",
     "Turns",
+    "fewest",
     "is_short",
     "leading",
     "plan_batch",
@@ -126,9 +127,32 @@ def leading(sizes: Sequence[int], cost: RunCost | None) -> int:
         return len(sizes)
     waiting = sum(sizes)
     loss = max(LOSS, LOSS_OF_FEW / len(sizes))
-    # A token of a run of R tokens costs 1 + fixed / R, of one of all that waits the least.
-    cheap = fixed / (loss + (1 + loss) * fixed / waiting)
-    wanted = max(math.sqrt(waiting * fixed), cheap)
+    return _reach(sizes, max(math.sqrt(waiting * fixed), _cheap(waiting, fixed, loss)))
+
+
+def fewest(sizes: Sequence[int], cost: RunCost | None) -> int:
+    """Return how many of the items that could share a run are enough: the first so many.
+
+    With fewer in a run, more of the throughput than `LOSS` would be lost.
+
+    Args:
+        sizes: in tokens, of all that fit into one run, in order; at least one.
+        cost: of a run; None, as long as it is unknown, for all of them.
+    """
+    fixed = float("inf") if cost is None else cost.fixed_tokens
+    return len(sizes) if math.isinf(fixed) else _reach(sizes, _cheap(sum(sizes), fixed, LOSS))
+
+
+def _cheap(waiting: int, fixed: float, loss: float) -> float:
+    """Return the tokens of runs that take `loss` longer in all than one run of all that waits.
+
+    A token of a run of R tokens costs 1 + fixed / R, of one of all that waits the least.
+    """
+    return fixed / (loss + (1 + loss) * fixed / waiting)
+
+
+def _reach(sizes: Sequence[int], wanted: float) -> int:
+    """Return how many of `sizes` make at least so many tokens, or all."""
     total = 0
     for number, size in enumerate(sizes, 1):
         total += size
@@ -147,8 +171,9 @@ def plan_batch(
     """Return the next run: the first item of the lane whose turn it is, and others that fit.
 
     A run of the short lane takes short items only, so that none of them waits for a long one's
-    computation, and no more of them than `leading` says. A run of the long lane takes all that
-    fits, short items too, which then are done no later than if they had waited for it to end.
+    computation, and no more of them than `leading` says. A run of the long lane takes as few long
+    items as are enough, since a short one that comes meanwhile waits for it to end; and what fits
+    of the short ones that are there, which then are done no later than if they had waited.
 
     Args:
         short: items of the short lane, earliest deadline first.
@@ -168,9 +193,12 @@ def plan_batch(
         begun = Turns(turns.short, turns.left) if goes_on else Turns(turns.short + 1, sum(sizes))
         left = begun.left - sum(sizes[: len(taken)])
         return Plan(taken, (), Turns(begun.short, max(left, 0)))
+    whole = (0, *_Run(long[0], budget).fill(long, 1))
+    taken = whole[: fewest([_size(long[number]) for number in whole], cost)]
     run = _Run(long[0], budget)
-    more = run.fill(long, 1)
-    return Plan(tuple(run.fill(short, 0)), (0, *more), Turns())
+    for number in taken[1:]:
+        run.take(long[number])
+    return Plan(tuple(run.fill(short, 0)), taken, Turns())
 
 
 class _Run:
@@ -189,11 +217,12 @@ class _Run:
         for number in range(start, min(len(lane), LOOK_AHEAD)):
             if self._tokens >= self._budget.tokens:
                 break
-            if self._take(lane[number]):
+            if self.take(lane[number]):
                 taken.append(number)
         return taken
 
-    def _take(self, load: Load) -> bool:
+    def take(self, load: Load) -> bool:
+        """Add an item if it fits, and return whether it does."""
         longest = max(self._longest, load.tokens)
         fits = (
             load.group == self._group

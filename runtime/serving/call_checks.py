@@ -5,24 +5,30 @@ from collections.abc import Sequence
 from trine.runtime.inputs import ImageText
 from trine.runtime.model_config import ModelConfig
 from trine.runtime.serving.calls import EmbedCall, EmbedItem, ServiceError
+from trine.runtime.serving.item_fields import INPUT, ItemField, ItemFields, place_of
+from trine.runtime.serving.refusals import item_error
 from trine.runtime.serving.settings import ServerSettings
 
 __all__ = ["check_call", "check_count", "check_shown", "document_groups", "num_pictures"]
 
 
-def check_count(num_items: int, max_items: int) -> None:
+def check_count(num_items: int, max_items: int, fields: ItemFields = INPUT) -> None:
     """Check how many items a request has.
+
+    Args:
+        num_items: of the request.
+        max_items: allowed.
+        fields: that held them.
 
     Raises:
         ServiceError: 413 too many.
     """
     if num_items > max_items:
-        raise ServiceError(
+        raise item_error(
+            place_of(fields, max_items),
+            f"the request has {num_items} items, more than {max_items}; split it",
             413,
             "too_many_items",
-            f"the request has {num_items} items, more than {max_items}; split it",
-            param="input",
-            index=max_items,
         )
 
 
@@ -38,7 +44,8 @@ def check_shown(settings: ServerSettings, num_rows: int, size: int, per_token: i
     Raises:
         ServiceError: 413 it is too much.
     """
-    check_count(num_rows, settings.max_items)
+    param = "inputs" if per_token > 1 else "ids"
+    check_count(num_rows, settings.max_items, (ItemField(param),))
     limit = settings.max_call_tokens * per_token
     if size > limit:
         what = "characters" if per_token > 1 else "ids"
@@ -46,7 +53,7 @@ def check_shown(settings: ServerSettings, num_rows: int, size: int, per_token: i
             413,
             "too_many_tokens",
             f"the request has {size} {what}, more than {limit}; split it",
-            param="inputs" if per_token > 1 else "ids",
+            param=param,
         )
 
 
@@ -62,16 +69,16 @@ def check_call(call: EmbedCall, tasks: Sequence[str], model: ModelConfig, max_it
     Raises:
         ServiceError: 413 too many items; 422 a task is not loaded, or an option is out of range.
     """
-    check_count(len(call.items), max_items)
+    check_count(len(call.items), max_items, call.fields)
     known = frozenset(tasks)
     for index, item in enumerate(call.items):
         if item.task not in known:
-            raise ServiceError(
-                422,
-                "unknown_task",
-                f"item {index} asks for the task {item.task!r}; loaded are {list(tasks)}",
+            place = call.place(index)
+            raise item_error(
+                place,
+                f"{place} asks for the task {item.task!r}; loaded are {list(tasks)}",
+                code="unknown_task",
                 param="task",
-                index=index,
             )
     if not call.single and not call.multi:
         raise _wrong("return_multivector", "neither single nor multi-vectors were asked for")
@@ -105,22 +112,19 @@ def _check_documents(call: EmbedCall) -> None:
     for group in document_groups(call):
         for index in group:
             item, first = call.items[index], call.items[group[0]]
+            place = call.place(index)
             if isinstance(item.content, ImageText):
-                raise ServiceError(
-                    422,
-                    "invalid_input",
-                    f"item {index} has a picture; late chunking takes texts only",
+                raise item_error(
+                    place,
+                    f"{place} has a picture; late chunking takes texts only",
                     param="late_chunking",
-                    index=index,
                 )
             if (item.task, item.prompt) != (first.task, first.prompt):
-                raise ServiceError(
-                    422,
-                    "invalid_input",
-                    f"item {index} has another task than the first of its document; late chunking "
+                raise item_error(
+                    place,
+                    f"{place} has another task than the first of its document; late chunking "
                     "embeds all of one document with one task",
                     param="task",
-                    index=index,
                 )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.runtime.inputs import ImageText, Prompt
+from trine.runtime.serving.item_fields import INPUT, ItemFields, ItemPlace, place_of
 
 __all__ = [
     "CallContext",
@@ -112,6 +113,7 @@ class EmbedCall:
             text's vectors are pooled from its own tokens of it.
         late_groups: with `late_chunking`, sizes of consecutive groups of items, each group one
             document; empty for one document of all items.
+        fields: of the request, that held the items; for errors.
     """
 
     items: tuple[EmbedItem, ...]
@@ -124,8 +126,13 @@ class EmbedCall:
     normalize: bool = True
     late_chunking: bool = False
     late_groups: tuple[int, ...] = ()
+    fields: ItemFields = INPUT
 
-    def with_items(self, items: tuple[EmbedItem, ...]) -> "EmbedCall":
+    def place(self, index: int) -> ItemPlace:
+        """Return where the request had the item of that number."""
+        return place_of(self.fields, index)
+
+    def with_items(self, items: tuple[EmbedItem, ...], fields: ItemFields) -> "EmbedCall":
         """Return the call with other items; `dataclasses.replace` takes three times as long."""
         return EmbedCall(
             items=items,
@@ -138,6 +145,7 @@ class EmbedCall:
             normalize=self.normalize,
             late_chunking=self.late_chunking,
             late_groups=self.late_groups,
+            fields=fields,
         )
 
 

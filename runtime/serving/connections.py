@@ -2,7 +2,8 @@
 
 The parser sets no bounds of its own: what comes before a request's handler runs (the line of the
 request and its header fields) and behind its body (trailer fields) would be held however much it
-is, and a connection that sends nothing would stay open for ever.
+is, and a connection that sends nothing would stay open for ever. So would one whose client asks
+and does not read: its responses, and the requests behind them, would be held as long.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ __all__ = ["BoundedProtocol"]
 MAX_HEAD_BYTES = 65_536
 #: Seconds that a head may take from its first byte on.
 HEAD_S = 20.0
+#: Seconds in which a client that has not read all of a response must read some of it.
+STALL_S = 60.0
 #: The dialect of an error before a path is known.
 ANY_PATH = "/v1/"
 
@@ -36,6 +39,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._progress = False
         self._unparsed = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -81,9 +85,35 @@ class BoundedProtocol(HttpToolsProtocol):
         self._progress = True
         super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader(None)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_stall()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_stall()
         super().connection_lost(exc)
+
+    def _watch_reader(self, before: int | None) -> None:
+        """Look again and again whether the client reads, and give it up if it does not.
+
+        Args:
+            before: bytes that waited for it at the last look.
+        """
+        waiting = self.transport.get_write_buffer_size()
+        if before is not None and waiting >= before:
+            self.transport.abort()
+            return
+        self._stall = self.loop.call_later(STALL_S, self._watch_reader, waiting)
+
+    def _stop_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

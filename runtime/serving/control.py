@@ -1,17 +1,19 @@
 """How workers and their supervisor agree on the adapters that are loaded.
 
-A worker that is asked to change an adapter asks the supervisor, which has every worker do it and
-then answers. Messages are pickled over a pipe between processes of this program only.
+A worker that is asked to change an adapter asks the supervisor, which has every worker do it, in
+the steps of `trine.runtime.serving.rounds`, and then answers. Messages are pickled over a pipe
+between processes of this program only.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from trine.runtime.serving.calls import ServiceError
 
@@ -22,8 +24,9 @@ __all__ = [
     "Failure",
     "Message",
     "Order",
+    "StagedAdapters",
+    "Step",
     "WorkerChannel",
-    "apply_change",
 ]
 
 
@@ -36,6 +39,23 @@ class AdapterControl(Protocol):
     async def load_adapter(self, name: str, folder: str, task: str | None = None) -> None: ...
 
     async def unload_adapter(self, name: str) -> None: ...
+
+
+class StagedAdapters(Protocol):
+    """Changes the adapters of one process, in steps; `AdapterAdmin` says how."""
+
+    async def stage(self, name: str, folder: str, task: str | None) -> None: ...
+
+    def keep(self, name: str) -> None: ...
+
+    def drop(self, name: str) -> None: ...
+
+    async def unload(self, name: str) -> None: ...
+
+
+#: What a worker does of a change: all that can fail, which for a load calls do not see; then, of a
+#: load, either of the others.
+Step: TypeAlias = Literal["make", "keep", "drop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +80,23 @@ class Failure:
     status: int
     code: str
     message: str
-    param: str | None
+    param: str | None = None
+    retry_after: int | None = None
 
     def error(self) -> ServiceError:
         """Return the error."""
-        return ServiceError(self.status, self.code, self.message, param=self.param)
+        return ServiceError(
+            self.status, self.code, self.message, param=self.param, retry_after=self.retry_after
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Asks the other side for a change; `number` is the sender's."""
+    """Asks the other side for a step of a change; `number` is the sender's."""
 
     number: int
     change: AdapterChange
+    step: Step = "make"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +111,31 @@ class Done:
 Message = Order | Done
 
 
-async def apply_change(adapters: AdapterControl, change: AdapterChange) -> Failure | None:
-    """Carry out a change and return how it failed, if it did."""
+async def _take_step(adapters: StagedAdapters, change: AdapterChange, step: Step) -> Failure | None:
+    """Carry out a step of a change and return how it failed, if it did."""
     try:
-        if change.folder is None:
-            await adapters.unload_adapter(change.name)
+        if step == "keep":
+            adapters.keep(change.name)
+        elif step == "drop":
+            adapters.drop(change.name)
+        elif change.folder is None:
+            await adapters.unload(change.name)
         else:
-            await adapters.load_adapter(change.name, change.folder, change.task)
+            await adapters.stage(change.name, change.folder, change.task)
     except ServiceError as error:
-        return Failure(error.status, error.code, error.message, error.param)
+        return Failure(error.status, error.code, error.message, error.param, error.retry_after)
+    except Exception:  # an order without an answer would hold up all that follow
+        logger.exception("a change of adapters failed", extra={"adapter": change.name})
+        return Failure(500, "internal_error", "a worker failed to change its adapters")
     return None
+
+
+async def _catch_up(adapters: StagedAdapters, change: AdapterChange) -> Failure | None:
+    """Carry out all steps of a change that others made."""
+    failure = await _take_step(adapters, change, "make")
+    if failure is None and change.folder is not None:
+        failure = await _take_step(adapters, change, "keep")
+    return failure
 
 
 class WorkerChannel:
@@ -114,7 +153,7 @@ class WorkerChannel:
         self._waiting: dict[int, asyncio.Future[Failure | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, local: AdapterControl, stop: Callable[[], None]) -> None:
+    async def start(self, local: StagedAdapters, stop: Callable[[], None]) -> None:
         """Catch up with the other workers' adapters, then follow the supervisor.
 
         Args:
@@ -122,7 +161,7 @@ class WorkerChannel:
             stop: called when the supervisor is gone.
         """
         for change in self._changes:
-            failure = await apply_change(local, change)
+            failure = await _catch_up(local, change)
             if failure is not None:
                 logger.error(
                     "this worker lacks a change of adapters that others made: %s",
@@ -132,11 +171,12 @@ class WorkerChannel:
         loop = asyncio.get_running_loop()
 
         def read() -> None:
-            try:
-                while True:
-                    loop.call_soon_threadsafe(self._received, self._pipe.recv(), local)
-            except (EOFError, OSError):
-                loop.call_soon_threadsafe(stop)
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and so will the process
+                try:
+                    while True:
+                        loop.call_soon_threadsafe(self._received, self._pipe.recv(), local)
+                except (EOFError, OSError):
+                    loop.call_soon_threadsafe(stop)
 
         threading.Thread(target=read, name="trine-control", daemon=True).start()
 
@@ -158,7 +198,7 @@ class WorkerChannel:
         if failure is not None:
             raise failure.error()
 
-    def _received(self, message: Message, local: AdapterControl) -> None:
+    def _received(self, message: Message, local: StagedAdapters) -> None:
         if isinstance(message, Done):
             answer = self._waiting.get(message.number)
             if answer is not None and not answer.done():
@@ -168,6 +208,6 @@ class WorkerChannel:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _obey(self, order: Order, local: AdapterControl) -> None:
-        failure = await apply_change(local, order.change)
+    async def _obey(self, order: Order, local: StagedAdapters) -> None:
+        failure = await _take_step(local, order.change, order.step)
         self._pipe.send(Done(order.number, failure))

@@ -11,8 +11,9 @@ from trine.runtime.engine import Engine
 from trine.runtime.serving.admission import PatchRoom, estimate_tokens
 from trine.runtime.serving.batching import Load
 from trine.runtime.serving.call_checks import document_groups, num_pictures
-from trine.runtime.serving.calls import EmbedItem, ServiceError
+from trine.runtime.serving.calls import EmbedItem
 from trine.runtime.serving.preparing import Prepared, Preparer
+from trine.runtime.serving.refusals import item_error
 from trine.runtime.serving.text_pool import TextPool
 from trine.runtime.serving.tickets import Ticket
 from trine.runtime.serving.work_queue import Entry, WorkQueue
@@ -164,12 +165,11 @@ class Feeder:
         for prepared in found:
             ticket.prepared(prepared)
         if sum(ticket.num_tokens) > self._max_call_tokens:
-            raise ServiceError(
+            raise item_error(
+                call.place(found[-1].index),
+                f"the request has more than {self._max_call_tokens} tokens; split it",
                 413,
                 "too_many_tokens",
-                f"the request has more than {self._max_call_tokens} tokens; split it",
-                param="input",
-                index=found[-1].index,
             )
         items = [call.items[index] for index in indices]
         # What was estimated at acceptance gives way to what it came to.

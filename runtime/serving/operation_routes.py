@@ -63,8 +63,9 @@ def operation_routes(
             return answer_error(request, error)
         except ServiceError as error:
             return answer_error(request, error)
+        # None if somebody has unloaded it since.
         return JSONResponse(
-            {"name": body.name, "hash": service.info().adapter_hashes[body.name]}, 201
+            {"name": body.name, "hash": service.info().adapter_hashes.get(body.name)}, 201
         )
 
     async def unload(request: Request) -> Response:

@@ -1,7 +1,6 @@
 """Items of a call to sequences: tokens, cut as the call wants, and patches. Runs in threads."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,8 @@ from trine.runtime.preparation import Preparation
 from trine.runtime.request import SYMMETRIC_TASKS, Request
 from trine.runtime.sequence import TokenSequence, text_sequence
 from trine.runtime.serving.calls import EmbedCall, EmbedItem, ServiceError
+from trine.runtime.serving.item_fields import ItemPlace
+from trine.runtime.serving.refusals import item_error
 from trine.runtime.serving.tokenization import ServingTokenizer
 
 __all__ = ["Prepared", "Preparer", "prefix_of"]
@@ -103,14 +104,15 @@ class Preparer:
         parts = self._token_ids(call, indices, max_length, first_only=True)
         for index, part in zip(indices, parts, strict=True):
             if not len(part):
-                raise _refusal(
-                    index, f"item {index} has no tokens of its own for late chunking; leave it out"
+                place = call.place(index)
+                raise item_error(
+                    place, f"{place} has no tokens of its own for late chunking; leave it out"
                 )
         ends = np.cumsum([len(part) for part in parts])
         if ends[-1] > max_length:
             index = indices[int(np.searchsorted(ends, max_length, side="right"))]
-            raise _refusal(
-                index,
+            raise item_error(
+                call.place(index),
                 f"the texts for late chunking have {ends[-1]} tokens together, more than "
                 f"{max_length}; send them in several requests",
             )
@@ -128,8 +130,8 @@ class Preparer:
             # An id is a token, whatever it spells.
             size += len(content) if isinstance(content, str) else 0
             if size > reach:
-                raise _refusal(
-                    index,
+                raise item_error(
+                    call.place(index),
                     f"the texts for late chunking have more than {reach} characters together, "
                     f"which are more than {max_length} tokens; send them in several requests",
                 )
@@ -153,15 +155,16 @@ class Preparer:
             max_length=max_length,
             max_pixels=self._max_pixels,
         )
+        place = call.place(index)
         try:
             wanted = ImageText(content.images, tail)
-            (sequence,) = self._preparation.sequences([wanted], request)
+            (sequence,) = self._preparation.sequences(
+                [wanted], request, place.index, of=f" of {place.field}"
+            )
         except InputError as cause:
-            # The preparation saw one item, and counted it as 0.
-            message = re.sub(r"\b(item|image|text) 0\b", rf"\g<1> {index}", str(cause), count=1)
-            raise _refusal(index, message) from cause
+            raise item_error(place, str(cause)) from cause
         if sequence.truncated and call.truncate == "none":
-            raise _too_long(index, max_length)
+            raise _too_long(place, max_length)
         if tail != content.text:
             sequence = dataclasses.replace(sequence, truncated=True)
         return Prepared(index, sequence)
@@ -172,7 +175,7 @@ class Preparer:
         """Return a picture's text, its start cut if it is too long and that is wanted."""
         if text is None or call.truncate != "start":
             return text
-        _check_text(text, index)
+        _check_text(text, call.place(index))
         text = text[-(max_length + 1) * LONGEST_TOKEN :]
         (shown,) = self._tokenizer.show([text], prefix)
         excess = len(shown.ids) - max_length
@@ -191,26 +194,27 @@ class Preparer:
         for index in indices:
             item = call.items[index]
             if isinstance(item.content, str):
-                _check_text(item.content, index)
+                _check_text(item.content, call.place(index))
                 start = call.truncate == "start"
                 bounded = item.content[-reach:] if start else item.content[:reach]
                 own = index == indices[0] or not first_only
                 texts[index] = (prefix_of(item) if own else "") + bounded
             elif isinstance(item.content, tuple):
-                ids[index] = self._checked_ids(item.content, index)
+                ids[index] = self._checked_ids(item.content, call.place(index))
             else:
-                raise _refusal(index, f"item {index} has pictures; late chunking takes texts only")
+                place = call.place(index)
+                raise item_error(place, f"{place} has pictures; late chunking takes texts only")
         ids |= zip(texts, self._tokenizer.encode(list(texts.values())), strict=True)
         return [ids[index] for index in indices]
 
-    def _checked_ids(self, token_ids: tuple[int, ...], index: int) -> NDArray[np.int64]:
+    def _checked_ids(self, token_ids: tuple[int, ...], place: ItemPlace) -> NDArray[np.int64]:
         size = self._model.decoder.vocab_size
         if not token_ids:
-            raise _refusal(index, f"item {index} has no token ids; give at least one")
+            raise item_error(place, f"{place} has no token ids; give at least one")
         wrong = next((i for i in token_ids if not 0 <= i < size), None)
         if wrong is not None:
-            raise _refusal(
-                index, f"item {index} has the token id {wrong}; the vocabulary has 0 to {size - 1}"
+            raise item_error(
+                place, f"{place} has the token id {wrong}; the vocabulary has 0 to {size - 1}"
             )
         return np.array(token_ids, np.int64)
 
@@ -221,7 +225,7 @@ class Preparer:
         if len(ids) <= max_length or call.truncate == "end":
             return text_sequence(ids, max_length)
         if call.truncate == "none":
-            raise _too_long(index, max_length)
+            raise _too_long(call.place(index), max_length)
         item = call.items[index]
         head = 0
         if isinstance(item.content, str):
@@ -232,24 +236,18 @@ class Preparer:
         return dataclasses.replace(text_sequence(kept, max_length), truncated=True)
 
 
-def _check_text(text: str, index: int) -> None:
+def _check_text(text: str, place: ItemPlace) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as cause:
-        raise _refusal(
-            index, f"text {index} holds half of a surrogate pair, which is no character; remove it"
+        raise item_error(
+            place, f"{place} holds half of a surrogate pair, which is no character; remove it"
         ) from cause
 
 
-def _too_long(index: int, max_length: int) -> ServiceError:
-    return ServiceError(
-        422,
-        "text_too_long",
-        f"item {index} has more than {max_length} tokens; shorten it, or allow truncation",
-        param="input",
-        index=index,
+def _too_long(place: ItemPlace, max_length: int) -> ServiceError:
+    return item_error(
+        place,
+        f"{place} has more than {max_length} tokens; shorten it, or allow truncation",
+        code="text_too_long",
     )
-
-
-def _refusal(index: int, message: str) -> ServiceError:
-    return ServiceError(422, "invalid_input", message, param="input", index=index)

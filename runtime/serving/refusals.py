@@ -1,8 +1,9 @@
 """Why the service ends a call without vectors."""
 
 from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.item_fields import ItemPlace
 
-__all__ = ["client_left", "engine_failure", "not_ready", "too_late"]
+__all__ = ["at_item", "client_left", "engine_failure", "item_error", "not_ready", "too_late"]
 
 #: Seconds after which a client should ask again while the server loads or drains.
 RETRY_NOT_READY = 5
@@ -33,3 +34,35 @@ def engine_failure(kind: str) -> ServiceError:
 def client_left() -> ServiceError:
     """Return 499: nobody waits for the vectors any more."""
     return ServiceError(499, "client_left", "the client closed the connection")
+
+
+def item_error(
+    place: ItemPlace,
+    message: str,
+    status: int = 422,
+    code: str = "invalid_input",
+    *,
+    param: str | None = None,
+) -> ServiceError:
+    """Return the error of one item.
+
+    Args:
+        place: of the item in the request.
+        message: for people; it names the place.
+        status: of HTTP.
+        code: for programs.
+        param: the field at fault, if it is not the one that held the item.
+    """
+    return ServiceError(status, code, message, param=param or place.field, index=place.index)
+
+
+def at_item(place: ItemPlace, error: ServiceError) -> ServiceError:
+    """Return an error that knew nothing of items as one of the item at a place."""
+    return ServiceError(
+        error.status,
+        error.code,
+        f"{place}: {error.message}",
+        param=place.field,
+        index=place.index,
+        retry_after=error.retry_after,
+    )

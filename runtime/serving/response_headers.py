@@ -36,7 +36,7 @@ def embedding_headers(info: ModelInfo, call: EmbedCall, result: EmbedResult) -> 
         ),
         "x-trine-engine": info.engine,
         "x-trine-precision": info.precision,
-        "x-trine-truncated": _listed(result.truncated.nonzero()[0].tolist()),
+        "x-trine-truncated": _listed(call, result.truncated.nonzero()[0].tolist()),
         "server-timing": (
             f"prepare;dur={times.prepare_s * 1000:.1f}, queue;dur={times.queue_s * 1000:.1f}, "
             f"engine;dur={times.engine_s * 1000:.1f}, total;dur={times.total_s * 1000:.1f}"
@@ -44,9 +44,14 @@ def embedding_headers(info: ModelInfo, call: EmbedCall, result: EmbedResult) -> 
     }
 
 
-def _listed(numbers: list[int]) -> str:
-    """Return numbers as a header lists them, e.g. "0,3" or, of very many, "0,1,…,199,+1848"."""
-    listed = ",".join([str(number) for number in numbers[:MAX_LISTED]])
+def _listed(call: EmbedCall, numbers: list[int]) -> str:
+    """Return items as a header lists them, e.g. "0,3" or, of very many, "0,1,…,199,+1848".
+
+    Where a request had items in two fields, it says in which: "query:0,documents:2".
+    """
+    places = [call.place(number) for number in numbers[:MAX_LISTED]]
+    one = len(call.fields) == 1
+    listed = ",".join([str(p.index) if one else f"{p.field}:{p.index}" for p in places])
     more = len(numbers) - MAX_LISTED
     return f"{listed},+{more}" if more > 0 else listed
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
@@ -100,18 +99,26 @@ class EmbeddingService:
         self._feeder: Feeder | None = None
         self._engine_loop: EngineLoop | None = None
         self._info: ModelInfo | None = None
-        self._changing: set[asyncio.Task[None]] = set()
 
     @property
     def state(self) -> ReadyState:
         return self._state
 
     def info(self) -> ModelInfo:
-        if self._info is None:
-            self._info = describe_model(
-                self._bundle, self._entry, self._settings, self._admin.current_hashes()
-            )
+        hashes = self._admin.hashes
+        if self._info is None or self._info.adapter_hashes != hashes:
+            self._info = describe_model(self._bundle, self._entry, self._settings, dict(hashes))
         return self._info
+
+    @property
+    def adapters(self) -> AdapterAdmin:
+        """Changes the adapters of this process.
+
+        Raises:
+            ServiceError: 503 not ready.
+        """
+        self._require_ready()
+        return self._admin
 
     async def load(self) -> None:
         """Open and check the engine in a thread, then answer calls.
@@ -154,6 +161,7 @@ class EmbeddingService:
             patches_per_picture=self._patches_per_picture(),
         )
         self._core = core
+        self._admin.open(core.engine.adapters)
         self._engine_loop = EngineLoop(self._queue, core.pipeline, deliver)
         self._engine_loop.start()
         if self._state == "loading":
@@ -191,18 +199,17 @@ class EmbeddingService:
 
     async def embed(self, call: EmbedCall, context: CallContext) -> EmbedResult:
         self._require_ready()
-        check_call(call, self._admin.names, self._model, self._settings.max_items)
+        check_call(call, tuple(self._admin.hashes), self._model, self._settings.max_items)
         if context.disconnected():
             raise client_left()
         max_length = min(call.max_length or self._max_length, self._max_length)
         ticket, estimate = self._accept(call, context, max_length)
+        # Of the adapters that the ticket holds: another may take a name before the call is done.
+        current = dict(self._admin.hashes)
         try:
             await self._compute(ticket, max_length)
-            hashes = {name: self._admin.hash_of(h) for name, h in ticket.handles.items()}
-            tasks = {item.task for item in call.items}
-            result = await self._result(
-                ticket, {name: digest for name, digest in hashes.items() if name in tasks}
-            )
+            hashes = {item.task: current[item.task] for item in call.items}
+            result = await self._result(ticket, hashes)
         finally:
             self._close_ticket(ticket)
             used = sum(ticket.num_tokens)
@@ -241,29 +248,10 @@ class EmbeddingService:
         )
 
     async def load_adapter(self, name: str, folder: str, task: str | None = None) -> None:
-        core = self._require_ready()
-        await self._finish_change(self._admin.load(core.engine.adapters, name, folder, task))
+        await self.adapters.load(name, folder, task)
 
     async def unload_adapter(self, name: str) -> None:
-        core = self._require_ready()
-        await self._finish_change(self._admin.unload(core.engine.adapters, name))
-
-    async def _finish_change(self, change: Coroutine[Any, Any, None]) -> None:
-        """Make a change of adapters to its end, even if whoever asked for it leaves.
-
-        A thread that reads an adapter cannot be stopped: what it makes resident must be known.
-        """
-
-        async def make() -> None:
-            try:
-                await change
-            finally:
-                self._info = None
-
-        task = asyncio.ensure_future(make())
-        self._changing.add(task)
-        task.add_done_callback(self._changing.discard)
-        await asyncio.shield(task)
+        await self.adapters.unload(name)
 
     def _require_ready(self) -> Core:
         # A request that came before draining began may still ask.

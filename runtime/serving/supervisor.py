@@ -11,17 +11,18 @@ import sys
 import tempfile
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from trine.runtime.errors import TrineError
-from trine.runtime.serving.adapter_admin import ADAPTER_IN_USE, UNKNOWN_ADAPTER
-from trine.runtime.serving.control import AdapterChange, Done, Failure, Order, WorkerChannel
+from trine.runtime.serving.control import AdapterChange, Done, Order, WorkerChannel
 from trine.runtime.serving.event_loop import run_on_loop
 from trine.runtime.serving.logs import set_up_logs
+from trine.runtime.serving.rounds import Round
 from trine.runtime.serving.settings import ServerSettings
 from trine.runtime.serving.worker import FAILED, RATE_FILE, WorkerOptions, run_worker
 
@@ -56,17 +57,13 @@ class _Worker:
 
 
 @dataclass(slots=True, eq=False)
-class _Round:
-    """One change on its way to all workers."""
+class _Asked:
+    """A change that a worker asked for."""
 
-    change: AdapterChange
+    round: Round
     #: None once it has died.
     asker: _Worker | None
     asker_number: int
-    waiting: set[_Worker] = field(default_factory=set)
-    #: Whether a worker made the change.
-    made: bool = False
-    failure: Failure | None = None
 
 
 class Supervisor:
@@ -85,7 +82,7 @@ class Supervisor:
         self._context = multiprocessing.get_context("spawn")
         self._workers = [_Worker(number) for number in range(settings.workers)]
         self._changes: dict[str, AdapterChange] = {}
-        self._rounds: deque[_Round] = deque()
+        self._rounds: deque[_Asked] = deque()
         self._round_number = 0
         self._stopping = False
         # A byte for each signal, so that waiting for the workers ends.
@@ -139,28 +136,35 @@ class Supervisor:
         theirs.close()
         worker.pipe, worker.started = ours, time.monotonic()
         # A change that is on its way is not among those it was started with.
-        if self._rounds and self._send(worker, Order(self._round_number, self._rounds[0].change)):
-            self._rounds[0].waiting.add(worker)
+        if self._rounds and self._rounds[0].round.step == "make":
+            self._ask(worker)
         logger.info("worker started", extra={"worker": worker.number, "pid": worker.process.pid})
 
     def _watch(self) -> int:
         """Wait for what happens next and deal with it; return an exit code if all is to end."""
+        dues = [worker.due for worker in self._workers if not worker.process]
+        for worker in self._hear([self._wake_reader], min(dues) if dues else None):
+            code = self._bury(worker)
+            if code:
+                return code
+        return 0
+
+    def _hear(self, others: Sequence[socket.socket], until: float | None) -> list[_Worker]:
+        """Wait for workers or `others`; take what workers say, and return those that ended.
+
+        Args:
+            others: that may become readable.
+            until: when to wait no longer, on `time.monotonic()`'s clock; None for ever.
+        """
         alive = [worker for worker in self._workers if worker.process is not None]
-        dues = [worker.due - time.monotonic() for worker in self._workers if not worker.process]
         pipes = {worker.pipe: worker for worker in alive if worker.pipe is not None}
         ends = {worker.process.sentinel: worker for worker in alive}
-        happened = wait(
-            [*pipes, *ends, self._wake_reader], timeout=max(min(dues), 0) if dues else None
-        )
+        timeout = None if until is None else max(until - time.monotonic(), 0)
+        happened = wait([*pipes, *ends, *others], timeout)
         for source in happened:
             if source in pipes:
                 self._read(pipes[source])
-        for source in happened:
-            if source in ends:
-                code = self._bury(ends[source])
-                if code:
-                    return code
-        return 0
+        return [ends[source] for source in happened if source in ends]
 
     def _read(self, worker: _Worker) -> None:
         """Take one message of a worker."""
@@ -173,47 +177,46 @@ class Supervisor:
             worker.pipe = None
             return
         if isinstance(message, Order):
-            self._rounds.append(_Round(message.change, worker, message.number))
+            self._rounds.append(_Asked(Round(message.change), worker, message.number))
             if len(self._rounds) == 1:
                 self._begin_round()
-        elif isinstance(message, Done) and self._rounds:
-            self._answered(worker, message)
+        elif self._rounds and message.number == self._round_number:
+            self._rounds[0].round.answered(worker.number, message.failure)
+            self._go_on()
 
     def _begin_round(self) -> None:
         """Send the first change to every worker that can take it.
 
         A worker that is still loading takes it from its pipe once it is ready.
         """
-        current = self._rounds[0]
         self._round_number += 1
         for worker in self._workers:
-            if self._send(worker, Order(self._round_number, current.change)):
-                current.waiting.add(worker)
-        self._end_round_if_done()
+            self._ask(worker)
+        self._go_on()
 
-    def _answered(self, worker: _Worker, done: Done) -> None:
-        current = self._rounds[0]
-        if done.number == self._round_number and worker in current.waiting:
-            current.waiting.discard(worker)
-            if done.failure is None or done.failure.code == ADAPTER_IN_USE:
-                current.made = True
-            current.failure = current.failure or done.failure
-            self._end_round_if_done()
+    def _ask(self, worker: _Worker) -> None:
+        """Have a worker take the first change's step."""
+        current = self._rounds[0].round
+        if current.step is not None and self._send(
+            worker, Order(self._round_number, current.change, current.step)
+        ):
+            current.asked(worker.number)
 
-    def _end_round_if_done(self) -> None:
-        current = self._rounds[0]
-        if current.waiting:
+    def _go_on(self) -> None:
+        """Take the first change as far as it goes without another answer."""
+        asked = self._rounds[0]
+        current = asked.round
+        while current.step is not None and not current.waits:
+            for number in current.advance():
+                self._ask(self._workers[number])
+            if current.stands:
+                # In the order in which a new worker would have to make them.
+                self._changes.pop(current.change.name, None)
+                self._changes[current.change.name] = current.change
+        if current.step is not None:
             return
-        unloaded = current.change.folder is None and current.made
-        if unloaded and current.failure is not None and current.failure.code == UNKNOWN_ADAPTER:
-            current.failure = None  # some had it, which is enough
-        # A change that nobody lived to make is not asked of those who come after.
-        if current.made and (current.failure is None or unloaded):
-            # In the order in which a new worker would have to make them.
-            self._changes.pop(current.change.name, None)
-            self._changes[current.change.name] = current.change
-        if current.asker is not None:
-            self._send(current.asker, Done(current.asker_number, current.failure))
+        if asked.asker is not None:
+            self._send(asked.asker, Done(asked.asker_number, current.failure))
         self._rounds.popleft()
         if self._rounds:
             self._begin_round()
@@ -265,16 +268,18 @@ class Supervisor:
             # The process that takes its place counts its orders anew.
             current.asker = None if current.asker is worker else current.asker
         if self._rounds:
-            self._rounds[0].waiting.discard(worker)
-            self._end_round_if_done()
+            self._rounds[0].round.ended(worker.number)
+            self._go_on()
 
     def _end(self) -> None:
         """Have all workers drain, and kill those that do not end in time."""
         self._signal_all(signal.SIGTERM)
         limit = time.monotonic() + self._settings.drain_timeout + END_S
-        for worker in self._workers:
-            if worker.process is not None:
-                worker.process.join(max(limit - time.monotonic(), 0))
+        while any(worker.process for worker in self._workers) and time.monotonic() < limit:
+            # A change that was asked for before is made to its end, and its asker answered.
+            for worker in self._hear([], limit):
+                worker.process.join()  # its end shows a moment before its exit code does
+                self._forget(worker)
         self._signal_all(signal.SIGKILL)
 
     def _signal_all(self, number: int) -> None:

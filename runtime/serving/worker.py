@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +40,7 @@ KEEP_ALIVE_S = 75
 #: Seconds after which a thread that waits for the interpreter's lock gets it. The engine's thread
 #: needs it between runs, and with Python's own 5 ms it would stand idle while requests are read.
 SWITCH_INTERVAL_S = 0.0005
-#: Seconds for the last bytes of responses, once no request is under way.
+#: Seconds for the last bytes of responses, however much of the drain timeout requests have taken.
 LAST_BYTES_S = 1
 
 
@@ -183,7 +185,7 @@ class _Worker:
             logger.error("loading failed: %s", error)
             return FAILED
         if self._channel is not None:
-            await self._channel.start(self._service, self._stop.set)
+            await self._channel.start(self._service.adapters, self._stop.set)
         # What a loaded server consists of stays; a collection that walks it stops the event loop
         # for some 70 ms, longer than a refusal may take.
         gc.collect()
@@ -196,11 +198,16 @@ class _Worker:
         """Let requests under way finish, while new ones are refused."""
         self._service.drain()
         logger.info("draining")
+        limit = time.monotonic() + self._settings.drain_timeout
         try:
             async with asyncio.timeout(self._settings.drain_timeout):
                 await self._gate.wait_idle()
         except TimeoutError:
             logger.warning("requests were still under way after %s s", self._settings.drain_timeout)
+        # A request is done when its response is in the connection's buffer. Whoever reads slowly
+        # gets what is left of the time; connections without a response are closed at once.
+        left = math.ceil(limit - time.monotonic())
+        self._server.config.timeout_graceful_shutdown = max(left, LAST_BYTES_S)
 
     def _catch_signals(self, supervised: bool) -> None:
         loop = asyncio.get_running_loop()

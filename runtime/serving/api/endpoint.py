@@ -15,6 +15,7 @@ from trine.runtime.serving.api.image_inputs import ImageReader, read_pictures
 from trine.runtime.serving.api.inputs import ParsedItem
 from trine.runtime.serving.api.tasks import TaskChoice
 from trine.runtime.serving.calls import EmbedCall, Embedding, EmbedItem, EmbedResult, ServiceError
+from trine.runtime.serving.item_fields import INPUT, ItemFields
 from trine.runtime.serving.request_context import call_context
 from trine.runtime.serving.response_headers import embedding_headers
 
@@ -81,7 +82,7 @@ async def embed_items(
     items: Sequence[ParsedItem],
     choices: Sequence[TaskChoice],
     options: EmbedCall,
-    field: str = "input",
+    fields: ItemFields = INPUT,
 ) -> Embedded:
     """Read the pictures of a request's items and embed them.
 
@@ -90,23 +91,24 @@ async def embed_items(
         request: that they came in.
         items: as parsed.
         choices: task and prompt of each.
-        options: of the call; its items are replaced.
-        field: of the request that held the items, for errors.
+        options: of the call; its items and fields are replaced.
+        fields: of the request that held the items, for errors.
 
     Raises:
         ServiceError: a picture or item cannot be used, or the service refuses the call.
     """
     info = api.service.info()
-    resolved = api.foreign_ids.resolve(items, request.headers.get("user-agent"))
+    resolved = api.foreign_ids.resolve(items, request.headers.get("user-agent"), fields)
     context = call_context(request)
     contents = await read_pictures(
-        resolved, api.read_image, max_items=info.max_items, hold=context.hold, field=field
+        resolved, api.read_image, max_items=info.max_items, hold=context.hold, fields=fields
     )
     call = options.with_items(
         tuple(
             EmbedItem(content, choice.task, choice.prompt)
             for content, choice in zip(contents, choices, strict=True)
-        )
+        ),
+        fields,
     )
     result = await api.service.embed(call, context)
     return Embedded(result, embedding_headers(info, call, result))

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 from trine.runtime.errors import EngineError, missing_package
 from trine.runtime.serving.api.inputs import ParsedItem
-from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.item_fields import ItemFields, ItemPlace, place_of
+from trine.runtime.serving.refusals import item_error
 
 __all__ = ["ForeignTokenIds", "open_cl100k"]
 
@@ -33,20 +34,21 @@ class ForeignTokenIds:
         self._warned = False
 
     def resolve(
-        self, items: Sequence[ParsedItem], user_agent: str | None
+        self, items: Sequence[ParsedItem], user_agent: str | None, fields: ItemFields
     ) -> tuple[ParsedItem, ...]:
         """Return the items with their token ids decoded, or as they are.
 
         Args:
             items: of a request.
             user_agent: header of the request.
+            fields: of the request that held the items, for errors.
 
         Raises:
             ServiceError: 422 an id is not in the foreign vocabulary.
         """
         if self._decode is not None:
             return tuple(
-                self._text(self._decode, item, i) if isinstance(item, tuple) else item
+                _text(self._decode, item, place_of(fields, i)) if isinstance(item, tuple) else item
                 for i, item in enumerate(items)
             )
         if (
@@ -62,21 +64,6 @@ class ForeignTokenIds:
                 "check_embedding_ctx_length=False there, or foreign_token_ids=cl100k here"
             )
         return tuple(items)
-
-    def _text(
-        self, decode: Callable[[Sequence[int]], str], ids: tuple[int, ...], index: int
-    ) -> str:
-        try:
-            return decode(ids)
-        except (KeyError, OverflowError) as cause:
-            raise ServiceError(
-                422,
-                "unknown_token_id",
-                f"item {index} of input holds a token id that is not in cl100k ({cause}); "
-                "send the text",
-                param="input",
-                index=index,
-            ) from cause
 
 
 def open_cl100k() -> Callable[[Sequence[int]], str]:
@@ -101,3 +88,14 @@ def open_cl100k() -> Callable[[Sequence[int]], str]:
             "TIKTOKEN_CACHE_DIR says, or leave foreign_token_ids at own"
         ) from cause
     return lambda ids: encoding.decode(list(ids))
+
+
+def _text(decode: Callable[[Sequence[int]], str], ids: tuple[int, ...], place: ItemPlace) -> str:
+    try:
+        return decode(ids)
+    except (KeyError, OverflowError) as cause:
+        raise item_error(
+            place,
+            f"{place} holds a token id that is not in cl100k ({cause}); send the text",
+            code="unknown_token_id",
+        ) from cause

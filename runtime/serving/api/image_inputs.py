@@ -6,8 +6,11 @@ from typing import TypeAlias, cast
 
 from trine.runtime.inputs import ImageText
 from trine.runtime.serving.api.inputs import ParsedItem, Pictures
+from trine.runtime.serving.call_checks import check_count
 from trine.runtime.serving.calls import ItemContent, ServiceError
 from trine.runtime.serving.image_source import is_url
+from trine.runtime.serving.item_fields import INPUT, ItemFields, place_of
+from trine.runtime.serving.refusals import at_item
 
 __all__ = ["ImageReader", "read_pictures"]
 
@@ -24,7 +27,7 @@ async def read_pictures(
     *,
     max_items: int,
     hold: Callable[[int], None],
-    field: str = "input",
+    fields: ItemFields = INPUT,
 ) -> tuple[ItemContent, ...]:
     """Return what each item is, with the bytes of its pictures.
 
@@ -33,19 +36,13 @@ async def read_pictures(
         read: reads one picture.
         max_items: more, or more pictures in all items, are refused before any picture is read.
         hold: told the size of each picture that was not in the request; as `CallContext.hold`.
-        field: of the request, for errors.
+        fields: of the request that held the items, for errors.
 
     Raises:
         ServiceError: 413 too many items or pictures; else as `read` and `hold`, with the item's
             index.
     """
-    if len(items) > max_items:
-        raise ServiceError(
-            413,
-            "too_many_items",
-            f"{field} has {len(items)} items, more than the limit of {max_items}; send fewer",
-            param=field,
-        )
+    check_count(len(items), max_items, fields)
     num_pictures = sum(len(item.sources) for item in items if isinstance(item, Pictures))
     if not num_pictures:
         return cast(tuple[ItemContent, ...], tuple(items))
@@ -53,9 +50,9 @@ async def read_pictures(
         raise ServiceError(
             413,
             "too_many_pictures",
-            f"the items of {field} have {num_pictures} pictures, more than the limit of "
-            f"{max_items}; send fewer",
-            param=field,
+            f"the request has {num_pictures} pictures, more than the limit of {max_items}; "
+            "send fewer",
+            param=fields[-1].name,
         )
     slots = asyncio.Semaphore(NUM_READERS)
 
@@ -67,14 +64,7 @@ async def read_pictures(
                     hold(len(found))
                 return found
             except ServiceError as cause:
-                raise ServiceError(
-                    cause.status,
-                    cause.code,
-                    f"item {index} of {field}: {cause.message}",
-                    param=field,
-                    index=index,
-                    retry_after=cause.retry_after,
-                ) from cause
+                raise at_item(place_of(fields, index), cause) from cause
 
     tasks: list[list[asyncio.Task[bytes]]] = []
     try:

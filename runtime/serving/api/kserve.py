@@ -30,6 +30,7 @@ from trine.runtime.serving.api.kserve_protocol import (
 )
 from trine.runtime.serving.api.request_bodies import WINDOW_BITS, read_bytes
 from trine.runtime.serving.calls import EmbedResult, ServiceError
+from trine.runtime.serving.item_fields import ItemField
 
 __all__ = ["routes"]
 
@@ -115,7 +116,9 @@ async def infer(api: ApiContext, request: Request) -> Response:
     items = items_of(asked)
     choices = task_choices(info, model, asked, len(items))
     options = options_of(info, model, asked)
-    embedded = await embed_items(api, request, items, choices, options)
+    held = "input_text" if "input_text" in asked.inputs else "image"
+    fields = (ItemField(held),)
+    embedded = await embed_items(api, request, items, choices, options, fields)
     tensors = _outputs(model, embedded.result)
     answer = await write_infer(
         model.name, VERSION, asked.id, [(tensors[name], as_bytes) for name, as_bytes in wanted]

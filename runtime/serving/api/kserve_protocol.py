@@ -21,6 +21,7 @@ from trine.runtime.serving.api.output_types import encode_numbers
 from trine.runtime.serving.api.request_bodies import Body, decode_body
 from trine.runtime.serving.call_checks import check_count
 from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.item_fields import ItemField
 
 __all__ = [
     "HEADER_LENGTH",
@@ -248,7 +249,7 @@ def _split_bytes(entry: InputHeader, raw: bytes, max_items: int) -> TensorData:
     if any(side < 0 for side in entry.shape):
         raise _broken(f"the input {entry.name!r} has the shape {entry.shape[:8]}")
     count = math.prod(entry.shape)
-    check_count(count, max_items)
+    check_count(count, max_items, (ItemField(entry.name),))
     elements: list[str | bytes] = []
     place = 0
     while place < len(raw):

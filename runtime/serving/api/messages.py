@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from trine.runtime.serving.api.inputs import ParsedItem, Pictures, parse_item
 from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.item_fields import ItemPlace
+from trine.runtime.serving.refusals import item_error
 
 __all__ = ["parse_content", "parse_messages"]
 
@@ -23,7 +25,13 @@ def parse_messages(value: object) -> tuple[ParsedItem, ...]:
         ServiceError: 422 the messages are of no known shape, or hold nothing to embed.
     """
     if not isinstance(value, list) or not value:
-        raise _unusable(0, "messages is not a list with at least one message")
+        raise ServiceError(
+            422,
+            "invalid_messages",
+            "messages is not a list with at least one message",
+            param="messages",
+            index=0,
+        )
     if all(isinstance(element, list) for element in value):
         return tuple(_parse_conversation(element, i) for i, element in enumerate(value))
     return (_parse_conversation(value, 0),)
@@ -40,27 +48,27 @@ def parse_content(content: object, index: int, field: str) -> ParsedItem:
     Raises:
         ServiceError: 422 a part is of no known shape, or there is none.
     """
-    return _join(_parts(content, index, field), index, field)
+    return _join(_parts(content, index, field), ItemPlace(field, index))
 
 
 def _parse_conversation(messages: object, index: int) -> ParsedItem:
+    place = ItemPlace("messages", index)
     parts: list[ParsedItem] = []
     for message in messages if isinstance(messages, list) else [messages]:
         if not isinstance(message, Mapping):
-            raise _unusable(index, "a message is not an object with role and content", index)
+            raise _unusable(place, "a message is not an object with role and content")
         role = message.get("role", "user")
         content = message.get("content")
         if content in (None, "", []):
             continue
         if role not in ROLES:
             raise _unusable(
-                index,
+                place,
                 f"a message has the role {role!r}, which means nothing to this model; send its "
                 "text as a user's, and name the purpose with task",
-                index,
             )
         parts += _parts(content, index, "messages")
-    return _join(parts, index, "messages")
+    return _join(parts, place)
 
 
 def _parts(content: object, index: int, field: str) -> list[ParsedItem]:
@@ -70,31 +78,24 @@ def _parts(content: object, index: int, field: str) -> list[ParsedItem]:
     return [parse_item(part, index, field) for part in content]
 
 
-def _join(parts: list[ParsedItem], index: int, field: str) -> ParsedItem:
+def _join(parts: list[ParsedItem], place: ItemPlace) -> ParsedItem:
     if len(parts) == 1:
         return parts[0]
     texts: list[str] = []
     sources: list[str | bytes] = []
     for part in parts:
         if isinstance(part, tuple):
-            raise _unusable(index, "token ids are among other parts; send them in input", index)
+            raise _unusable(place, "token ids are among other parts; send them in input")
         if isinstance(part, Pictures):
             sources += part.sources
         text = part.text if isinstance(part, Pictures) else part
         if text is not None:
             texts.append(text)
     if not texts and not sources:
-        raise ServiceError(
-            422,
-            "invalid_input",
-            f"conversation {index} holds nothing to embed; give a text or an image",
-            param=field,
-            index=index,
-        )
+        raise item_error(place, f"{place} holds nothing to embed; give a text or an image")
     joined = "\n".join(texts) if texts else None
     return Pictures(tuple(sources), joined) if sources else joined or ""
 
 
-def _unusable(index: int, what: str, where: int | None = None) -> ServiceError:
-    message = what if where is None else f"conversation {where}: {what}"
-    return ServiceError(422, "invalid_messages", message, param="messages", index=index)
+def _unusable(place: ItemPlace, what: str) -> ServiceError:
+    return item_error(place, f"{place}: {what}", code="invalid_messages")

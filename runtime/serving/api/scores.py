@@ -6,7 +6,6 @@ cosine   of single vectors, at most 1
 """
 
 import asyncio
-import re
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, cast, get_args
 
@@ -20,6 +19,7 @@ from trine.runtime.serving.api.inputs import ParsedItem, parse_item
 from trine.runtime.serving.api.messages import parse_content
 from trine.runtime.serving.api.tasks import TaskChoice, choose_task
 from trine.runtime.serving.calls import EmbedCall, EmbedResult, ModelInfo, ServiceError
+from trine.runtime.serving.item_fields import ItemField
 from trine.runtime.similarity import maxsim
 
 __all__ = ["Scoring", "choose_scoring", "embed_pairs", "parse_side", "score_pairs", "side_choices"]
@@ -98,36 +98,12 @@ async def embed_pairs(
         options: of the call, without items.
 
     Raises:
-        ServiceError: as `embed_items`, with the field and the index within it.
+        ServiceError: as `embed_items`.
     """
     queries, documents = sides
     per_item = [choices[0]] * len(queries) + [choices[1]] * len(documents)
-    try:
-        return await embed_items(api, request, [*queries, *documents], per_item, options)
-    except ServiceError as cause:
-        raise _of_side(cause, fields, len(queries)) from cause
-
-
-def _of_side(error: ServiceError, fields: tuple[str, str], num_queries: int) -> ServiceError:
-    """Return an error of an item, which was counted over both sides, as one of its own side."""
-    if error.index is None or error.param != "input":
-        return error
-    place = error.index
-    side, index = (0, place) if place < num_queries else (1, place - num_queries)
-    message = re.sub(
-        rf"\b(item|image|text) {place}\b( of input)?",
-        rf"\g<1> {index} of {fields[side]}",
-        error.message,
-        count=1,
-    )
-    return ServiceError(
-        error.status,
-        error.code,
-        message,
-        param=fields[side],
-        index=index,
-        retry_after=error.retry_after,
-    )
+    held = (ItemField(fields[0]), ItemField(fields[1], len(queries)))
+    return await embed_items(api, request, [*queries, *documents], per_item, options, held)
 
 
 async def score_pairs(

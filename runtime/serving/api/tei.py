@@ -27,8 +27,12 @@ from trine.runtime.serving.api.output_types import choose_output, encode_matrix,
 from trine.runtime.serving.api.request_bodies import Body, read_body
 from trine.runtime.serving.api.tasks import choose_task
 from trine.runtime.serving.calls import EmbedCall, ServiceError, TokenizedText, Truncation
+from trine.runtime.serving.item_fields import ItemField
 
 __all__ = ["DecodeBody", "EmbedBody", "TokenizeBody", "routes"]
+
+#: Where requests have their items.
+INPUTS = (ItemField("inputs"),)
 
 #: `truncation_direction`: the side of a text that is cut.
 DIRECTIONS: dict[str, Truncation] = {"right": "end", "left": "start"}
@@ -186,11 +190,11 @@ async def show_info(api: ApiContext, request: Request) -> Response:
 async def _embed(
     api: ApiContext, request: Request, body: EmbedBody, options: EmbedCall
 ) -> Embedded:
-    items = parse_input(body.inputs, field="inputs")
+    items = parse_input(body.inputs, field=INPUTS[0].name)
     choice = choose_task(
         api.service.info(), task=body.task, role=body.prompt_name, role_field="prompt_name"
     )
-    return await embed_items(api, request, items, [choice] * len(items), options, "inputs")
+    return await embed_items(api, request, items, [choice] * len(items), options, INPUTS)
 
 
 def _truncation(body: EmbedBody) -> Truncation:

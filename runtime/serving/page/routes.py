@@ -32,6 +32,8 @@ from trine.runtime.serving.calls import (
     TokenizedText,
 )
 from trine.runtime.serving.image_source import is_url
+from trine.runtime.serving.item_fields import ItemField, ItemPlace, place_of
+from trine.runtime.serving.refusals import at_item, item_error
 from trine.runtime.serving.request_context import call_context
 from trine.runtime.serving.response_headers import embedding_headers
 
@@ -55,6 +57,8 @@ HEADERS = {
 }
 #: Of one request of the page, which sends a few at a time.
 MAX_ITEMS = 64
+#: Where that request has its items.
+FIELDS = (ItemField("items"),)
 
 
 class PageItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,10 +136,10 @@ async def _embed(
     choice = choose_task(info, task=body.task, role=body.role, role_field="role")
     context = call_context(request)
     items = [
-        await _item(item, index, choice, read_image, context)
+        await _item(item, place_of(FIELDS, index), choice, read_image, context)
         for index, item in enumerate(body.items)
     ]
-    call = EmbedCall(items=tuple(items), single=True, multi=True)
+    call = EmbedCall(items=tuple(items), single=True, multi=True, fields=FIELDS)
     result = await service.embed(call, context)
     texts = [str(item.content) for item in items if isinstance(item.content, str)]
     # As the service does: both roles of a symmetric task have one prefix.
@@ -163,14 +167,14 @@ async def _embed(
 
 async def _item(
     item: PageItem,
-    index: int,
+    place: ItemPlace,
     choice: TaskChoice,
     read_image: Callable[[str], Awaitable[bytes]],
     context: CallContext,
 ) -> EmbedItem:
     if (item.text is None) == (item.image is None):
-        message = f"item {index} of items must have a text or an image, and not both"
-        raise ServiceError(422, "invalid_items", message, param="items", index=index)
+        message = f"{place} must have a text or an image, and not both"
+        raise item_error(place, message, code="invalid_items")
     if item.image is None:
         return EmbedItem(item.text or "", choice.task, choice.prompt)
     try:
@@ -178,8 +182,7 @@ async def _item(
         if is_url(item.image):
             context.hold(len(picture))
     except ServiceError as error:
-        message = f"item {index} of items: {error.message}"
-        raise ServiceError(error.status, error.code, message, param="items", index=index) from error
+        raise at_item(place, error) from error
     return EmbedItem(ImageText((picture,)), choice.task, choice.prompt)
 
 

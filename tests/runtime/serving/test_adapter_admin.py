@@ -136,7 +136,7 @@ def test_a_change_is_finished_if_whoever_asked_for_it_leaves(
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        while service._changing:
+        while service.adapters._changing:
             await asyncio.sleep(0.01)
 
     served.run(leave())
@@ -161,3 +161,31 @@ def test_adapters_are_told_apart_by_their_hash(served: Served, served_runtime: S
         assert len(set(hashes.values())) == len(hashes) == 3
         found = either.embed(text("a"), text("b", "code"))
         assert found.adapter_hashes == {name: hashes[name] for name in ("retrieval", "code")}
+
+
+def test_a_staged_adapter_is_unseen_until_it_is_kept(
+    adapters_served: tuple[Served, Path],
+    write_peft: Callable[..., Path],
+    random_adapter: Callable[..., Any],
+) -> None:
+    served, folder = adapters_served
+    write_peft(folder / "one", ("", random_adapter(4, 1)))
+    write_peft(folder / "two", ("", random_adapter(4, 2)))
+    admin = served.service.adapters
+    served.run(served.service.load_adapter("legal", "one"))
+    before = served.embed(text("a", "legal"))
+
+    async def stage(then: Callable[[str], None], times: int) -> None:
+        for _ in range(times):
+            await admin.stage("legal", "two", None)
+            then("legal")
+
+    served.run(stage(admin.drop, 40))  # more than there are slots
+    after = served.embed(text("a", "legal"))
+    assert after.adapter_hashes == before.adapter_hashes
+    assert close(after.single, before.single)
+    served.run(stage(admin.keep, 1))
+    kept = served.embed(text("a", "legal"))
+    assert kept.adapter_hashes != before.adapter_hashes
+    assert kept.adapter_hashes["legal"] == served.service.info().adapter_hashes["legal"]
+    assert not close(kept.single, before.single)

@@ -12,6 +12,7 @@ from trine.runtime.serving.batching import (
     Load,
     Plan,
     Turns,
+    fewest,
     is_short,
     leading,
     plan_batch,
@@ -167,3 +168,42 @@ def test_answers_come_earlier_in_short_runs() -> None:
         chosen.append(leading(left, cost))
         left = left[chosen[-1] :]
     assert mean_end(chosen) < 0.6 * mean_end([len(sizes)])
+
+
+@given(
+    st.lists(st.integers(257, 4000), min_size=1, max_size=30),
+    st.floats(1e-6, 1.0),
+    st.floats(1e-6, 1e-2),
+)
+def test_long_runs_are_the_smallest_that_give_little_throughput_away(
+    sizes: list[int], run: float, token: float
+) -> None:
+    cost = RunCost(run, token)
+
+    def a_token(count: int) -> float:
+        tokens = sum(sizes[:count])
+        return (cost.run + cost.token * tokens) / tokens
+
+    most = (1 + LOSS) * a_token(len(sizes)) * (1 + 1e-9)
+    count = fewest(sizes, cost)
+    assert 1 <= count <= len(sizes)
+    assert a_token(count) <= most
+    assert count == 1 or a_token(count - 1) > most * (1 - 2e-9)
+
+
+def test_a_long_item_is_run_alone_where_company_gains_nothing() -> None:
+    long = [Load(40, 0, "a")] * 2
+    assert plan_batch([], long, BUDGET, cost=RunCost(0.1, 1.0)).long == (0,)
+    assert plan_batch([], long, BUDGET, cost=RunCost(100.0, 1.0)).long == (0, 1)
+    assert plan_batch([], long, BUDGET).long == (0, 1), "the cost is unknown"
+
+
+def test_short_items_still_fill_a_run_of_one_long_item() -> None:
+    plan = plan_batch(
+        [Load(5, 0, "a")] * 3,
+        [Load(40, 0, "a")] * 2,
+        BUDGET,
+        Turns(SHORT_TURNS),
+        RunCost(0.1, 1.0),
+    )
+    assert (plan.short, plan.long) == ((0, 1, 2), (0,))

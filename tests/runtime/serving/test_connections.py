@@ -12,6 +12,9 @@ from starlette.responses import PlainTextResponse
 from trine.runtime.serving import connections
 from trine.runtime.serving.connections import MAX_HEAD_BYTES, BoundedProtocol
 
+#: More than the kernel holds for a connection, in bytes.
+LARGE = 20_000_000
+
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -21,7 +24,8 @@ def talk(conversation: Callable[[Callable[[], Coroutine[Any, Any, Streams]]], An
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body"):
             pass
-        await PlainTextResponse("fine")(scope, receive, send)
+        content = "x" * LARGE if scope["path"] == "/large" else "fine"
+        await PlainTextResponse(content)(scope, receive, send)
 
     async def run() -> Any:
         config = uvicorn.Config(
@@ -121,3 +125,32 @@ def test_large_bodies_and_many_requests_are_no_heads() -> None:
         return found
 
     assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in talk(conversation))
+
+
+def test_a_client_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STALL_S", 0.3)
+
+    async def conversation(connect: Any) -> bytes:
+        reader, writer = await connect()
+        writer.write(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.sleep(1.5)
+        with contextlib.suppress(OSError):
+            return await reader.read()
+        return b""
+
+    assert b"fine" not in talk(conversation)
+
+
+def test_a_client_that_reads_slowly_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STALL_S", 2.0)
+
+    async def conversation(connect: Any) -> int:
+        reader, writer = await connect()
+        writer.write(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        read = 0
+        while piece := await reader.read(1_000_000):
+            read += len(piece)
+            await asyncio.sleep(0.02)
+        return read
+
+    assert talk(conversation) > LARGE

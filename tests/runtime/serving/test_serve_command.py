@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -100,6 +101,41 @@ def test_a_server_drains_at_sigterm(nano_bundle: Path, tmp_path: Path) -> None:
     for i, answer in enumerate(answers):
         found = np.array([row["embedding"] for row in answer.json()["data"]])
         assert np.allclose(found, wanted[i::6], atol=5e-6)
+
+
+def test_an_answer_that_is_read_slowly_is_read_to_its_end(
+    nano_bundle: Path, tmp_path: Path
+) -> None:
+    body = json.dumps({"input": ["about chess " * 400] * 6}).encode()
+    head = (
+        "POST /v1/multi-vector HTTP/1.1\r\nhost: server\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    with (
+        started(nano_bundle, tmp_path, "--threads", "1", "--drain-timeout", "60") as server,
+        socket.socket() as slow,
+    ):
+        server.wait_for("ready")
+        # What the kernel holds for the client must be little of the answer.
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        slow.settimeout(30)
+        slow.connect(("127.0.0.1", server.port))
+        with socket.create_connection(("127.0.0.1", server.port)):  # it asks for nothing
+            slow.sendall(head.encode() + body)
+            answer = slow.recv(65536)
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for("draining")
+            time.sleep(2.5)
+            assert server.process.poll() is None, "the answer is not read yet"
+            while part := slow.recv(65536):
+                answer += part
+            ended = time.monotonic()
+            assert server.process.wait(30) == 0
+            assert time.monotonic() - ended < 10, "the idle connection held it up"
+    found, _, content = answer.partition(b"\r\n\r\n")
+    assert found.startswith(b"HTTP/1.1 200")
+    assert len(content) > 8_000_000
+    assert len(json.loads(content)["data"]) == 6
 
 
 def test_a_killed_worker_takes_only_its_own_requests_along(

@@ -16,6 +16,7 @@ from trine import Embedder, ImageText
 from trine.runtime.errors import BundleError, EngineError, InputError
 from trine.runtime.inputs import Prompt
 from trine.runtime.serving.calls import EmbedCall, EmbedItem, ImageSpan, ServiceError
+from trine.runtime.serving.item_fields import ItemField
 
 #: `Served` of conftest.py, which tests cannot import.
 Served = Any
@@ -207,8 +208,13 @@ def test_what_cannot_be_used_is_named(
         served.embed(*items, **options)
     error = refused.value
     assert (error.status, error.param, error.index) == (status, param, index)
+    with pytest.raises(ServiceError) as of_side:
+        served.embed(*items, **options, fields=(ItemField("query"), ItemField("documents", 1)))
+    error = of_side.value
     if index is not None:
-        assert f" {index} " in error.message or "together" in error.message
+        wanted = "documents" if param == "input" else param
+        assert (error.status, error.param, error.index) == (status, wanted, index - 1)
+        assert f" {index - 1} of documents" in error.message or "together" in error.message
     assert len(served.service._queue) == 0
 
 

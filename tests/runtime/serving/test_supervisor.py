@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,6 +31,15 @@ class Process:
         self.told: list[Order | Done] = []
         self.pid = next(self.numbers)
         self.exitcode: int | None = None
+        self.sentinel, self._end = multiprocessing.Pipe(duplex=False)
+
+    def is_alive(self) -> bool:
+        # It gets no signals: its number is nobody's.
+        return False
+
+    def end(self) -> None:
+        """End, as `sentinel` shows."""
+        self._end.close()
 
     def start(self) -> None:
         pass
@@ -38,7 +48,8 @@ class Process:
         pass
 
     def close(self) -> None:
-        self.pipe.close()
+        for part in (self.pipe, self.sentinel, self._end):
+            part.close()
 
 
 class Context:
@@ -86,6 +97,14 @@ class Driven:
         self.supervisor._read(self.supervisor._workers[number])
         return order
 
+    def load(self, change: AdapterChange) -> None:
+        """Have both workers make a load, asked for by the first."""
+        self.ask(0, change)
+        for _ in ("make", "keep"):
+            self.answer(0)
+            self.answer(1)
+        assert self.outcome(0).failure is None
+
     def outcome(self, number: int) -> Done:
         """Return the answer to what a worker asked."""
         return self._told(number, Done)
@@ -117,11 +136,38 @@ def test_a_worker_started_during_a_change_makes_it_too(driven: Driven) -> None:
     driven.answer(0)
     driven.die(1)
     driven.ask(0, UNLOAD, 1)
+    driven.answer(0)  # keeps it
     driven.start()
     assert driven.process(1).changes == (LOAD,)
     driven.answer(0)
     assert driven.answer(1).change == UNLOAD, "it has what it was started with, and no more"
     assert [driven.outcome(0).failure for _ in range(2)] == [None, None]
+
+
+def test_a_worker_started_while_others_keep_a_load_begins_with_it(driven: Driven) -> None:
+    driven.ask(0, LOAD)
+    driven.answer(0)
+    driven.answer(1)
+    driven.die(1)
+    driven.start()
+    assert driven.process(1).changes == (LOAD,)
+    assert not driven.process(1).pipe.poll(0.1)
+    assert driven.answer(0).step == "keep"
+    assert driven.outcome(0).failure is None
+
+
+def test_a_load_that_one_worker_cannot_make_is_made_by_none(driven: Driven) -> None:
+    driven.load(LOAD)
+    failure = Failure(422, "unusable_adapter", "all slots are taken", "folder")
+    driven.ask(0, AdapterChange("legal", "two"), 1)
+    driven.answer(0)
+    driven.answer(1, failure)
+    assert driven.answer(0).step == "drop"
+    assert not driven.process(1).pipe.poll(0.1)
+    assert driven.outcome(0).failure == failure
+    driven.die(1)
+    driven.start()
+    assert driven.process(1).changes == (LOAD,), "the adapter before stays what it was"
 
 
 def test_a_change_that_kills_whoever_makes_it_is_not_repeated(driven: Driven) -> None:
@@ -137,16 +183,15 @@ def test_the_order_of_a_dead_worker_is_not_answered_to_its_successor(driven: Dri
     driven.die(0)
     driven.start()
     driven.answer(1)
-    driven.answer(0)
+    assert driven.answer(0).step == "make"
+    driven.answer(1)
+    assert driven.answer(0).step == "keep"
     assert not driven.process(0).pipe.poll(0.1)
 
 
 @pytest.mark.parametrize("code", ["adapter_in_use", "unknown_adapter"])
 def test_an_adapter_that_is_gone_does_not_come_back(driven: Driven, code: str) -> None:
-    driven.ask(0, LOAD)
-    driven.answer(0)
-    driven.answer(1)
-    driven.outcome(0)
+    driven.load(LOAD)
     failure = Failure(409 if code == "adapter_in_use" else 404, code, "no", "name")
     driven.ask(0, UNLOAD, 1)
     driven.answer(0, failure)
@@ -179,3 +224,25 @@ def test_a_worker_that_cannot_come_back_does_not_end_the_others(driven: Driven) 
 
 def test_a_bundle_that_cannot_be_served_at_the_start_ends_all(driven: Driven) -> None:
     assert driven.die(1, FAILED) == FAILED
+
+
+def test_a_change_under_way_when_all_is_to_end_is_made_to_its_end(driven: Driven) -> None:
+    driven.ask(0, LOAD)
+    answers: list[Order | Done] = []
+
+    def live() -> None:
+        processes = [driven.process(number) for number in range(2)]
+        for _ in ("make", "keep"):
+            for process in processes:
+                answers.append(process.pipe.recv())
+                process.pipe.send(Done(answers[-1].number))
+        answers.append(processes[0].pipe.recv())
+        for process in processes:
+            process.end()
+
+    workers = threading.Thread(target=live)
+    workers.start()
+    driven.supervisor._end()
+    workers.join(10)
+    assert answers[-1] == Done(0, None)
+    assert all(worker.process is None for worker in driven.supervisor._workers)

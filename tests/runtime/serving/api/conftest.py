@@ -33,6 +33,7 @@ from trine.runtime.serving.calls import (
     Timings,
     TokenizedText,
 )
+from trine.runtime.serving.refusals import item_error
 from trine.runtime.serving.request_context import set_call_context
 from trine.runtime.serving.settings import ServerSettings
 
@@ -99,9 +100,8 @@ class FakeService:
         self.calls.append(call)
         long = [isinstance(i.content, str) and len(i.content) > 2000 for i in call.items]
         if call.truncate == "none" and any(long):
-            raise ServiceError(
-                422, "too_long", "item is too long", param="input", index=long.index(True)
-            )
+            place = call.place(long.index(True))
+            raise item_error(place, f"{place} is too long")
         single = [vector_of(item, call.dimensions) for item in call.items]
         return EmbedResult(
             single=np.stack(single) if call.single else None,

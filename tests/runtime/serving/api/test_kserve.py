@@ -230,3 +230,10 @@ def test_any_tail_is_read_or_refused(raw: bytes, length: str | None, size: int, 
                 raise
         else:
             assert len(asked.inputs["input_text"].data) == 1
+
+
+def test_an_error_of_an_element_names_its_input(client: Any) -> None:
+    tensor = {"name": "image", "shape": [2], "datatype": "BYTES", "data": ["data:,x", "data:,y"]}
+    assert "item 0 of image" in client.post(INFER, {"inputs": [tensor]}).json()["error"]
+    texts = _json_body(["a", "data:image/png;base64,?"])
+    assert "item 1 of input_text" in client.post(INFER, texts).json()["error"]

@@ -239,7 +239,7 @@ def test_compressed_bodies(client: Any, vector: Vector) -> None:
         (b'{"input": "a", "truncate_prompt_tokens": 0}', 422, "truncate_prompt_tokens", None),
         (b'{"input": ["a"], "late_chunking": true, "late_groups": [2]}', 422, "late_groups", None),
         (b'{"messages": [1]}', 422, "messages", 0),
-        (b'{"input": [' + b'"a",' * 32 + b'"a"]}', 413, "input", None),
+        (b'{"input": [' + b'"a",' * 32 + b'"a"]}', 413, "input", 32),
         (b" " * 1_000_001, 413, None, None),
     ],
 )  # fmt: skip

@@ -13,6 +13,7 @@ from trine.runtime.inputs import ImageText
 from trine.runtime.serving.api.error_bodies import error_response
 from trine.runtime.serving.api.foreign_token_ids import ForeignTokenIds, open_cl100k
 from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.item_fields import INPUT
 from trine.runtime.similarity import maxsim
 
 Vector = Callable[..., Any]
@@ -83,6 +84,8 @@ def test_ranked_texts_are_repeated_by_default_and_pictures_where_asked(
     [
         ("/v1/rerank", {"query": "a", "documents": ["b", {"image": "?"}]}, "documents", 1),
         ("/v1/rerank", {"query": "a", "texts": [{"image": "?"}]}, "texts", 0),
+        ("/v1/rerank", {"query": "a", "texts": ["b", {"content": [[1], "c"]}]}, "texts", 1),
+        ("/v1/rerank", {"query": "a", "texts": ["b", {"content": []}]}, "texts", 1),
         ("/v1/rerank", {"query": {"image": "?"}, "documents": ["b"]}, "query", 0),
         ("/v1/score", {"text_1": ["a", "b"], "text_2": ["c", {"image": "?"}]}, "text_2", 1),
         (
@@ -101,7 +104,7 @@ def test_an_error_names_the_side_and_the_item_at_fault(
     assert response.status_code == 422
     error = response.json()["error"]
     assert (error["param"], error["index"]) == (param, index)
-    assert "of input" not in error["message"]
+    assert index is None or f"item {index} of {param}" in error["message"]
 
 
 def test_rerank_answers_as_tei_where_texts_are_given(client: Any) -> None:
@@ -250,10 +253,10 @@ def test_errors_carry_the_headers_that_clients_obey(
 def test_foreign_ids_become_text_where_they_are_decoded() -> None:
     words = {1: "a", 2: "b"}
     ids = ForeignTokenIds(lambda row: "".join(words[i] for i in row))
-    assert ids.resolve(["x", (1, 2)], None) == ("x", "ab")
+    assert ids.resolve(["x", (1, 2)], None, INPUT) == ("x", "ab")
     with pytest.raises(ServiceError, match="item 1 of input"):
-        ids.resolve(["x", (3,)], None)
-    assert ForeignTokenIds().resolve([(1, 2)], None) == ((1, 2),)
+        ids.resolve(["x", (3,)], None, INPUT)
+    assert ForeignTokenIds().resolve([(1, 2)], None, INPUT) == ((1, 2),)
 
 
 def test_unknown_paths_and_methods_have_the_paths_error_body(client: Any) -> None:
