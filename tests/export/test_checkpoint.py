@@ -113,3 +113,25 @@ def test_tensors_are_read_only_when_asked_for(checkpoint: Path) -> None:
     owned = opened.float32("embed_tokens.weight")
     owned[0, 0] = 99.0
     assert opened.float32("embed_tokens.weight")[0, 0] != 99.0
+
+
+@pytest.mark.parametrize(
+    ("removed", "least", "most"),
+    [
+        (("min_pixels", "max_pixels"), 7_000, 90_000),
+        (("min_pixels",), 7_000, 602_112),
+        (("max_pixels",), 3_136, 90_000),
+    ],
+)
+def test_a_limit_of_pixels_that_has_no_name_is_an_edge_of_size(
+    checkpoint: Path, removed: tuple[str, ...], least: int, most: int
+) -> None:
+    """As the published processor reads them, each by itself."""
+    path = checkpoint / "preprocessor_config.json"
+    content = json.loads(path.read_text())
+    content["size"] = {"shortest_edge": 7_000, "longest_edge": 90_000}
+    for name in removed:
+        del content[name]
+    path.write_text(json.dumps(content))
+    image = Checkpoint(checkpoint).config.image
+    assert (image.min_pixels, image.max_pixels) == (least, most)

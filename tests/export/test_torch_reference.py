@@ -342,7 +342,7 @@ def test_a_checkpoint_without_the_projector_is_refused(copied, torch):
         TorchReference(copied)
 
 
-@pytest.mark.parametrize(("setting", "value"), [("use_rslora", True), ("use_dora", True)])
+@pytest.mark.parametrize(("setting", "value"), [("use_rslora", "yes"), ("use_dora", True)])
 def test_other_kinds_of_adapters_are_refused_by_name(setting, value, copied):
     path = copied / "adapters" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), setting: value}))
