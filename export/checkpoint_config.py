@@ -23,6 +23,8 @@ JsonObject: TypeAlias = Mapping[str, object]
 Value = TypeVar("Value")
 
 DEFAULT_RESCALE = 1 / 255
+#: Of counts: what graphs and arrays can be indexed with.
+LARGEST_COUNT = 2**31 - 1
 #: Of the numbers in a config that are no counts; float32 ends just above.
 LARGEST = 1e38
 #: Of mean and deviation of pixels' levels, which are 0 to 255; a deviation may be as small.
@@ -54,6 +56,8 @@ class _Section:
         value = self.content.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise self.fail(key, f"a whole number of at least {minimum}")
+        if value > LARGEST_COUNT:
+            raise self.fail(key, f"a whole number of at most {LARGEST_COUNT}")
         return value
 
     def number(self, key: str) -> float:

@@ -142,6 +142,7 @@ def test_config_of_another_kind_of_model(refuse: Refuse, checkpoint: Path, key: 
         ("vision_config.out_hidden_size", 32, ("out_hidden_size is 32", "hidden_size is 64")),
         ("vision_config.window_size", 14, ("window_size is 14", "at least 28 pixels")),
         ("vision_config.fullatt_block_indexes", 1, ("fullatt_block_indexes is 1", "list of int")),
+        ("vision_config.window_size", 10**30, ("window_size is 1000", "at most 2147483647")),
         ("vision_config.hidden_act", "gelu", ("hidden_act is 'gelu'", "supported: 'silu'")),
         ("task_names", [], ("task_names is []", "distinct names")),
         ("task_names", ["code", "code"], ("task_names", "distinct names")),
