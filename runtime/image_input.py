@@ -69,8 +69,6 @@ def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint
         raise InputError(
             f"{label} has more than {MAX_INPUT_PIXELS} pixels; shrink it first"
         ) from cause
-    except MemoryError:
-        raise
     except Exception as cause:  # what Pillow's decoders raise is of every kind
         raise InputError(f"{label} cannot be opened: {cause}; check the file") from cause
     with opened:

@@ -96,6 +96,7 @@ def file(tmp_path: Path) -> Callable[[str, bytes], Path]:
         "almost-bomb",
         "no-pixels",
         "no-width",
+        "dds-of-no-format",
         "jpeg",
         "png",
         "gif",
