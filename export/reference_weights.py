@@ -111,7 +111,7 @@ def base_weights(checkpoint: Path) -> dict[str, Stored]:
     Raises:
         CheckpointError: no file is there, one is damaged, or a tensor is unknown or there twice.
     """
-    paths = sorted(checkpoint.glob("*.safetensors"))
+    paths = sorted(checkpoint.glob("[!.]*.safetensors"))
     if not paths:
         raise CheckpointError(f"{checkpoint}: no *.safetensors file; give a checkpoint's folder")
     weights: dict[str, Stored] = {}
@@ -170,6 +170,8 @@ def adapter_changes(folder: Path) -> dict[str, dict[str, LowRank]]:
 
 
 def _local_name(name: str) -> str | None:
+    # Saved from within PEFT, names begin so and adapted layers are wrapped.
+    name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
     for prefix, local in PREFIXES.items():
         if name.startswith(prefix):
             return local + name.removeprefix(prefix)

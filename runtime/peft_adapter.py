@@ -27,6 +27,8 @@ CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 #: Prefixes of a tensor's name in the spellings in use; what is left is its short name.
 PREFIX = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?")
+#: What PEFT puts into the names of layers it adapts, where a model is saved with its adapters.
+WRAPPED = ".base_layer."
 TENSOR_NAME = re.compile(
     r"^(?P<module>.+)\.lora_(?P<half>[AB])"
     r"(?:\.default(?=\..+\.weight$))?(?:\.(?P<task>.+))?\.weight$"
@@ -95,8 +97,8 @@ class _LayerNumbers:
 
 
 def short_name(name: str) -> str:
-    """Return a tensor's or module's name without the prefix of its spelling."""
-    return PREFIX.sub("", name, count=1)
+    """Return a tensor's or module's name without what its spelling adds."""
+    return PREFIX.sub("", name, count=1).replace(WRAPPED, ".")
 
 
 class PeftAdapters:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,29 @@ def test_both_spellings_of_names_are_read(checkpoint: Path, same: Callable[[], N
 
     change_tensors(checkpoint / WEIGHTS, respell)
     assert sum("language_model" in name for name in load_file(checkpoint / WEIGHTS)) > 5
+    same()
+
+
+def test_names_of_a_model_saved_from_within_peft_are_read(
+    checkpoint: Path, same: Callable[[], None]
+) -> None:
+    def respell(tensors: Tensors) -> Tensors:
+        adapted = re.compile(r"(\..*_proj|multi_vector_projector)(?=\.(weight|bias)$)")
+        return {
+            "base_model.model."
+            + (name if name.startswith("visual") else adapted.sub(r"\1.base_layer", name)): tensor
+            for name, tensor in tensors.items()
+        }
+
+    change_tensors(checkpoint / WEIGHTS, respell)
+    names = list(load_file(checkpoint / WEIGHTS))
+    assert "base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias" in names
+    assert "base_model.model.multi_vector_projector.base_layer.weight" in names
+    same()
+
+
+def test_hidden_files_are_not_read(checkpoint: Path, same: Callable[[], None]) -> None:
+    (checkpoint / f"._{WEIGHTS}").write_bytes(b"Mac OS X")
     same()
 
 
