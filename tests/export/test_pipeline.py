@@ -103,7 +103,9 @@ def test_a_prescribed_dimension_is_the_default(tmp_path: Path) -> None:
 def test_output_ranges_are_of_a_task_alone_whatever_the_others_are_called(tmp_path: Path) -> None:
     names = ("code", "code-search", "query")
     checkpoint = tmp_path / "checkpoint"
-    write_sample_checkpoint(changed_spec(SampleSpec.tiny(), {"tasks": names}), checkpoint)
+    write_sample_checkpoint(
+        changed_spec(SampleSpec.tiny(), {"tasks": names, "alpha": 40}), checkpoint
+    )
     found = {}
     for tasks in (names, *((name,) for name in names)):
         bundle = tmp_path / "-".join(tasks)
