@@ -20,6 +20,9 @@ __all__ = [
     "write_onnx_adapters",
 ]
 
+#: Largest rank a decoder is made for without need: address space is kept for every rank.
+MOST_RANKS = 4096
+
 
 def adapter_path(name: str) -> str:
     """Return where an adapter lies in a bundle."""
@@ -40,7 +43,7 @@ def choose_layout(
         max_rank: wished for; None for the largest there is.
 
     Raises:
-        InputError: an adapter has a larger rank than wished for.
+        InputError: an adapter has a larger rank than wished for, or the rank is beyond all use.
     """
     modules = {module for task in tasks for module in adapters.modules(task)}
     largest = max(adapters.rank(module) for module in modules)
@@ -49,6 +52,8 @@ def choose_layout(
             f"max_rank is {max_rank}, but the checkpoint's adapters have rank {largest}; "
             f"give at least {largest}"
         )
+    if max_rank is not None and max_rank > max(largest, MOST_RANKS):
+        raise InputError(f"max_rank is {max_rank}; give at most {max(largest, MOST_RANKS)}")
     dtypes = {adapters.dtype(task) for task in tasks}
     dtype = dtypes.pop() if len(dtypes) == 1 else "F32"
     exact = all(math.frexp(adapters.scaling(module))[0] == 0.5 for module in modules)

@@ -6,8 +6,8 @@ Ctrl-C, removes the sibling and leaves what was at the destination.
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trine.runtime.bundle import MANIFEST_NAME
@@ -27,8 +27,18 @@ def check_destination(bundle: Path, force: bool) -> None:
     Without `force` nothing may be there but an empty folder; with it a former bundle may, but no
     other content, which is never deleted.
     """
-    if not bundle.exists() or (bundle.is_dir() and not any(bundle.iterdir())):
-        return
+    try:
+        if not bundle.exists() or (bundle.is_dir() and not any(bundle.iterdir())):
+            if os.path.ismount(bundle):
+                raise BundleError(
+                    f"{bundle}: is a mounted disk, in whose place no folder can be put; give a "
+                    "folder on it"
+                )
+            return
+    except OSError as cause:
+        raise BundleError(
+            f"{bundle}: cannot be written ({cause.strerror}); check the path"
+        ) from cause
     if not _is_bundle(bundle):
         raise BundleError(f"{bundle}: exists and is no bundle; give another path or move it away")
     if not force:
@@ -67,30 +77,40 @@ def write_atomically(bundle: Path) -> Iterator[Path]:
         BundleError: the disk is full or cannot be written, or another export of the bundle is under
             way.
     """
-    partial = bundle.with_name(f".{bundle.name}{PARTIAL_SUFFIX}")
+    # What a link leads to is replaced, not the link; and "." has a name.
+    place = Path(os.path.realpath(bundle))
+    partial = place.with_name(f".{place.name}{PARTIAL_SUFFIX}")
+    parents = [folder for folder in place.parents if not folder.exists()]
     try:
-        bundle.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
-    except FileExistsError as cause:
-        raise BundleError(
-            f"{partial}: exists, so another export of this bundle is running or was killed; "
-            "wait for it, or remove that folder"
-        ) from cause
     except OSError as cause:
-        raise BundleError(
-            f"{bundle}: cannot be written ({cause.strerror}); check the path"
-        ) from cause
+        if os.path.isdir(partial):
+            raise BundleError(
+                f"{partial}: exists, so another export of this bundle is running or was killed; "
+                "wait for it, or remove that folder"
+            ) from cause
+        reason = cause.strerror if place.parent.is_dir() else f"{place.parent} is no folder"
+        raise BundleError(f"{bundle}: cannot be written ({reason}); check the path") from cause
     try:
         yield partial
-        _replace(partial, bundle)
+        _replace(partial, place)
     except OSError as cause:
-        shutil.rmtree(partial, ignore_errors=True)
+        _discard(partial, parents)
         raise BundleError(
             f"{bundle}: stopped while writing ({cause.strerror or cause}); check the disk"
         ) from cause
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        _discard(partial, parents)
         raise
+
+
+def _discard(partial: Path, parents: Sequence[Path]) -> None:
+    """Remove what was written, and the folders made for it, innermost first."""
+    shutil.rmtree(partial, ignore_errors=True)
+    for folder in parents:
+        with suppress(OSError):  # something else was put there meanwhile
+            folder.rmdir()
 
 
 def _replace(new: Path, bundle: Path) -> None:

@@ -1,7 +1,8 @@
 """A checkpoint on disk: its tensors under one spelling, checked against its config, read lazily.
 
 Two spellings of the same names are in use: the published `model.layers…` / `visual…` and the
-`model.language_model.layers…` / `model.visual…` of checkpoints saved again by newer transformers.
+`model.language_model.layers…` / `model.visual…` of checkpoints saved again by newer transformers;
+saved from within PEFT, they have `base_model.model.` before and `.base_layer` in them.
 Here every tensor has the shortest form: `layers.0.self_attn.q_proj.weight`, `embed_tokens.weight`,
 `norm.weight`, `visual.blocks.0.…`, `multi_vector_projector.weight`.
 """
@@ -134,7 +135,8 @@ def _shard_paths(folder: Path) -> list[Path]:
             f"{folder / INDEX_NAME} names {len(missing)} files that are not there: "
             f"{', '.join(missing)}; download them into {folder}"
         )
-    paths = {folder / name for name in named} | set(folder.glob("*.safetensors"))
+    # Hidden files are none of the model's: some systems put one beside each file they copy.
+    paths = {folder / name for name in named} | set(folder.glob("[!.]*.safetensors"))
     if not paths:
         raise CheckpointError(f"{folder}: holds no .safetensors file; only safetensors are read")
     return sorted(paths)

@@ -23,8 +23,12 @@ JsonObject: TypeAlias = Mapping[str, object]
 Value = TypeVar("Value")
 
 DEFAULT_RESCALE = 1 / 255
+#: Of counts: what graphs and arrays can be indexed with.
+LARGEST_COUNT = 2**31 - 1
 #: Of the numbers in a config that are no counts; float32 ends just above.
 LARGEST = 1e38
+#: Of mean and deviation of pixels' levels, which are 0 to 255; a deviation may be as small.
+LARGEST_LEVEL = 1e6
 #: Tasks name files.
 TASK_NAME = re.compile(r"[\w-][\w.-]*")
 
@@ -52,6 +56,8 @@ class _Section:
         value = self.content.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise self.fail(key, f"a whole number of at least {minimum}")
+        if value > LARGEST_COUNT:
+            raise self.fail(key, f"a whole number of at most {LARGEST_COUNT}")
         return value
 
     def number(self, key: str) -> float:
@@ -223,22 +229,34 @@ def _image_config(preprocessor: _Section, vision: VisionConfig) -> ImageConfig:
     mean, std = preprocessor.numbers("image_mean"), preprocessor.numbers("image_std")
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise preprocessor.fail("image_mean", "three means and three positive image_std")
+    rescale = DEFAULT_RESCALE
+    if "rescale_factor" in preprocessor.content:
+        rescale = preprocessor.number("rescale_factor")
+    # Levels of pixels are compared with these quotients, in float32.
+    if not all(abs(level) < LARGEST_LEVEL * rescale for level in mean):
+        raise preprocessor.fail("image_mean", _levels_wanted(rescale))
+    if not all(rescale < LARGEST_LEVEL * level < LARGEST_LEVEL**2 * rescale for level in std):
+        raise preprocessor.fail("image_std", _levels_wanted(rescale))
     minimum, maximum = _pixel_limits(preprocessor)
-    rescale = preprocessor.content.get("rescale_factor", DEFAULT_RESCALE)
-    if not isinstance(rescale, int | float) or rescale <= 0:
-        raise preprocessor.fail("rescale_factor", "a positive number")
     return ImageConfig(
-        min_pixels=minimum, max_pixels=maximum, mean=mean, std=std, rescale_factor=float(rescale)
+        min_pixels=minimum, max_pixels=maximum, mean=mean, std=std, rescale_factor=rescale
     )
 
 
+def _levels_wanted(rescale: float) -> str:
+    return f"three numbers of the size of rescale_factor ({rescale:g}) times a pixel's 0 to 255"
+
+
 def _pixel_limits(preprocessor: _Section) -> tuple[int, int]:
-    """Return (min_pixels, max_pixels): under their own names, else from `size`'s edges."""
-    if preprocessor.content.get("min_pixels") is None:
-        size = preprocessor.section("size")
-        limits = size.count("shortest_edge"), size.count("longest_edge")
-    else:
-        limits = preprocessor.count("min_pixels"), preprocessor.count("max_pixels")
-    if limits[0] > limits[1]:
-        raise preprocessor.fail("max_pixels", f"at least min_pixels ({limits[0]})")
-    return limits
+    """Return (min_pixels, max_pixels): each under its own name, else an edge of `size`."""
+    least, most = (
+        preprocessor.count(name)
+        if preprocessor.content.get(name) is not None
+        else preprocessor.section("size").count(edge)
+        for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
+    )
+    if least > most:
+        raise CheckpointError(
+            f"{preprocessor.where}: max_pixels is {most}; at least min_pixels ({least}) is needed"
+        )
+    return least, most

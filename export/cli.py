@@ -7,8 +7,11 @@ stdout carries data, stderr carries talk.
 import argparse
 import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
 
 from trine.export.commands import (
     adapters,
@@ -41,18 +44,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         parsed.inputs.extend(rest)
+    # A server ends in its own way.
+    if arguments is None and parsed.verb != "serve":
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return int(parsed.run(parsed))
+        code = int(parsed.run(parsed))
+        if sys.stdout is not None:  # closed by who started us
+            sys.stdout.flush()  # here, where an error can still be said
+        return code
     except TrineError as error:
         print(f"trine {parsed.verb}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of our output left, as `head` does; nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        reason = error.strerror or error
+        print(f"trine {parsed.verb}: {place}{reason}; check path and disk", file=sys.stderr)
+        _drop_output()
+        return 2
     except KeyboardInterrupt:
         print(f"trine {parsed.verb}: interrupted", file=sys.stderr)
         return 130
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End as by Ctrl-C, so that what was begun is removed."""
+    raise KeyboardInterrupt
+
+
+def _drop_output() -> None:
+    """Send what is left of the output nowhere, for Python would try to write it at its end."""
+    with suppress(OSError):  # no file of the system, in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

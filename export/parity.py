@@ -138,7 +138,8 @@ def check_float32(entry: EngineEntry, found: EngineMeasurement) -> None:
             f"engine {entry.name} is off: worst cosine {cosine:.6f} (at least "
             f"{limits.min_cosine}), largest difference {difference:.2g} (at most "
             f"{limits.max_difference}) from the reference; nothing was written. Check the "
-            "versions of onnxruntime and numpy"
+            "versions of onnxruntime and numpy, and whether an adapter's alpha is so large that it "
+            "magnifies rounding"
         )
 
 

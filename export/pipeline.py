@@ -198,7 +198,8 @@ def _output_ranges(
         rows = [
             vector[None]
             for key, vector in reference.golden.vectors.items()
-            if f"/{task}" in key and key.endswith("/single")
+            # image/<task>/single and text/<number>/<task>/<prompt>/single
+            if key.endswith("/single") and key.split("/")[1 + key.startswith("text/")] == task
         ]
         if reference.calibration is not None:
             rows.append(reference.calibration.singles_of(task))

@@ -5,8 +5,9 @@ together, for most of the time of a large model goes into reading its weights an
 for products.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from trine.export.corpus_run import CorpusRun, corpus_inputs
 from trine.export.engine_files import EngineSource
 from trine.export.golden_inputs import golden_inputs
 from trine.export.range_scan import RangeScan
-from trine.export.reference import Reference
+from trine.export.reference import Reference, ReferenceVectors
+from trine.runtime.errors import CheckpointError
 from trine.runtime.golden import Golden
 from trine.runtime.preparation import Preparation
 from trine.runtime.tokenizer import TextTokenizer
@@ -55,6 +57,9 @@ def run_reference(
         calibration: inputs for ranges; None if no engine needs them.
         corpus_size: of the corpus; None for none.
         step: called with 1 after each layer.
+
+    Raises:
+        CheckpointError: the model's vectors are zero, or no numbers.
     """
     config = source.checkpoint.config
     preparation = Preparation(config, tokenizer)
@@ -68,7 +73,10 @@ def run_reference(
     checking = [] if corpus is None else corpus_inputs(config, preparation, corpus, source.tasks)
     scan = RangeScan()
     reference = Reference(source.checkpoint, source.adapters, scan if ranging else None)
-    vectors = reference.run([*golden.inputs, *ranging, *checking], step)
+    # Weights too large for float32 are said below, in a sentence.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        vectors = reference.run([*golden.inputs, *ranging, *checking], step)
+    _check_lengths(source.checkpoint.folder, vectors)
     num_golden, num_ranging = len(golden.inputs), len(ranging)
     run = None
     if ranging:
@@ -81,3 +89,16 @@ def run_reference(
         if corpus is None
         else CorpusRun.of(corpus, source.tasks, vectors[num_golden + num_ranging :]),
     )
+
+
+def _check_lengths(checkpoint: Path, vectors: Sequence[ReferenceVectors]) -> None:
+    """Raise CheckpointError if a vector is no number, or zero: there is none to compare with."""
+    for found in vectors:
+        lengths = np.append(np.linalg.norm(found.multi, axis=1), np.linalg.norm(found.single))
+        if not (lengths > 0.5).all():
+            kind = "zero" if np.isfinite(lengths).all() else "not finite"
+            raise CheckpointError(
+                f"{checkpoint}: vectors of the model are {kind}, for its weights are too "
+                f"{'small' if kind == 'zero' else 'large'} for float32; check that the files are "
+                "whole and of one model"
+            )

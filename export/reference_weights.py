@@ -40,7 +40,7 @@ ADAPTER_KEY = re.compile(
 #: adapter_config.json settings that change the arithmetic, with the values that leave it plain.
 PLAIN_LORA: dict[str, tuple[object, ...]] = {
     "use_dora": (None, False),
-    "use_rslora": (None, False),
+    "use_rslora": (None, False, True),
     "lora_bias": (None, False),
     "fan_in_fan_out": (None, False),
     "bias": (None, "none"),
@@ -71,7 +71,7 @@ class LowRank:
     Attributes:
         down: LoRA's A, [rank, inputs].
         up: LoRA's B, [outputs, rank].
-        scale: alpha / rank.
+        scale: alpha / rank, or alpha / sqrt(rank) of rank-stabilised adapters.
     """
 
     down: Stored
@@ -111,7 +111,7 @@ def base_weights(checkpoint: Path) -> dict[str, Stored]:
     Raises:
         CheckpointError: no file is there, one is damaged, or a tensor is unknown or there twice.
     """
-    paths = sorted(checkpoint.glob("*.safetensors"))
+    paths = sorted(checkpoint.glob("[!.]*.safetensors"))
     if not paths:
         raise CheckpointError(f"{checkpoint}: no *.safetensors file; give a checkpoint's folder")
     weights: dict[str, Stored] = {}
@@ -170,6 +170,8 @@ def adapter_changes(folder: Path) -> dict[str, dict[str, LowRank]]:
 
 
 def _local_name(name: str) -> str | None:
+    # Saved from within PEFT, names begin so and adapted layers are wrapped.
+    name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
     for prefix, local in PREFIXES.items():
         if name.startswith(prefix):
             return local + name.removeprefix(prefix)
@@ -184,7 +186,8 @@ def _low_rank(module: str, down: Stored, up: Stored, config: dict[str, object]) 
             f"{down.file.path}: {module} has matrices of shape {down.shape} and {up.shape}, but "
             f"adapter_config.json gives it rank {rank}"
         )
-    return LowRank(down=down, up=up, scale=alpha / rank)
+    divisor = rank**0.5 if config.get("use_rslora") else rank
+    return LowRank(down=down, up=up, scale=alpha / divisor)
 
 
 def _setting(config: dict[str, object], pattern: str, default: str, module: str) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
+from trine.kernels.processors import num_processors
 from trine.runtime.bundle import Bundle, open_bundle
 from trine.runtime.encoder import Encoder
 from trine.runtime.engine import Engine, EngineOptions
@@ -23,13 +24,16 @@ from trine.runtime.output_quantisation import (
 from trine.runtime.outputs import Embedding, Embeddings, OutputDtype, check_output_dtype
 from trine.runtime.pipeline import BatchLimits
 from trine.runtime.published_methods import PublishedMethods
-from trine.runtime.request import Request, check_request
+from trine.runtime.request import Request, check_count, check_request
 from trine.runtime.self_test import SelfTest, measure_deviations
 from trine.runtime.streaming import StreamOptions, stream_embeddings
 
 __all__ = ["Embedder"]
 
 logger = logging.getLogger(__name__)
+
+#: Threads of one run that are taken however few processors there are.
+MOST_THREADS = 64
 
 
 class Embedder(PublishedMethods):
@@ -94,6 +98,10 @@ class Embedder(PublishedMethods):
             InputError: a task or number is not among what the bundle has.
             DependencyError: the engine's package is not installed.
         """
+        if not isinstance(bundle, str | PathLike):
+            raise InputError(f"bundle is {bundle!r}; give the path of a folder")
+        if not isinstance(engine, str):
+            raise InputError(f"engine is {engine!r}; give a name, or 'auto'")
         opened = open_bundle(Path(bundle))
         chosen = choose_engine(opened, engine, device)
         if chosen.tuned is not None:
@@ -129,15 +137,18 @@ class Embedder(PublishedMethods):
         Arguments and errors as in `load`, but that a self-test waits for the first call.
         """
         known = tuple(entry.decoders)
-        named = (tasks,) if isinstance(tasks, str) else tasks
-        wanted = known if named is None else tuple(dict.fromkeys(named))
-        unknown = [task for task in wanted if task not in known]
-        if unknown or not wanted:
+        named = known if tasks is None else (tasks,) if isinstance(tasks, str) else tasks
+        if not isinstance(named, Iterable):
+            raise InputError(f"tasks is {tasks!r}; give a list of names, of {list(known)}")
+        listed = list(named)
+        unknown = [task for task in listed if task not in known]
+        if unknown or not listed:
             raise InputError(f"tasks {unknown or '[]'} are not in the bundle; it has {list(known)}")
-        if threads is not None and threads < 1:
-            raise InputError(f"threads is {threads}; give a number of at least 1, or None")
-        if device < 0:
-            raise InputError(f"device is {device}; GPUs are numbered from 0")
+        wanted = tuple(dict.fromkeys(listed))
+        if threads is not None:
+            threads = _checked_threads(threads)
+        if not isinstance(device, int) or device < 0:
+            raise InputError(f"device is {device!r}; GPUs are numbered from 0")
         options = EngineOptions(threads=threads, tasks=wanted, device=device)
         runner = open_engine(bundle, entry, options)
         embedder = cls(bundle, entry, runner, limits or BatchLimits(), self_test)
@@ -174,6 +185,8 @@ class Embedder(PublishedMethods):
         """
         if not isinstance(name, str) or not name:
             raise InputError(f"the adapter's name is {name!r}; give a str that is not empty")
+        if not isinstance(path, str | PathLike):
+            raise InputError(f"the adapter's path is {path!r}; give the path of a folder")
         self._self_test.disown(name)
         adapters = self._encoder.engine.adapters
         adapters.keep(adapters.stage(name, Path(path), task))
@@ -336,3 +349,14 @@ class Embedder(PublishedMethods):
             self._self_test.require("image")
         found = self._encoder.encode(items, request, single, multi)
         return quantise_embeddings(found, request.tasks, output_dtype, ranges)
+
+
+def _checked_threads(threads: object) -> int:
+    """Return a number of threads; far more than processors are spent on waiting for each other."""
+    count = check_count("threads", threads)
+    most = max(MOST_THREADS, 4 * num_processors())
+    if count > most:
+        raise InputError(
+            f"threads is {count}; give at most {most}, for {num_processors()} processors are here"
+        )
+    return count

@@ -69,7 +69,7 @@ def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint
         raise InputError(
             f"{label} has more than {MAX_INPUT_PIXELS} pixels; shrink it first"
         ) from cause
-    except (OSError, SyntaxError, ValueError) as cause:
+    except Exception as cause:  # what Pillow's decoders raise is of every kind
         raise InputError(f"{label} cannot be opened: {cause}; check the file") from cause
     with opened:
         return _decode(opened, label)
@@ -124,9 +124,9 @@ def _decode(image: "Image.Image", label: str) -> NDArray[np.uint8]:
             # The same colours; asked for directly, Pillow warns that transparency is lost.
             image = image.convert("RGBA")
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as cause:
+    except Exception as cause:  # what Pillow's decoders raise is of every kind
         raise InputError(f"{label} cannot be decoded: {cause}; the file is damaged") from cause
 
 

@@ -2,9 +2,9 @@
 
 A graph in 8 bits can be run by ONNX Runtime or by the kernels of `trine.kernels.cpu`, from the same
 files. The bundle lists the former, say "ort-int8"; "native-int8" is the latter. Both compute alike
-but for attention, whose factors the kernels round to bfloat16 where the processor multiplies those:
-values and weights always, queries and keys where that moves no score by more than rounding a layer
-to 8 bits does.
+but for attention, whose factors the kernels round to bfloat16 where the processor multiplies those,
+unless the layer's q, k and v are kept in float32: values and weights always, queries and keys where
+that moves no score by more than rounding a layer to 8 bits does.
 """
 
 import dataclasses

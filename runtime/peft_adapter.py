@@ -4,7 +4,8 @@
 `….q_proj.lora_A.<task>.weight` [r, in] and `….lora_B.<task>.weight` [out, r] of several tasks, as
 the published checkpoint has it, or the same without `<task>` of a single one. A layer computes
 W·x + (alpha / r)·B·(A·x) (LoRA, https://arxiv.org/abs/2106.09685), so merging is
-W' = W + (alpha / r)·B·A.
+W' = W + (alpha / r)·B·A. With `use_rslora` the root of r takes its place
+(https://arxiv.org/abs/2312.03732).
 """
 
 import re
@@ -26,16 +27,20 @@ CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 #: Prefixes of a tensor's name in the spellings in use; what is left is its short name.
 PREFIX = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?")
+#: What PEFT puts into the names of layers it adapts, where a model is saved with its adapters.
+WRAPPED = ".base_layer."
 TENSOR_NAME = re.compile(
     r"^(?P<module>.+)\.lora_(?P<half>[AB])"
     r"(?:\.default(?=\..+\.weight$))?(?:\.(?P<task>.+))?\.weight$"
 )
 #: Task of the tensors of a file that names none.
 SINGLE_TASK = ""
+#: Ranks and alphas end below, far beyond any that makes sense.
+LARGEST_NUMBER = 1e6
 #: Features that change the arithmetic: key of adapter_config.json, and the values that mean "off".
 UNSUPPORTED_FEATURES: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("use_dora", (False, None)),
-    ("use_rslora", (False, None)),
+    ("use_rslora", (False, None, True)),
     ("use_qalora", (False, None)),
     ("lora_bias", (False, None)),
     ("bias", ("none", None)),
@@ -72,9 +77,28 @@ class LoraPair:
         return self.b @ self.a
 
 
+@dataclass(frozen=True, slots=True)
+class _LayerNumbers:
+    """A number of every layer.
+
+    Attributes:
+        general: of layers that no pattern names.
+        special: of those one names; the first that matches decides.
+    """
+
+    general: float
+    special: tuple[tuple[re.Pattern[str], float], ...]
+
+    def of(self, module: str) -> float:
+        """Return the number of a layer by its short name."""
+        full_name = module if module == PROJECTOR else f"model.language_model.{module}"
+        found = (value for pattern, value in self.special if pattern.match(full_name))
+        return next(found, self.general)
+
+
 def short_name(name: str) -> str:
-    """Return a tensor's or module's name without the prefix of its spelling."""
-    return PREFIX.sub("", name, count=1)
+    """Return a tensor's or module's name without what its spelling adds."""
+    return PREFIX.sub("", name, count=1).replace(WRAPPED, ".")
 
 
 class PeftAdapters:
@@ -94,6 +118,8 @@ class PeftAdapters:
         self._config_path = folder / CONFIG_NAME
         self._settings = read_json(self._config_path, CheckpointError)
         self._check_features()
+        self._ranks = self._layer_numbers("r", "rank_pattern", whole=True)
+        self._alphas = self._layer_numbers("lora_alpha", "alpha_pattern", whole=False)
         self._file = TensorFile(folder / WEIGHTS_NAME, CheckpointError)
         self._names: dict[tuple[str, str, str], str] = {}
         problems = []
@@ -138,11 +164,12 @@ class PeftAdapters:
 
     def rank(self, module: str) -> int:
         """Return the rank of a layer's adapter."""
-        return int(self._pattern_number("rank_pattern", "r", module))
+        return int(self._ranks.of(module))
 
     def scaling(self, module: str) -> float:
-        """Return alpha / r of a layer."""
-        return self._pattern_number("alpha_pattern", "lora_alpha", module) / self.rank(module)
+        """Return alpha / r of a layer, or alpha / sqrt(r) of rank-stabilised adapters."""
+        rank = self.rank(module)
+        return self._alphas.of(module) / (rank**0.5 if self._settings.get("use_rslora") else rank)
 
     def dtype(self, task: str) -> str:
         """Return the widest storage dtype of a task's tensors, e.g. "BF16"."""
@@ -176,31 +203,35 @@ class PeftAdapters:
                     f"convert the adapter with {key}={off[0]!r}"
                 )
 
-    def _pattern_number(self, pattern_key: str, key: str, module: str) -> float:
-        """Return a module's own number, else the general one.
-
-        PEFT's rule: a key matches the end of the module's full name in the model.
-        """
-        value = self._settings.get(key)
-        patterns = self._settings.get(pattern_key) or {}
-        full_name = module if module == PROJECTOR else f"model.language_model.{module}"
-        if isinstance(patterns, dict):
-            for pattern, special in patterns.items():
-                try:
-                    found = re.match(rf"(.*\.)?({pattern})$", full_name)
-                except re.error as cause:
-                    raise CheckpointError(
-                        f"{self._config_path}: {pattern_key} has {pattern!r}, which is no regular "
-                        f"expression ({cause}); correct it"
-                    ) from cause
-                if found:
-                    value = special
-                    break
-        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+    def _layer_numbers(self, key: str, pattern_key: str, whole: bool) -> "_LayerNumbers":
+        """Return rank or alpha, checked whether a layer has it or not."""
+        patterns = self._settings.get(pattern_key)
+        if not isinstance(patterns, dict | None):
             raise CheckpointError(
-                f"{self._config_path}: {key} is {value!r} for {module}; a positive number is needed"
+                f"{self._config_path}: {pattern_key} is {patterns!r}; an object of patterns and "
+                "numbers is needed"
             )
-        return float(value)
+        special = []
+        for pattern, value in (patterns or {}).items():
+            try:
+                # PEFT's rule: a key matches the end of the module's full name in the model.
+                matcher = re.compile(rf"(.*\.)?({pattern})$")
+            except re.error as cause:
+                raise CheckpointError(
+                    f"{self._config_path}: {pattern_key} has {pattern!r}, which is no regular "
+                    f"expression ({cause}); correct it"
+                ) from cause
+            special.append((matcher, self._number(f"{pattern_key}[{pattern!r}]", value, whole)))
+        return _LayerNumbers(self._number(key, self._settings.get(key), whole), tuple(special))
+
+    def _number(self, where: str, value: object, whole: bool) -> float:
+        kinds = int if whole else int | float
+        if isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < LARGEST_NUMBER:
+            return float(value)
+        kind = "whole number" if whole else "number"
+        raise CheckpointError(
+            f"{self._config_path}: {where} is {value!r}; a positive {kind} is needed"
+        )
 
     def _misfits(self, shapes: dict[str, tuple[int, int]]) -> list[str]:
         problems = []

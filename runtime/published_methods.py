@@ -128,8 +128,10 @@ class PublishedMethods(ABC):
         Raises:
             InputError: an argument is not usable.
         """
-        if isinstance(texts, Path | bytes | bytearray) or not isinstance(
-            texts, str | Sequence | np.ndarray
+        if (
+            isinstance(texts, Path | bytes | bytearray)
+            or not isinstance(texts, str | Sequence | np.ndarray)
+            or (isinstance(texts, np.ndarray) and not texts.ndim)
         ):
             raise InputError(f"texts is a {type(texts).__name__}; give a str or a list of str")
         items: list[Item] = [texts] if isinstance(texts, str) else list(texts)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import numpy as np
 
 from trine.runtime.errors import InputError
 from trine.runtime.model_config import MAX_TOKENS, PROMPTS, ModelConfig
 
-__all__ = ["Request", "check_request"]
+__all__ = ["Request", "check_count", "check_request"]
 
 #: Tasks without roles: both sides are embedded with the query's prefix.
 SYMMETRIC_TASKS = ("text-matching",)
@@ -63,27 +64,25 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
         "prompt_name", "query" if prompt_name is None else prompt_name, tuple(PROMPTS), num_items
     )
     if truncate_dim is not None and (
-        type(truncate_dim) is not int or truncate_dim not in model.matryoshka_dims
+        not _is_whole(truncate_dim) or truncate_dim not in model.matryoshka_dims
     ):
         raise InputError(
             f"truncate_dim is {truncate_dim!r}; this model has {list(model.matryoshka_dims)}"
         )
-    length = MAX_TOKENS if max_length is None else _check_count("max_length", max_length)
-    pixels = (
-        model.image.max_pixels if max_pixels is None else _check_count("max_pixels", max_pixels)
-    )
+    length = MAX_TOKENS if max_length is None else check_count("max_length", max_length)
+    pixels = model.image.max_pixels if max_pixels is None else check_count("max_pixels", max_pixels)
     if pixels < model.image.min_pixels:
         raise InputError(
             f"max_pixels is {pixels}, less than the model's min_pixels of {model.image.min_pixels}"
         )
-    _check_count("batch_size", batch_size)
+    check_count("batch_size", batch_size)
     return Request(
         tasks=tasks,
         prefixes=tuple(
             PROMPTS["query" if t in SYMMETRIC_TASKS else prompt]
             for t, prompt in zip(tasks, prompts, strict=True)
         ),
-        truncate_dim=truncate_dim,
+        truncate_dim=None if truncate_dim is None else int(truncate_dim),
         max_length=min(length, model.max_tokens),
         max_pixels=pixels,
     )
@@ -106,7 +105,16 @@ def _one_each(
     return names
 
 
-def _check_count(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+def check_count(name: str, value: object) -> int:
+    """Return the number of an option called `name`; numpy's whole numbers are as good as Python's.
+
+    Raises:
+        InputError: it is no whole number of at least 1.
+    """
+    if not _is_whole(value) or value < 1:
         raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
-    return value
+    return int(value)
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -66,7 +66,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--full-attention-blocks",
         type=_numbers,
         metavar="I,J",
-        help="vision blocks without windows, counted from 0",
+        help="vision blocks without windows, counted from 0; '' for none",
     )
     parser.add_argument("--tasks", type=_names, metavar="A,B", help="names of the adapters")
     parser.add_argument(
@@ -129,9 +129,9 @@ def _percent_line() -> Progress:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Return the comma-separated whole numbers of `text`."""
+    """Return the comma-separated whole numbers of `text`; none of an empty one."""
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError as cause:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a list of whole numbers such as 1,3"

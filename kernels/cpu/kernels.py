@@ -297,6 +297,7 @@ class CpuKernels:
         heads: tuple[int, int],
         causal: bool,
         first_query: int = 0,
+        exact: bool = False,
     ) -> None:
         """Write softmax(q·kᵀ / sqrt(head_dim)) · v of each sequence.
 
@@ -312,6 +313,7 @@ class CpuKernels:
             heads: of queries, and of keys, which divide the former.
             causal: whether a token sees only those up to itself.
             first_query: the token of the first query.
+            exact: whether all factors stay float32.
         """
         num_heads, kv_heads = heads
         head_dim = out.shape[1] // num_heads
@@ -332,7 +334,7 @@ class CpuKernels:
             head_dim,
         )
         call.scale, call.causal, call.threads = head_dim**-0.5, causal, self.threads
-        call.half = self.bfloat16
+        call.half = self.bfloat16 and not exact
         workspace = np.empty(
             self._library.trine_attention_workspace(ctypes.byref(call)), np.float32
         )

@@ -181,6 +181,8 @@ def test_some_tasks_and_room_for_larger_ranks_change_no_vector(
 def test_a_rank_below_the_checkpoints_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"max_rank is 2.*rank 8.*give at least 8"):
         write_bundle("nano", tmp_path / "b", adapters="runtime", max_rank=2)
+    with pytest.raises(InputError, match="max_rank is 1000000000; give at most 4096"):
+        write_bundle("nano", tmp_path / "b", adapters="runtime", max_rank=10**9)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -46,7 +46,7 @@ def configure(checkpoint: Path) -> Callable[..., None]:
     ("key", "value"),
     [
         ("use_dora", True),
-        ("use_rslora", True),
+        ("use_rslora", "yes"),
         ("use_qalora", True),
         ("lora_bias", True),
         ("bias", "all"),
@@ -78,13 +78,39 @@ def test_other_kind_of_adapter(
 
 
 @pytest.mark.parametrize("key", ["r", "lora_alpha"])
-@pytest.mark.parametrize("value", [0, -4, "4", None, KeyError, True])
+@pytest.mark.parametrize("value", [0, -4, "4", None, KeyError, True, float("nan"), float("inf")])
 def test_unusable_rank_or_alpha(
     refuse: Refuse, checkpoint: Path, configure: Callable[..., None], key: str, value: object
 ) -> None:
     configure(**{key: value})
     shown = "None" if value is KeyError else repr(value)
-    refuse(checkpoint, "adapter_config.json", f"{key} is {shown}", "positive number is needed")
+    kind = "whole number" if key == "r" else "number"
+    refuse(checkpoint, "adapter_config.json", f"{key} is {shown}", f"positive {kind} is needed")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("r", 4.5, "r is 4.5; a positive whole number is needed"),
+        ("r", 10**30, "r is 1000000000000000000000000000000; a positive whole number"),
+        ("lora_alpha", 1e30, "lora_alpha is 1e+30; a positive number is needed"),
+        ("rank_pattern", 8, "rank_pattern is 8; an object of patterns and numbers is needed"),
+        ("alpha_pattern", ["q_proj"], "alpha_pattern is ['q_proj']; an object"),
+        ("rank_pattern", {"none": "8"}, "rank_pattern['none'] is '8'; a positive whole number"),
+        ("alpha_pattern", {"q_proj": 0}, "alpha_pattern['q_proj'] is 0; a positive number"),
+    ],
+)
+def test_numbers_that_make_no_scale(
+    refuse: Refuse,
+    checkpoint: Path,
+    configure: Callable[..., None],
+    key: str,
+    value: object,
+    words: str,
+) -> None:
+    """They would be taken for others, or make weights that are no numbers."""
+    configure(**{key: value})
+    refuse(checkpoint, "adapter_config.json", words)
 
 
 def test_rank_of_another_adapter(

@@ -142,6 +142,7 @@ def test_config_of_another_kind_of_model(refuse: Refuse, checkpoint: Path, key: 
         ("vision_config.out_hidden_size", 32, ("out_hidden_size is 32", "hidden_size is 64")),
         ("vision_config.window_size", 14, ("window_size is 14", "at least 28 pixels")),
         ("vision_config.fullatt_block_indexes", 1, ("fullatt_block_indexes is 1", "list of int")),
+        ("vision_config.window_size", 10**30, ("window_size is 1000", "at most 2147483647")),
         ("vision_config.hidden_act", "gelu", ("hidden_act is 'gelu'", "supported: 'silu'")),
         ("task_names", [], ("task_names is []", "distinct names")),
         ("task_names", ["code", "code"], ("task_names", "distinct names")),
@@ -172,9 +173,16 @@ def test_unusable_number_in_config(
         ("image_mean", [0.5], ("image_mean is [0.5]", "three means")),
         ("image_std", [0.5, 0.0, 0.5], ("three positive image_std",)),
         ("image_std", "0.5", ("image_std is '0.5'",)),
+        ("image_mean", [0.5, 0.5, float("nan")], ("image_mean is [0.5, 0.5, nan]",)),
+        ("image_mean", [0.5, 1e38, 0.5], ("image_mean is [0.5, 1e+38, 0.5]", "of the size of")),
+        ("image_std", [0.5, 1e-300, 0.5], ("image_std is [0.5, 1e-300, 0.5]", "of the size of")),
+        ("image_std", [0.5, 0.5, float("inf")], ("image_std is [0.5, 0.5, inf]",)),
         ("rescale_factor", 0.0, ("rescale_factor is 0.0", "a positive number is needed")),
+        ("rescale_factor", True, ("rescale_factor is True", "a positive number is needed")),
+        ("rescale_factor", 1e-30, ("image_mean", "rescale_factor (1e-30)")),
+        ("rescale_factor", 1e30, ("image_std", "rescale_factor (1e+30)")),
         ("min_pixels", 700_000, ("max_pixels is 602112", "at least min_pixels (700000)")),
-        ("max_pixels", KeyError, ("max_pixels is missing", "at least 1")),
+        ("max_pixels", "many", ("max_pixels is 'many'", "at least 1")),
     ],
 )
 def test_unusable_number_in_preprocessor_config(
@@ -182,6 +190,15 @@ def test_unusable_number_in_preprocessor_config(
 ) -> None:
     change_json(checkpoint / "preprocessor_config.json", (key,), value)
     refuse(checkpoint, "preprocessor_config.json", *fragments)
+
+
+def test_preprocessor_config_without_a_limit(refuse: Refuse, checkpoint: Path) -> None:
+    path = checkpoint / "preprocessor_config.json"
+    change_json(path, ("max_pixels",), KeyError)
+    change_json(path, ("size", "longest_edge"), KeyError)
+    refuse(checkpoint, "preprocessor_config.json: size: longest_edge is missing", "at least 1")
+    change_json(path, ("size",), KeyError)
+    refuse(checkpoint, "preprocessor_config.json: size is missing", "a JSON object is needed")
 
 
 def test_several_missing_shards_are_named_at_once(refuse: Refuse, sharded: Path) -> None:
@@ -288,6 +305,25 @@ def test_bfloat16_weight_that_is_not_finite(refuse: Refuse, sharded: Path) -> No
     content[-2:] = b"\xc0\x7f"  # the last value of the file, as a bfloat16 NaN
     shard.write_bytes(content)
     refuse(sharded, shard.name, "1 values are NaN or infinite", "file is damaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "words"),
+    [
+        ("model.norm.weight", 1e38, "not finite, for its weights are too large"),
+        ("multi_vector_projector.weight", 1e38, "not finite, for its weights are too large"),
+        ("model.norm.weight", 0.0, "zero, for its weights are too small"),
+    ],
+)
+def test_weights_whose_vectors_are_no_vectors(
+    refuse: Refuse, checkpoint: Path, name: str, factor: float, words: str
+) -> None:
+    def damage(tensors: dict[str, NDArray[Any]]) -> None:
+        tensors["multi_vector_projector.bias"] *= np.float32(0)
+        tensors[name] *= np.float32(factor)
+
+    change_tensors(checkpoint / WEIGHTS, damage)
+    refuse(checkpoint, f"vectors of the model are {words} for float32", "check that the files")
 
 
 def test_unknown_tasks(refuse: Refuse, checkpoint: Path) -> None:

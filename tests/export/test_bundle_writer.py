@@ -12,7 +12,7 @@ from trine.export.cli import main
 from trine.export.options import ExportOptions
 from trine.export.pipeline import export_checkpoint
 from trine.runtime.bundle import open_bundle
-from trine.runtime.errors import BundleError
+from trine.runtime.errors import BundleError, CheckpointError
 
 Refuse = Callable[..., str]
 
@@ -114,6 +114,59 @@ def test_parents_are_made(tiny_checkpoint: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "a" / "b" / "bundle"
     export_checkpoint(options(tiny_checkpoint, bundle), io.StringIO())
     assert open_bundle(bundle).folder == bundle
+
+
+def test_parents_are_removed_again_when_the_export_fails(
+    refuse: Refuse, checkpoint: Path, tmp_path: Path
+) -> None:
+    (checkpoint / "tokenizer.json").write_text("{}")
+    refuse(checkpoint, "not a readable tokenizer", bundle=tmp_path / "a" / "b")
+    with pytest.raises(CheckpointError):
+        export_checkpoint(options(checkpoint, tmp_path / "new" / "b" / "c"), io.StringIO())
+    assert not (tmp_path / "new").exists()
+
+
+def test_folder_one_is_in_is_filled(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export_checkpoint(options(tiny_checkpoint, Path()), io.StringIO())
+    assert open_bundle(tmp_path / "here").check_hashes() == []
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+@pytest.mark.parametrize("kind", ["nothing", "empty", "bundle"])
+def test_what_a_link_leads_to_is_written(tiny_checkpoint: Path, made: Path, kind: str) -> None:
+    link, target = made.with_name("link"), made if kind == "bundle" else made.with_name("target")
+    link.symlink_to(target)
+    if kind == "empty":
+        target.mkdir()
+    export_checkpoint(options(tiny_checkpoint, link, force=True), io.StringIO())
+    assert link.is_symlink()
+    assert open_bundle(target).check_hashes() == []
+    assert {path.name for path in made.parent.iterdir()} == {"bundle", "link", target.name}
+
+
+def test_name_that_no_disk_takes(refuse: Refuse, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for length in (250, 300):
+        bundle = tmp_path / ("a" * length)
+        refuse(tiny_checkpoint, "cannot be written (File name", error=BundleError, bundle=bundle)
+
+
+def test_file_in_place_of_the_parent(refuse: Refuse, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(BundleError, match=r"cannot be written \(.*file is no folder\); check"):
+        export_checkpoint(options(tiny_checkpoint, tmp_path / "file" / "b"), io.StringIO())
+
+
+def test_mounted_disk(
+    refuse: Refuse, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "volume"
+    bundle.mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: path == bundle)
+    refuse(tiny_checkpoint, "is a mounted disk", "a folder on it", error=BundleError, bundle=bundle)
 
 
 def test_damaged_bundle_can_be_replaced(tiny_checkpoint: Path, made: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,29 @@ def test_both_spellings_of_names_are_read(checkpoint: Path, same: Callable[[], N
     same()
 
 
+def test_names_of_a_model_saved_from_within_peft_are_read(
+    checkpoint: Path, same: Callable[[], None]
+) -> None:
+    def respell(tensors: Tensors) -> Tensors:
+        adapted = re.compile(r"(\..*_proj|multi_vector_projector)(?=\.(weight|bias)$)")
+        return {
+            "base_model.model."
+            + (name if name.startswith("visual") else adapted.sub(r"\1.base_layer", name)): tensor
+            for name, tensor in tensors.items()
+        }
+
+    change_tensors(checkpoint / WEIGHTS, respell)
+    names = list(load_file(checkpoint / WEIGHTS))
+    assert "base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias" in names
+    assert "base_model.model.multi_vector_projector.base_layer.weight" in names
+    same()
+
+
+def test_hidden_files_are_not_read(checkpoint: Path, same: Callable[[], None]) -> None:
+    (checkpoint / f"._{WEIGHTS}").write_bytes(b"Mac OS X")
+    same()
+
+
 def test_half_precision_weights_are_widened(tmp_path: Path) -> None:
     for dtype, tolerance in (("float16", 2**-11), ("bfloat16", 2**-8)):
         folders = {}
@@ -113,3 +137,25 @@ def test_tensors_are_read_only_when_asked_for(checkpoint: Path) -> None:
     owned = opened.float32("embed_tokens.weight")
     owned[0, 0] = 99.0
     assert opened.float32("embed_tokens.weight")[0, 0] != 99.0
+
+
+@pytest.mark.parametrize(
+    ("removed", "least", "most"),
+    [
+        (("min_pixels", "max_pixels"), 7_000, 90_000),
+        (("min_pixels",), 7_000, 602_112),
+        (("max_pixels",), 3_136, 90_000),
+    ],
+)
+def test_a_limit_of_pixels_that_has_no_name_is_an_edge_of_size(
+    checkpoint: Path, removed: tuple[str, ...], least: int, most: int
+) -> None:
+    """As the published processor reads them, each by itself."""
+    path = checkpoint / "preprocessor_config.json"
+    content = json.loads(path.read_text())
+    content["size"] = {"shortest_edge": 7_000, "longest_edge": 90_000}
+    for name in removed:
+        del content[name]
+    path.write_text(json.dumps(content))
+    image = Checkpoint(checkpoint).config.image
+    assert (image.min_pixels, image.max_pixels) == (least, most)

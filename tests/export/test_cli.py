@@ -1,5 +1,9 @@
 """The program itself: its arguments, and how it ends."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,3 +48,39 @@ def test_an_error_is_one_line_on_stderr(tmp_path: Path, capsys: pytest.CaptureFi
     assert captured.out == ""
     assert captured.err.startswith("trine info: ")
     assert captured.err.count("\n") == 1
+
+
+FULL_DISK = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="there is no /dev/full here")
+def test_output_that_cannot_be_written_is_said(nano_bundle: Path) -> None:
+    with FULL_DISK.open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "trine.export.cli", "info", str(nano_bundle)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ended.stderr == "trine info: No space left on device; check path and disk\n"
+    assert ended.returncode == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_removes_what_was_begun(tmp_path: Path, number: signal.Signals) -> None:
+    bundle = tmp_path / "made" / "bundle"
+    arguments = ["export", "nano", str(bundle), "--precision", "int8"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trine.export.cli", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob("made/.bundle.partial/*")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert errors == "trine export: interrupted\n"
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []

@@ -5,14 +5,18 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from trine.export.cli import main
 from trine.export.options import ExportOptions
 from trine.export.pipeline import export_checkpoint
+from trine.export.sample_checkpoint import write_sample_checkpoint
+from trine.export.sample_spec import SampleSpec, changed_spec
 from trine.export.source import resolve_source
 from trine.runtime.bundle import open_bundle
 from trine.runtime.embedder import Embedder
+from trine.runtime.output_quantisation import RANGES_NAME
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -94,3 +98,21 @@ def test_a_prescribed_dimension_is_the_default(tmp_path: Path) -> None:
     assert embedder.encode_text("a web server", "code").shape == (64,)
     assert embedder.encode_text("a web server", "code", truncate_dim=256).shape == (256,)
     assert embedder.encode(["a web server"], "code").single is not None
+
+
+def test_output_ranges_are_of_a_task_alone_whatever_the_others_are_called(tmp_path: Path) -> None:
+    names = ("code", "code-search", "query")
+    checkpoint = tmp_path / "checkpoint"
+    write_sample_checkpoint(
+        changed_spec(SampleSpec.tiny(), {"tasks": names, "alpha": 40}), checkpoint
+    )
+    found = {}
+    for tasks in (names, *((name,) for name in names)):
+        bundle = tmp_path / "-".join(tasks)
+        options = ExportOptions(source=str(checkpoint), bundle=bundle, tasks=tasks, check=False)
+        export_checkpoint(options, io.StringIO())
+        with np.load(bundle / RANGES_NAME) as ranges:
+            found[tasks] = dict(ranges)
+    for name in names:
+        for key, alone in found[name,].items():
+            np.testing.assert_array_equal(found[names][key], alone)

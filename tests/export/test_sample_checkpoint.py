@@ -377,6 +377,12 @@ def test_the_command_writes_what_its_flags_say(
     assert out.err == ""
 
 
+def test_the_command_makes_a_vision_tower_with_windows_only(tmp_path: Path) -> None:
+    assert _run([str(tmp_path / "sample"), "--full-attention-blocks", ""]) == 0
+    config = json.loads((tmp_path / "sample" / "config.json").read_text())
+    assert config["vision_config"]["fullatt_block_indexes"] == []
+
+
 def test_the_command_says_what_is_wrong_with_a_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

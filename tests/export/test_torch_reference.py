@@ -254,6 +254,19 @@ def test_one_resaved_float32_file_gives_the_same_bits(golden, published, copied,
         assert np.array_equal(mine, theirs)
 
 
+def test_names_of_a_model_saved_from_within_peft_are_read(golden, published, copied):
+    for path in sorted(copied.glob("*.safetensors")):
+        tensors = {f"base_model.model.{name}": tensor for name, tensor in tensors_of(path).items()}
+        wrapped = "base_model.model.model.layers.0.mlp.up_proj"
+        if f"{wrapped}.weight" in tensors:
+            tensors[f"{wrapped}.base_layer.weight"] = tensors.pop(f"{wrapped}.weight")
+        save(tensors, path)
+    ids = text_ids(published)
+    assert np.array_equal(
+        TorchReference(copied).encode(ids, "code")[0], golden.encode(ids, "code")[0]
+    )
+
+
 def test_a_float16_checkpoint_is_widened_exactly(published, copied, torch):
     half = copied.parent / "float16"
     shutil.copytree(copied, half)
@@ -342,7 +355,7 @@ def test_a_checkpoint_without_the_projector_is_refused(copied, torch):
         TorchReference(copied)
 
 
-@pytest.mark.parametrize(("setting", "value"), [("use_rslora", True), ("use_dora", True)])
+@pytest.mark.parametrize(("setting", "value"), [("use_rslora", "yes"), ("use_dora", True)])
 def test_other_kinds_of_adapters_are_refused_by_name(setting, value, copied):
     path = copied / "adapters" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), setting: value}))

@@ -316,6 +316,18 @@ def test_ranks_and_alphas_by_pattern(
     assert_as_expected(embedder, wanted)
 
 
+def test_rank_stabilised_adapters_are_scaled_by_the_root_of_the_rank(
+    embedder: Embedder,
+    tmp_path: Path,
+    random_adapter: RandomAdapter,
+    write_peft: WritePeft,
+) -> None:
+    adapter = random_adapter(4, 1)
+    folder = write_peft(tmp_path / "a", ("", adapter), r=4, lora_alpha=1, use_rslora=True)
+    embedder.load_adapter("mine", folder)
+    assert_as_expected(embedder, scaled(adapter, 1 / 2))
+
+
 @pytest.mark.parametrize("dtype", ["F32", "F16"])
 def test_an_adapter_of_another_dtype_is_rounded_to_the_bundles(
     embedder: Embedder,
@@ -350,7 +362,8 @@ def test_an_adapter_may_take_the_place_of_one_of_the_bundles(
 
 
 @pytest.mark.reference
-def test_an_adapter_that_peft_wrote(embedder: Embedder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_an_adapter_that_peft_wrote(embedder: Embedder, tmp_path: Path, use_rslora: bool) -> None:
     model = embedder.bundle.manifest.model
     torch = pytest.importorskip("torch", reason="needs the `reference` extra")
     peft = pytest.importorskip("peft", reason="needs the `reference` extra")
@@ -377,6 +390,7 @@ def test_an_adapter_that_peft_wrote(embedder: Embedder, tmp_path: Path) -> None:
             target_modules=r".*(q_proj|v_proj|down_proj|multi_vector_projector)",
             rank_pattern={"down_proj": 7, r"layers\.2\.self_attn\.q_proj": 2},
             alpha_pattern={"v_proj": 5},
+            use_rslora=use_rslora,
             init_lora_weights=False,
         ),
     )

@@ -59,6 +59,7 @@ def refuse(call: Callable[[], object], *fragments: str) -> None:
         Path("x"),
         iter(["a"]),
         object(),
+        np.array("a"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -177,6 +178,12 @@ def test_number_that_is_no_count(embedder: Embedder, option: str, value: Any) ->
         lambda: encode(given, "code", **{option: value}),
         f"{option} is {value!r}; give a whole number of at least 1",
     )
+
+
+def test_whole_numbers_of_numpy_are_counts(embedder: Embedder) -> None:
+    found = embedder.encode_text(["a b c d"], "code", truncate_dim=np.int64(32))
+    np.testing.assert_array_equal(found, embedder.encode_text(["a b c d"], "code", truncate_dim=32))
+    embedder.encode_image(PICTURE, "code", max_pixels=np.int32(9_000))
 
 
 def test_too_few_pixels(embedder: Embedder) -> None:

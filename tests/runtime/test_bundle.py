@@ -1,6 +1,7 @@
 """Damaged, incomplete and newer bundles are refused with all that is wrong in them."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -209,8 +210,34 @@ def test_unknown_tasks_and_threads(golden_bundle: Path) -> None:
         Embedder.load(golden_bundle, tasks=["code", "sql"])
     with pytest.raises(InputError, match=rf"tasks \[\] are not in the bundle; {known}"):
         Embedder.load(golden_bundle, tasks=[])
-    with pytest.raises(InputError, match="threads is 0; give a number of at least 1"):
+    with pytest.raises(InputError, match=rf"tasks \[\['code'\]\] are not in the bundle; {known}"):
+        Embedder.load(golden_bundle, tasks=[["code"]])
+    with pytest.raises(InputError, match="threads is 0; give a whole number of at least 1"):
         Embedder.load(golden_bundle, threads=0)
+    with pytest.raises(InputError, match=r"threads is 1000000; give at most \d+, for \d+ proc"):
+        Embedder.load(golden_bundle, threads=10**6)
+
+
+@pytest.mark.parametrize("bundle", [None, 5, b"path"], ids=repr)
+def test_bundle_that_is_no_path(bundle: Any) -> None:
+    with pytest.raises(InputError, match=re.escape(f"bundle is {bundle!r}; give the path")):
+        Embedder.load(bundle)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("engine", None),
+        ("tasks", 3),
+        ("threads", "2"),
+        ("threads", 1.5),
+        ("threads", True),
+        ("device", "0"),
+    ],
+)
+def test_option_of_another_type(golden_bundle: Path, option: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"{option} is {value!r}; "):
+        Embedder.load(golden_bundle, **{option: value})
 
 
 def test_task_given_as_a_word_is_not_taken_for_its_letters(golden_bundle: Path) -> None:

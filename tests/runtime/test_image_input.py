@@ -53,6 +53,13 @@ def refuse(source: object, *fragments: str) -> None:
         assert fragment in message
 
 
+def dds_of_no_format() -> bytes:
+    """Return a file for which Pillow raises an error that is neither OSError nor ValueError."""
+    content = bytearray(encoded(Image.fromarray(noise(64, 64, 3)), "DDS"))
+    content[80:84] = bytes(4)  # the flags of its pixel format
+    return bytes(content)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Callable[[str, bytes], Path]:
     """Writes a file."""
@@ -75,6 +82,7 @@ def file(tmp_path: Path) -> Callable[[str, bytes], Path]:
         (png_header(15_000, 12_000), ("pixels", str(MAX_INPUT_PIXELS), "shrink it first")),
         (png_header(64, 64), ("cannot be decoded", "the file is damaged")),
         (png_header(0, 64), ()),
+        (dds_of_no_format(), ("cannot be opened", "check the file")),
         (encoded(Image.fromarray(noise(64, 64, 3)), "JPEG")[:900], ("cannot be decoded",)),
         (encoded(Image.fromarray(noise(64, 64, 3)), "PNG")[:900], ("cannot be decoded",)),
         (encoded(Image.fromarray(noise(64, 64, 3)), "GIF")[:60], ("image 3",)),
@@ -88,6 +96,7 @@ def file(tmp_path: Path) -> Callable[[str, bytes], Path]:
         "almost-bomb",
         "no-pixels",
         "no-width",
+        "dds-of-no-format",
         "jpeg",
         "png",
         "gif",

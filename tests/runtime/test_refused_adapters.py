@@ -46,7 +46,7 @@ def stored(half: str) -> str:
     ("config", "words"),
     [
         ({"use_dora": True}, "use_dora is True, which is not supported"),
-        ({"use_rslora": True}, "use_rslora is True"),
+        ({"use_rslora": "yes"}, "use_rslora is 'yes'"),
         ({"bias": "lora_only"}, "bias is 'lora_only'"),
         ({"lora_bias": True}, "lora_bias is True"),
         ({"modules_to_save": ["embed_tokens"]}, "modules_to_save is ['embed_tokens']"),
@@ -56,8 +56,8 @@ def stored(half: str) -> str:
         ({"init_lora_weights": "olora"}, "convert the adapter with init_lora_weights=True"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3'; LORA is supported"),
         ({"r": 5}, f"lora_A.weight is [{MAX_RANK}, 128], not [5, 128] (rank 5)"),
-        ({"r": 0}, "r is 0 for"),
-        ({"lora_alpha": "16"}, "lora_alpha is '16' for"),
+        ({"r": 0}, "r is 0; a positive whole number is needed"),
+        ({"lora_alpha": "16"}, "lora_alpha is '16'; a positive number is needed"),
     ],
 )
 def test_settings_that_are_not_supported_are_refused(

@@ -86,6 +86,14 @@ class TransformerLayer:
     post_norm: Floats
     mlp: GatedMlp
 
+    @property
+    def exact_attention(self) -> bool:
+        """Whether attention multiplies in float32: where what it reads may not be rounded either.
+
+        Rounding to bfloat16 errs about as much as 8 bits, which the export found to be too much.
+        """
+        return isinstance(self.qkv, FloatLinear)
+
 
 class LayerReader:
     """Reads layers from a graph, each initializer once.

@@ -138,9 +138,10 @@ class ProfilingKernels(CpuKernels):
         heads: tuple[int, int],
         causal: bool,
         first_query: int = 0,
+        exact: bool = False,
     ) -> None:
         started = time.perf_counter()
-        super().attention(q, k, v, out, starts, heads, causal, first_query)
+        super().attention(q, k, v, out, starts, heads, causal, first_query, exact)
         queries = np.arange(first_query, first_query + len(q))
         sequence = np.searchsorted(starts, queries, side="right") - 1
         seen = queries + 1 - starts[sequence] if causal else np.diff(starts)[sequence]

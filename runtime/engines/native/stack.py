@@ -135,6 +135,7 @@ class TransformerStack:
                 layout.heads,
                 layout.causal,
                 first,
+                layer.exact_attention,
             )
             for part in _chunks(first, last):
                 rows = Rows(kernels, run.workspace, attended[_moved(part, -first)])

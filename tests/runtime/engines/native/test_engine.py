@@ -1,5 +1,6 @@
 """The native engine gives what ONNX Runtime gives on the same graph, for every form of a layer."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from trine.export.engine_making import EngineMaker
+from trine.export.options import ExportOptions
+from trine.export.pipeline import export_checkpoint
+from trine.export.plan_refinement import RefinedPlan
+from trine.export.precision_plan import FLOAT32, EnginePlan, plan_engine, with_wider
 from trine.kernels.cpu import library
 from trine.kernels.cpu.library import NativeLibraryError, why_unavailable
 from trine.runtime import native_entries
@@ -18,6 +24,7 @@ from trine.runtime.engines.native import decoder as native_decoder
 from trine.runtime.engines.native import stack
 from trine.runtime.engines.native.stack import STRIP_ROWS, query_strips, strip_rows
 from trine.runtime.errors import BundleError, EngineError
+from trine.runtime.golden import worst
 from trine.runtime.inputs import ImageText, Item
 
 needs_kernels = pytest.mark.skipif(
@@ -68,6 +75,37 @@ def test_native_kernels_give_what_onnx_runtime_gives(
     # Sums differ in the last bit, which turns a rounding here and there.
     assert np.mean(cosines) > 0.99999
     assert min(cosines) > 0.999
+
+
+def all_wide() -> RefinedPlan:
+    """Return a plan of nano with every layer in float32, as small models that lose much get."""
+    plan = plan_engine("int8", {})
+    vision = [f"blocks.{n}.{role}" for n in range(4) for role in plan.vision.precision.linears]
+    vision += ["patch_embed", "merger.mlp.0", "merger.mlp.2"]
+    decoder = [f"layers.{n}.{role}" for n in range(4) for role in plan.decoder.precision.linears]
+    return RefinedPlan(
+        EnginePlan(
+            vision=with_wider(plan.vision, dict.fromkeys(vision, "all"), FLOAT32),
+            decoder=with_wider(plan.decoder, dict.fromkeys(decoder, "all"), FLOAT32),
+        ),
+        None,
+    )
+
+
+@needs_kernels
+def test_attention_of_layers_kept_in_float32_is_not_rounded_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The self-test allows little more than ONNX Runtime was off, which rounds nothing there."""
+    monkeypatch.setattr(EngineMaker, "plan", lambda *_: all_wide())
+    options = ExportOptions(source="nano", bundle=tmp_path / "bundle", precisions=("int8",))
+    export_checkpoint(options, io.StringIO())
+    native = Embedder.load(options.bundle, engine="native-int8")
+    native.check()
+    cosine, difference = worst([*native.deviations("text"), *native.deviations("image")])
+    print(f"worst cosine {cosine:.9f}, largest difference {difference:.2g}")
+    assert cosine > 0.999999
+    assert difference < 1e-4
 
 
 @needs_kernels
