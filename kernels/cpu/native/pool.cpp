@@ -15,17 +15,23 @@ namespace {
 // How long a thread stays on its core for the next kernel: longer than Python takes between two.
 constexpr auto kPatience = std::chrono::microseconds(80);
 
-// Waits until `ready`, first on the core, then asleep until `awake` is notified under `mutex`.
+// Stays on the core until `ready`; returns false if that takes too long.
 template <class Ready>
-void wait_until(const Ready &ready, std::mutex &mutex, std::condition_variable &awake,
-                std::atomic<int> &sleepers) {
+bool spin_until(const Ready &ready) {
   const auto end = std::chrono::steady_clock::now() + kPatience;
   do {
     for (int i = 0; i < 64; ++i) {
-      if (ready()) return;
+      if (ready()) return true;
       _mm_pause();
     }
   } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
+// Sleeps until `awake` is notified under `mutex` and `ready` is true.
+template <class Ready>
+void sleep_until(const Ready &ready, std::mutex &mutex, std::condition_variable &awake,
+                 std::atomic<int> &sleepers) {
   std::unique_lock<std::mutex> lock(mutex);
   ++sleepers;
   awake.wait(lock, ready);
@@ -54,8 +60,8 @@ class Pool {
     wake(sleeping_workers_, round_begins_);
     take_items(0);
     state_.fetch_and(~kOpen);
-    wait_until([this] { return (state_.load() & kInside) == 0; }, mutex_, round_ended_,
-               sleeping_callers_);
+    const auto empty = [this] { return (state_.load() & kInside) == 0; };
+    if (!spin_until(empty)) sleep_until(empty, mutex_, round_ended_, sleeping_callers_);
   }
 
  private:
@@ -64,22 +70,28 @@ class Pool {
   static constexpr uint64_t kOpen = uint64_t{1} << 15, kInside = kOpen - 1;
 
   void work(int thread) {
-    uint64_t seen = 0;
+    uint64_t joined = 0, state = 0;
+    const auto open = [&] {
+      state = state_.load();
+      return (state & kOpen) != 0 && round(state) != joined;
+    };
     for (;;) {
-      uint64_t state = 0;
-      wait_until(
-          [&] {
-            state = state_.load();
-            return (state & kOpen) != 0 && state / (2 * kOpen) != seen;
-          },
-          mutex_, round_begins_, sleeping_workers_);
-      // Fails if the round was closed, or another worker came or left: then look again.
-      if (!state_.compare_exchange_strong(state, state + 1)) continue;
-      seen = state / (2 * kOpen);
-      take_items(thread);
-      if ((state_.fetch_sub(1) & (kOpen | kInside)) == 1) wake(sleeping_callers_, round_ended_);
+      if (spin_until(open)) {
+        // Fails if the round was closed, or another worker came or left: then look again.
+        if (!state_.compare_exchange_strong(state, state + 1)) continue;
+        joined = round(state);
+        take_items(thread);
+        if ((state_.fetch_sub(1) & (kOpen | kInside)) == 1) wake(sleeping_callers_, round_ended_);
+      } else {
+        // A round that is closed before the thread has its core still says that more will come.
+        const uint64_t before = round(state);
+        sleep_until([&] { return open() || round(state) != before; }, mutex_, round_begins_,
+                    sleeping_workers_);
+      }
     }
   }
+
+  static uint64_t round(uint64_t state) { return state / (2 * kOpen); }
 
   void take_items(int thread) {
     for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < items_;)
