@@ -66,16 +66,12 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     Raises:
         CheckpointError: the source is missing, damaged or not supported.
         BundleError: the destination is in the way, the disk is full, or the engine is off.
-        InputError: a task is not in the checkpoint, or `min_cosine` is no cosine to ask for.
+        InputError: a task is not in the checkpoint, or an option cannot be kept to or has no use.
         DependencyError: a package is missing.
     """
     started = time.monotonic()
     check_destination(options.bundle, options.force)
-    if options.min_cosine is not None and not 0 < options.min_cosine < 1:
-        raise InputError(
-            f"a least mean cosine of {options.min_cosine:g} cannot be kept to; give a number "
-            "between 0 and 1, such as 0.995"
-        )
+    _check_options(options)
     source = resolve_source(options.source, options.revision)
     checkpoint = Checkpoint(source.folder)
     adapters = PeftAdapters(source.folder / "adapters", checkpoint.config, checkpoint.config.tasks)
@@ -133,6 +129,30 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         seconds=time.monotonic() - started,
         peak_bytes=_peak_bytes(),
     )
+
+
+def _check_options(options: ExportOptions) -> None:
+    """Refuse what cannot be kept to, and what would change nothing.
+
+    Raises:
+        InputError: an option is such.
+    """
+    if options.min_cosine is not None and not 0 < options.min_cosine < 1:
+        raise InputError(
+            f"a least mean cosine of {options.min_cosine:g} cannot be kept to; give a number "
+            "between 0 and 1, such as 0.995"
+        )
+    only_float32 = not options.tensorrt and set(options.precisions) == {"fp32"}
+    if only_float32 and (options.calibration is not None or options.min_cosine is not None):
+        name = "--min-cosine" if options.calibration is None else "--calibration"
+        raise InputError(
+            f"{name} is of no use to float32 engines; leave it out, or add a --precision"
+        )
+    if options.adapters == "merged" and (options.max_rank is not None or options.onnx_adapters):
+        name = "--onnx-adapters" if options.max_rank is None else "--max-rank"
+        raise InputError(
+            f"{name} is for adapters beside the decoder; leave it out, or add --adapters runtime"
+        )
 
 
 def _run_reference(

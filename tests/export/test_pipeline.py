@@ -16,6 +16,7 @@ from trine.export.sample_spec import SampleSpec, changed_spec
 from trine.export.source import resolve_source
 from trine.runtime.bundle import open_bundle
 from trine.runtime.embedder import Embedder
+from trine.runtime.errors import InputError
 from trine.runtime.output_quantisation import RANGES_NAME
 
 
@@ -116,3 +117,23 @@ def test_output_ranges_are_of_a_task_alone_whatever_the_others_are_called(tmp_pa
     for name in names:
         for key, alone in found[name,].items():
             np.testing.assert_array_equal(found[names][key], alone)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_rank": 64}, "--max-rank is for adapters beside the decoder"),
+        ({"onnx_adapters": True}, "--onnx-adapters is for adapters beside the decoder"),
+        ({"calibration": Path("texts.jsonl")}, "--calibration is of no use to float32 engines"),
+        ({"min_cosine": 0.99}, "--min-cosine is of no use to float32 engines"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(
+    tmp_path: Path, options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        export_checkpoint(
+            ExportOptions(source="nano", bundle=tmp_path / "b", **options),  # type: ignore[arg-type]
+            io.StringIO(),
+        )
+    assert not list(tmp_path.iterdir())
