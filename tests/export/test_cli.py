@@ -72,7 +72,11 @@ def test_a_signal_removes_what_was_begun(tmp_path: Path, number: signal.Signals)
     bundle = tmp_path / "made" / "bundle"
     arguments = ["export", "nano", str(bundle), "--precision", "int8"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "trine.export.cli", *arguments], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "trine.export.cli", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Shells have what they run in the background ignore SIGINT, and children inherit that.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     until = time.monotonic() + 60
     while not list(tmp_path.glob("made/.bundle.partial/*")):
