@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,18 @@ from trine.runtime.precision import (
     linear_role,
 )
 
-__all__ = ["FLOAT32", "INT8", "EnginePlan", "choose_outliers", "plan_engine", "with_wider"]
+__all__ = [
+    "FLOAT32",
+    "INT8",
+    "EnginePlan",
+    "choose_outliers",
+    "is_of_decoder",
+    "of_stack",
+    "plan_engine",
+    "with_wider",
+]
+
+Value = TypeVar("Value")
 
 DECODER_ROLES = ("self_attn.qkv", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
 VISION_ROLES = (
@@ -82,7 +94,7 @@ class EnginePlan:
 
     def is_narrow(self, name: str) -> bool:
         """Return whether a layer or operation is narrower than float32."""
-        graph = self.decoder if name.startswith("layers.") else self.vision
+        graph = self.decoder if is_of_decoder(name) else self.vision
         return graph.precision.of(name) != FLOAT32
 
     def widened(self, reasons: Mapping[str, str], station: int) -> "EnginePlan":
@@ -90,7 +102,7 @@ class EnginePlan:
         to = self._stations[station]
 
         def widen(graph: GraphPlan, decoder: bool) -> GraphPlan:
-            names = {n: r for n, r in reasons.items() if n.startswith("layers.") == decoder}
+            names = of_stack(reasons, decoder)
             if to == INT8:
                 names = {n: r for n, r in names.items() if graph.precision.of(n).weight == "int4"}
             return with_wider(graph, names, to)
@@ -98,6 +110,16 @@ class EnginePlan:
         return dataclasses.replace(
             self, vision=widen(self.vision, False), decoder=widen(self.decoder, True)
         )
+
+
+def is_of_decoder(name: str) -> bool:
+    """Return whether a layer or operation is of the decoder, not of the vision tower."""
+    return name.startswith("layers.")
+
+
+def of_stack(by_name: Mapping[str, Value], decoder: bool) -> dict[str, Value]:
+    """Return what is of the decoder's layers and operations, or of the vision tower's."""
+    return {name: value for name, value in by_name.items() if is_of_decoder(name) == decoder}
 
 
 def plan_engine(precision: Precision, ranges: Mapping[str, LinearRange]) -> EnginePlan:
@@ -114,8 +136,8 @@ def plan_engine(precision: Precision, ranges: Mapping[str, LinearRange]) -> Engi
         "int4": (INT8, INT4),
     }.get(precision, (LinearPrecision(weight=number, activation=number),) * 2)
     return EnginePlan(
-        vision=_plan(VISION_ROLES, vision, number, ranges, lambda name: "layers." not in name),
-        decoder=_plan(DECODER_ROLES, decoder, number, ranges, lambda name: "layers." in name),
+        vision=_plan(VISION_ROLES, vision, number, ranges, lambda name: not is_of_decoder(name)),
+        decoder=_plan(DECODER_ROLES, decoder, number, ranges, is_of_decoder),
     )
 
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 
 from trine.export.plan_refinement import Probing, RefinedPlan, refine_plan
 from trine.export.precision_floors import TARGETS
-from trine.export.precision_plan import FLOAT16_MAX, FLOAT32, RANGE_MARGIN, plan_engine
+from trine.export.precision_plan import (
+    FLOAT16_MAX,
+    FLOAT32,
+    RANGE_MARGIN,
+    is_of_decoder,
+    of_stack,
+    plan_engine,
+)
 from trine.export.range_scan import LinearRange
 from trine.export.reference import Rounding
 from trine.export.rounding import BothStacks
@@ -85,7 +92,7 @@ class TrtPlans:
         )
 
     def is_narrow(self, name: str) -> bool:
-        plan = self.decoder if name.startswith("layers.") else self.vision
+        plan = self.decoder if is_of_decoder(name) else self.vision
         if plan.is_quantised(name):
             return True
         number = plan.precision.of(name).activation
@@ -97,8 +104,8 @@ class TrtPlans:
         wide = station + 1 == self.num_stations
         return dataclasses.replace(
             self,
-            vision=self._widened(self.vision, _of_stack(reasons, decoder=False), wide),
-            decoder=self._widened(self.decoder, _of_stack(reasons, decoder=True), wide),
+            vision=self._widened(self.vision, of_stack(reasons, decoder=False), wide),
+            decoder=self._widened(self.decoder, of_stack(reasons, decoder=True), wide),
         )
 
     def _widened(self, plan: TrtPlan, reasons: Mapping[str, str], wide: bool) -> TrtPlan:
@@ -126,12 +133,11 @@ class TrtPlans:
         """Return the plans with every layer narrower that has 16 bits and whose inputs fit."""
         found = quantise_layers(ranges, "fp8" if kind == "fp8" else "int8")
 
-        def of(plan: TrtPlan, is_decoder: bool) -> TrtPlan:
+        def of(plan: TrtPlan, decoder: bool) -> TrtPlan:
             mine = {
                 name: how
-                for name, how in found.items()
-                if name.startswith("layers.") == is_decoder
-                and plan.precision.of(name).activation != "fp32"
+                for name, how in of_stack(found, decoder).items()
+                if plan.precision.of(name).activation != "fp32"
             }
             return dataclasses.replace(plan, quantised=mine)
 
@@ -141,11 +147,11 @@ class TrtPlans:
     def _in_blocks(self, ranges: Mapping[str, LinearRange]) -> TrtPlan:
         """Return the decoder's plan with the weights in 4 bits of every layer that has 16."""
         weight_only = {}
-        for name, seen in ranges.items():
+        for name, seen in of_stack(ranges, decoder=True).items():
             num_in = len(seen.channel_max)
             block = next((size for size in INT4_BLOCKS if num_in % size == 0), None)
             has_half = self.decoder.precision.of(name).activation != "fp32"
-            if block is not None and name.startswith("layers.") and has_half:
+            if block is not None and has_half:
                 weight_only[name] = WeightQuantisation(block=block, importance=seen.mean_square)
         return dataclasses.replace(self.decoder, weight_only=weight_only)
 
@@ -173,11 +179,6 @@ def plan_trt(
         return refine_plan(plans, probing, target, step)
     halves = refine_plan(plans, probing, target.times(HALF_SHARE), step)
     return refine_plan(halves.plan.quantise(precision, ranges), probing, target, step)
-
-
-def _of_stack(reasons: Mapping[str, str], decoder: bool) -> dict[str, str]:
-    # By name: before anything is widened both stacks may have one and the same plan.
-    return {name: why for name, why in reasons.items() if name.startswith("layers.") == decoder}
 
 
 def plan_halves(half: Half, ranges: Mapping[str, LinearRange]) -> TrtPlans:
