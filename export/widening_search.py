@@ -27,21 +27,15 @@ def fewest_that_pass(
         passes: tries a count from 1 to `num_groups`. A count that passes was tried; it is taken
             for granted that more would pass too.
     """
-    missed, share = 0, 1.0
-    passed: int | None = None
-    for _ in range(GUESSES):
-        count = min(max(guess(share), missed + 1), num_groups)
-        share *= TIGHTER
-        if passes(count):
-            passed = count
+    missed = 0
+    for number in range(GUESSES + 1):
+        wanted = guess(TIGHTER**number) if number < GUESSES else num_groups
+        passed = min(max(wanted, missed + 1), num_groups)
+        if passes(passed):
             break
-        missed = count
-        if count == num_groups:
+        missed = passed
+        if missed == num_groups:
             return None
-    if passed is None:
-        if not passes(num_groups):
-            return None
-        passed = num_groups
     for _ in range(HALVINGS):
         if passed - missed < 2:
             break
