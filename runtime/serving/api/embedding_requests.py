@@ -16,6 +16,7 @@ from trine.runtime.serving.api.output_types import OutputForm, OutputType, choos
 from trine.runtime.serving.api.request_bodies import Body
 from trine.runtime.serving.api.tasks import TaskChoice, choose_task
 from trine.runtime.serving.calls import EmbedCall, ModelInfo, ServiceError, Truncation
+from trine.runtime.serving.item_fields import INPUT, ItemField, ItemFields
 
 __all__ = [
     "INPUT_SCHEMA",
@@ -132,14 +133,14 @@ class EmbeddingPlan:
 
     Attributes:
         items: before pictures are read.
-        field: of the body that held them.
+        fields: of the body that held them.
         choice: task and prompt of all.
         options: of the call, without items.
         form: of the vectors in the answer.
     """
 
     items: tuple[ParsedItem, ...]
-    field: str
+    fields: ItemFields
     choice: TaskChoice
     options: EmbedCall
     form: OutputForm
@@ -178,7 +179,6 @@ def plan_embeddings(
         },
         kept or (info.multi_dimensions if multi else info.default_dimensions),
     )
-    field = "input" if body.messages is None else "messages"
     items = (
         parse_input(body.input, modality=body.modality)
         if body.messages is None
@@ -197,7 +197,13 @@ def plan_embeddings(
         late_chunking=body.late_chunking is True,
         late_groups=_groups(body, items),
     )
-    return EmbeddingPlan(items=items, field=field, choice=choice, options=options, form=form)
+    return EmbeddingPlan(
+        items=items,
+        fields=INPUT if body.messages is None else (ItemField("messages"),),
+        choice=choice,
+        options=options,
+        form=form,
+    )
 
 
 def kept_dimensions(asked: int | None, whole: int) -> int | None:

@@ -25,13 +25,8 @@ def parse_messages(value: object) -> tuple[ParsedItem, ...]:
         ServiceError: 422 the messages are of no known shape, or hold nothing to embed.
     """
     if not isinstance(value, list) or not value:
-        raise ServiceError(
-            422,
-            "invalid_messages",
-            "messages is not a list with at least one message",
-            param="messages",
-            index=0,
-        )
+        what = "messages is not a list with at least one message"
+        raise item_error(ItemPlace("messages", 0), what, code="invalid_messages")
     if all(isinstance(element, list) for element in value):
         return tuple(_parse_conversation(element, i) for i, element in enumerate(value))
     return (_parse_conversation(value, 0),)

@@ -13,7 +13,6 @@ from trine.runtime.serving.api.embedding_requests import EmbeddingsBody, plan_em
 from trine.runtime.serving.api.endpoint import ApiContext, embed_items, endpoint
 from trine.runtime.serving.api.raw_bytes import accepted_raw_type
 from trine.runtime.serving.api.request_bodies import read_body
-from trine.runtime.serving.item_fields import ItemField
 
 __all__ = ["routes"]
 
@@ -46,7 +45,5 @@ async def _answer(
     plan = plan_embeddings(body, info, multi=multi, task=body.task)
     raw = accepted_raw_type(request.headers.get("accept", ""), plan.form)
     choices = [plan.choice] * len(plan.items)
-    embedded = await embed_items(
-        api, request, plan.items, choices, plan.options, (ItemField(plan.field),)
-    )
+    embedded = await embed_items(api, request, plan.items, choices, plan.options, plan.fields)
     return await embeddings_response(embedded, plan.form, raw, info.name, both_names)

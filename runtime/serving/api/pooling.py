@@ -16,7 +16,6 @@ from trine.runtime.serving.api.embedding_requests import EmbeddingsBody, plan_em
 from trine.runtime.serving.api.endpoint import ApiContext, embed_items, endpoint, json_response
 from trine.runtime.serving.api.output_types import encode_matrix, encode_rows
 from trine.runtime.serving.api.request_bodies import read_body
-from trine.runtime.serving.item_fields import ItemField
 
 __all__ = ["routes"]
 
@@ -37,9 +36,7 @@ async def create_pooling(api: ApiContext, request: Request) -> Response:
     task = None if body.task in POOLING_TASKS else body.task
     plan = plan_embeddings(body, info, multi=multi, task=task)
     choices = [plan.choice] * len(plan.items)
-    embedded = await embed_items(
-        api, request, plan.items, choices, plan.options, (ItemField(plan.field),)
-    )
+    embedded = await embed_items(api, request, plan.items, choices, plan.options, plan.fields)
     flat = plan.form.types == ("base64",) and not plan.form.keyed
     vectors = (
         list(multi_vectors_of(embedded.result)) if multi else [*single_vectors_of(embedded.result)]
