@@ -1,5 +1,6 @@
 """The export as a whole: what it writes, that it writes the same again, what it reports."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -119,21 +120,34 @@ def test_output_ranges_are_of_a_task_alone_whatever_the_others_are_called(tmp_pa
             np.testing.assert_array_equal(found[names][key], alone)
 
 
+NOWHERE = ExportOptions(source="nano", bundle=Path("bundle"))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_rank": 64}, "--max-rank is for adapters beside the decoder"),
-        ({"onnx_adapters": True}, "--onnx-adapters is for adapters beside the decoder"),
-        ({"calibration": Path("texts.jsonl")}, "--calibration is of no use to float32 engines"),
-        ({"min_cosine": 0.99}, "--min-cosine is of no use to float32 engines"),
+        (
+            dataclasses.replace(NOWHERE, max_rank=64),
+            "--max-rank is for adapters beside the decoder",
+        ),
+        (
+            dataclasses.replace(NOWHERE, onnx_adapters=True),
+            "--onnx-adapters is for adapters beside the decoder",
+        ),
+        (
+            dataclasses.replace(NOWHERE, calibration=Path("texts.jsonl")),
+            "--calibration is of no use to float32 engines",
+        ),
+        (
+            dataclasses.replace(NOWHERE, min_cosine=0.99),
+            "--min-cosine is of no use to float32 engines",
+        ),
     ],
 )
 def test_options_that_would_change_nothing_are_refused(
-    tmp_path: Path, options: dict[str, object], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: ExportOptions, said: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=said):
-        export_checkpoint(
-            ExportOptions(source="nano", bundle=tmp_path / "b", **options),  # type: ignore[arg-type]
-            io.StringIO(),
-        )
+        export_checkpoint(options, io.StringIO())
     assert not list(tmp_path.iterdir())

@@ -29,22 +29,25 @@ def close(found: NDArray[np.float32] | None, wanted: NDArray[np.float32] | None)
 
 @pytest.fixture
 def adapters_served(
-    golden_runtime_bundle: Path, serve: Serve, tmp_path: Path
+    golden_runtime_bundle: Path,
+    serve: Serve,
+    tmp_path: Path,
+    write_peft: Callable[..., Path],
+    random_adapter: Callable[..., Any],
 ) -> Iterator[tuple[Served, Path]]:
+    """A server, and its folder of adapters, which has "one" and "two"."""
     folder = tmp_path / "adapters"
     folder.mkdir()
+    write_peft(folder / "one", ("", random_adapter(4, 1)))
+    write_peft(folder / "two", ("", random_adapter(4, 2)))
     with serve(golden_runtime_bundle, adapter_folder=folder) as opened:
         yield opened, folder
 
 
 def test_adapters_come_and_go_while_calls_run(
     adapters_served: tuple[Served, Path],
-    write_peft: Callable[..., Path],
-    random_adapter: Callable[..., Any],
 ) -> None:
-    served, folder = adapters_served
-    write_peft(folder / "one", ("", random_adapter(4, 1)))
-    write_peft(folder / "two", ("", random_adapter(4, 2)))
+    served, _ = adapters_served
     service = served.service
 
     async def change_under_load() -> dict[str, list[NDArray[np.float32]]]:
@@ -123,11 +126,8 @@ def test_a_damaged_adapter_leaves_the_one_before(
 
 def test_a_change_is_finished_if_whoever_asked_for_it_leaves(
     adapters_served: tuple[Served, Path],
-    write_peft: Callable[..., Path],
-    random_adapter: Callable[..., Any],
 ) -> None:
-    served, folder = adapters_served
-    write_peft(folder / "one", ("", random_adapter(4, 1)))
+    served, _ = adapters_served
     service = served.service
 
     async def leave() -> None:
@@ -165,12 +165,8 @@ def test_adapters_are_told_apart_by_their_hash(served: Served, served_runtime: S
 
 def test_a_staged_adapter_is_unseen_until_it_is_kept(
     adapters_served: tuple[Served, Path],
-    write_peft: Callable[..., Path],
-    random_adapter: Callable[..., Any],
 ) -> None:
-    served, folder = adapters_served
-    write_peft(folder / "one", ("", random_adapter(4, 1)))
-    write_peft(folder / "two", ("", random_adapter(4, 2)))
+    served, _ = adapters_served
     admin = served.service.adapters
     served.run(served.service.load_adapter("legal", "one"))
     before = served.embed(text("a", "legal"))
