@@ -16,7 +16,7 @@ from trine.runtime.manifest import AdapterLayout, Device, EngineEntry, Tolerance
 from trine.runtime.peft_adapter import PeftAdapters
 from trine.runtime.precision import Number, Precision, PrecisionMap
 
-__all__ = ["DEVICES", "EngineSource", "engine_bytes", "engine_name", "write_engine"]
+__all__ = ["DEVICES", "EngineSource", "engine_bytes", "engine_name", "graph_bytes", "write_engine"]
 
 #: Bytes a weight takes by precision, scales included.
 WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.05, "int4": 0.8}
@@ -130,3 +130,8 @@ def write_engine(
         tolerance=Tolerance(min_cosine=-1.0, max_difference=2.0),
         below_floor=False,
     )
+
+
+def graph_bytes(path: Path) -> int:
+    """Return the size in bytes of a graph with its weights."""
+    return path.stat().st_size + path.with_suffix(".data").stat().st_size

@@ -11,6 +11,7 @@ from trine.export.rank_agreement import RankAgreement, VectorAgreement
 from trine.export.trt.plan import TensorRtPrecision
 from trine.runtime.errors import InputError
 from trine.runtime.golden import Deviation
+from trine.runtime.manifest import EngineEntry
 from trine.runtime.precision import Precision, WiderTensor
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "EngineReport",
     "ExportOptions",
     "ExportReport",
+    "MadeEngine",
     "NarrowLayers",
     "TensorRtPrecision",
     "chosen_precisions",
@@ -133,6 +135,14 @@ class EngineReport:
     measured: EngineMeasurement | None
     below_floor: tuple[str, ...]
     written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MadeEngine:
+    """An engine's entry, or None if it is below its floor and was not kept, and its report."""
+
+    entry: EngineEntry | None
+    report: EngineReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,20 @@ from trine.export.calibration.user_files import read_calibration
 from trine.export.calibration_run import affordable_size
 from trine.export.checkpoint import Checkpoint
 from trine.export.engine_files import DEVICES, EngineSource, engine_bytes
-from trine.export.engine_making import TIGHTNESS, EngineMaker, MadeEngine
-from trine.export.options import EngineReport, ExportOptions, ExportReport, TensorRtPrecision
+from trine.export.engine_making import EngineMaker
+from trine.export.options import (
+    EngineReport,
+    ExportOptions,
+    ExportReport,
+    MadeEngine,
+    TensorRtPrecision,
+)
 from trine.export.parity import write_parity
+from trine.export.planning import TIGHTNESS, Planning
 from trine.export.reference_pass import ReferencePass, run_reference
 from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
 from trine.export.source import ResolvedSource, read_license, resolve_source
+from trine.export.trt.graph_making import plan_graphs, write_graphs
 from trine.runtime.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, file_sha256
 from trine.runtime.embedding_table import EMBEDDING_TENSOR
 from trine.runtime.errors import BundleError, InputError
@@ -100,13 +108,13 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         if layout.files and options.onnx_adapters:
             write_onnx_adapters(adapters, layout, checkpoint.config, folder)
         manifest = _manifest(source, checkpoint, adapters, layout)
-        maker = EngineMaker(
-            engine_source,
-            reference,
-            check=options.check,
+        planning = Planning(
+            source=engine_source,
+            reference=reference,
             allow_below_floor=options.allow_below_floor,
             min_cosine=options.min_cosine,
         )
+        maker = EngineMaker(planning, check=options.check)
         bundle = Bundle(folder, manifest)
         made = [_make_engine(maker, p, bundle, talk) for p in options.precisions]
         entries = tuple(engine.entry for engine in made if engine.entry is not None)
@@ -115,7 +123,7 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
             raise BundleError(_below_floor(reports))
         write_parity(folder, [report for report in reports if report.written])
         for kind in options.tensorrt:
-            graphs = _write_tensorrt(kind, maker, tokenizer, folder, talk)
+            graphs = _make_tensorrt(kind, planning, tokenizer, folder, talk)
             reports.append(graphs.report)
             entries += () if graphs.entry is None else (graphs.entry,)
         manifest = dataclasses.replace(manifest, engines=entries)
@@ -193,18 +201,18 @@ def _make_engine(
     return made
 
 
-def _write_tensorrt(
+def _make_tensorrt(
     kind: TensorRtPrecision,
-    maker: EngineMaker,
+    planning: Planning,
     tokenizer: TextTokenizer,
     folder: Path,
     talk: TextIO,
 ) -> MadeEngine:
     """Return what became of graphs for TensorRT, which are written if they keep their floor."""
     layers = ProgressBar(talk, f"planning trt-{kind}", 0, "layers")
-    planned = maker.plan_tensorrt(kind, tokenizer, layers.advance)
+    planned = plan_graphs(planning, kind, tokenizer, layers.advance)
     layers.finish()
-    return maker.write_tensorrt(kind, planned, folder)
+    return write_graphs(planning, kind, planned, folder)
 
 
 def _output_ranges(

@@ -17,13 +17,14 @@ from trine.export.adapter_files import choose_layout
 from trine.export.calibration.inputs import built_in_calibration
 from trine.export.checkpoint import Checkpoint
 from trine.export.engine_files import EngineSource
-from trine.export.engine_making import EngineMaker
 from trine.export.golden_inputs import GOLDEN_TEXTS, golden_image, golden_inputs
+from trine.export.planning import Planning
 from trine.export.range_scan import LinearRange, RangeScan
 from trine.export.reference import Reference, ReferenceInput
 from trine.export.reference_pass import run_reference
 from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
 from trine.export.trt.graph_files import write_trt_graphs
+from trine.export.trt.graph_making import plan_graphs
 from trine.export.trt.graph_plans import TrtPlans
 from trine.export.trt.plan import Half, TensorRtPrecision
 from trine.runtime.adapter_bank import AdapterBank
@@ -290,8 +291,8 @@ def _plan(source: Path, precision: TensorRtPrecision, folder: Path) -> PlannedGr
     layout = dataclasses.replace(choose_layout(peft, config.tasks, None), files={})
     engines = EngineSource(checkpoint=checkpoint, adapters=peft, tasks=config.tasks, layout=layout)
     reference = run_reference(engines, tokenizer, chosen, None, lambda _: None)
-    maker = EngineMaker(engines, reference, check=False, allow_below_floor=False)
-    planned = maker.plan_tensorrt(precision, tokenizer, lambda _: None)
+    planning = Planning(source=engines, reference=reference, allow_below_floor=False)
+    planned = plan_graphs(planning, precision, tokenizer, lambda _: None)
     return PlannedGraphs(planned.refined.plan, planned.refused)
 
 
