@@ -39,7 +39,7 @@ def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, where)
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if isinstance(source, Image.Image):
         return _decode(source, where)
@@ -59,8 +59,15 @@ def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint
             f"{where} is a {type(source).__name__}; "
             "give a path, bytes, a Pillow image or a uint8 array"
         )
+    with _open(file, label) as opened:
+        return _decode(opened, label)
+
+
+def _open(file: io.BytesIO | str, label: str) -> "Image.Image":
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        opened = Image.open(file)
+        return Image.open(file)
     except UnidentifiedImageError as cause:
         raise InputError(
             f"{label} is in no image format that Pillow knows; check that the file is a picture"
@@ -69,10 +76,10 @@ def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint
         raise InputError(
             f"{label} has more than {MAX_INPUT_PIXELS} pixels; shrink it first"
         ) from cause
+    except MemoryError:
+        raise
     except Exception as cause:  # what Pillow's decoders raise is of every kind
         raise InputError(f"{label} cannot be opened: {cause}; check the file") from cause
-    with opened:
-        return _decode(opened, label)
 
 
 def _check_path(path: str, label: str) -> None:

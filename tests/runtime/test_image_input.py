@@ -314,6 +314,15 @@ def test_a_pillow_image_stays_open_and_unchanged() -> None:
     assert (image.mode, image.tobytes()) == ("RGBA", before)
 
 
+def test_no_memory_is_no_fault_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(MemoryError):
+        load_image(b"any")
+
+
 @pytest.fixture(scope="module")
 def embedder(golden_bundle: Path) -> Embedder:
     return Embedder.load(golden_bundle, threads=1)
