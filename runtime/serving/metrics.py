@@ -10,7 +10,14 @@ from trine.runtime.serving.engine_meter import EngineRun
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-__all__ = ["RenderedMetrics", "ServerMetrics", "make_registry", "render_metrics"]
+__all__ = [
+    "RenderedMetrics",
+    "ServerMetrics",
+    "forget_worker",
+    "make_registry",
+    "render_metrics",
+    "share_metrics",
+]
 
 #: Seconds: from a tokeniser's call to a long document on a slow machine.
 TIMES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -165,6 +172,31 @@ def make_registry() -> "CollectorRegistry":
     except ImportError as cause:
         raise missing_package("prometheus_client", "server", "to serve") from cause
     return CollectorRegistry()
+
+
+def share_metrics(worker: int) -> None:
+    """Have what this process counts added up with other workers'; before any metrics are made.
+
+    A process that takes the place of another counts on in its files: with a file for every process
+    there ever was, each scrape would read them all.
+
+    Args:
+        worker: number of its place, unlike all others' that share PROMETHEUS_MULTIPROC_DIR.
+    """
+    from prometheus_client import values
+
+    values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]
+
+
+def forget_worker(worker: int) -> None:
+    """Leave out what only holds while a worker lives, now that it does not.
+
+    Args:
+        worker: number of its place.
+    """
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker)  # type: ignore[no-untyped-call]
 
 
 def render_metrics(metrics: ServerMetrics, shared: bool) -> RenderedMetrics:

@@ -22,6 +22,7 @@ from trine.runtime.errors import TrineError
 from trine.runtime.serving.control import AdapterChange, Done, Order, WorkerChannel
 from trine.runtime.serving.event_loop import run_on_loop
 from trine.runtime.serving.logs import set_up_logs
+from trine.runtime.serving.metrics import forget_worker, share_metrics
 from trine.runtime.serving.rounds import Round
 from trine.runtime.serving.settings import ServerSettings
 from trine.runtime.serving.worker import FAILED, RATE_FILE, WorkerOptions, run_worker
@@ -123,6 +124,7 @@ class Supervisor:
         worker.process = self._context.Process(
             target=_work,
             args=(
+                worker.number,
                 self._settings,
                 self._listener,
                 WorkerOptions(early=early, shared=folder),
@@ -256,9 +258,7 @@ class Supervisor:
         return 0
 
     def _forget(self, worker: _Worker) -> None:
-        from prometheus_client.multiprocess import mark_process_dead
-
-        mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
+        forget_worker(worker.number)
         worker.process.close()
         worker.process = None
         if worker.pipe is not None:
@@ -289,6 +289,7 @@ class Supervisor:
 
 
 def _work(
+    number: int,
     settings: ServerSettings,
     listener: socket.socket,
     options: WorkerOptions,
@@ -297,6 +298,7 @@ def _work(
 ) -> None:
     """What a worker process runs."""
     set_up_logs(settings.log_level)
+    share_metrics(number)
     try:
         channel = WorkerChannel(pipe, changes)
         code = run_on_loop(run_worker(settings, listener, options, channel))

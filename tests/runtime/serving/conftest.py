@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -111,3 +112,12 @@ def served_runtime(
     """The golden bundle, adapters beside the decoder, default settings."""
     with serve(golden_runtime_bundle) as opened:
         yield opened
+
+
+@pytest.fixture
+def metrics_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that processes share their metrics in; this process keeps its own to itself."""
+    # Whether a process shares is decided by the variable when this is first imported.
+    importlib.import_module("prometheus_client")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    return tmp_path

@@ -26,8 +26,8 @@ class Process:
 
     def __init__(self, args: tuple[Any, ...], **_: object) -> None:
         # The supervisor closes its copy of the worker's end once the process has its own.
-        self.pipe: Connection[Any, Any] = Connection(os.dup(args[3].fileno()))
-        self.changes: tuple[AdapterChange, ...] = args[4]
+        self.pipe: Connection[Any, Any] = Connection(os.dup(args[4].fileno()))
+        self.changes: tuple[AdapterChange, ...] = args[5]
         self.told: list[Order | Done] = []
         self.pid = next(self.numbers)
         self.exitcode: int | None = None
@@ -124,9 +124,8 @@ class Driven:
 
 
 @pytest.fixture
-def driven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driven]:
-    monkeypatch.setattr("prometheus_client.multiprocess.mark_process_dead", lambda pid: None)
-    opened = Driven(tmp_path)
+def driven(metrics_folder: Path) -> Iterator[Driven]:
+    opened = Driven(metrics_folder)
     yield opened
     opened.close()
 
