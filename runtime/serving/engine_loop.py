@@ -47,14 +47,20 @@ class EngineLoop:
         queue: where entries come from.
         pipeline: of the engine.
         deliver: called with each result, in the engine's thread.
+        failed: called in the engine's thread if it ends before the queue is closed.
     """
 
     def __init__(
-        self, queue: WorkQueue, pipeline: Pipeline, deliver: Callable[[RunResult], None]
+        self,
+        queue: WorkQueue,
+        pipeline: Pipeline,
+        deliver: Callable[[RunResult], None],
+        failed: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._pipeline = pipeline
         self._deliver = deliver
+        self._failed = failed
         self._thread = threading.Thread(target=self._run, name="trine-engine", daemon=True)
 
     def start(self) -> None:
@@ -66,6 +72,13 @@ class EngineLoop:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._take_runs()
+        except Exception:  # a server whose requests wait for nobody must not look alive
+            logger.exception("the engine's thread failed")
+            self._failed()
+
+    def _take_runs(self) -> None:
         give_way()
         wanted, until = 1, 0.0
         while (taken := self._queue.take(time.monotonic, wanted, until)) is not None:

@@ -94,6 +94,7 @@ class EmbeddingService:
         self._texts = TextPool(threads)
         self._picture_threads = ThreadPoolExecutor(threads, "trine-picture")
         self._state: ReadyState = "loading"
+        self._failure = asyncio.Event()
         self._closed = False
         self._core: Core | None = None
         self._feeder: Feeder | None = None
@@ -138,6 +139,9 @@ class EmbeddingService:
                 self._speed.finish(result.end - result.start)
             loop.call_soon_threadsafe(self._deliver, result)
 
+        def failed() -> None:
+            loop.call_soon_threadsafe(self._fail)
+
         # A thread of its own: the threads that the engine starts inherit its priority.
         loader = ThreadPoolExecutor(1, "trine-load", give_way)
         try:
@@ -162,11 +166,15 @@ class EmbeddingService:
         )
         self._core = core
         self._admin.open(core.engine.adapters)
-        self._engine_loop = EngineLoop(self._queue, core.pipeline, deliver)
+        self._engine_loop = EngineLoop(self._queue, core.pipeline, deliver, failed)
         self._engine_loop.start()
         if self._state == "loading":
             self._state = "ready"
             self._metrics.ready.set(1)
+
+    async def wait_failed(self) -> None:
+        """Wait until the service can answer nothing any more, which it does not get over."""
+        await self._failure.wait()
 
     def drain(self) -> None:
         """Say that no new requests should come; calls of those under way are still taken."""
@@ -252,6 +260,11 @@ class EmbeddingService:
 
     async def unload_adapter(self, name: str) -> None:
         await self.adapters.unload(name)
+
+    def _fail(self) -> None:
+        self._state = "failed"
+        self._metrics.ready.set(0)
+        self._failure.set()
 
     def _require_ready(self) -> Core:
         # A request that came before draining began may still ask.

@@ -30,8 +30,10 @@ __all__ = ["FAILED", "RATE_FILE", "WorkerOptions", "run_worker"]
 
 logger = logging.getLogger(__name__)
 
-#: Exit code of a worker whose bundle cannot be served: starting it again would not help.
+#: Exit codes of a worker: its bundle cannot be served, and starting it again would not help; it
+#: broke while it served, and another may do better.
 FAILED = 2
+BROKEN = 1
 #: The rate limits' buckets, in the folder that workers share.
 RATE_FILE = "rates"
 #: Seconds for which an idle connection is kept: above the 60 s of common load balancers, so that
@@ -71,7 +73,7 @@ async def run_worker(
     options: WorkerOptions,
     channel: WorkerChannel | None = None,
 ) -> int:
-    """Serve until SIGTERM, or SIGINT without a supervisor; return an exit code: 0, or `FAILED`.
+    """Serve until SIGTERM, or SIGINT without a supervisor; return 0, `FAILED` or `BROKEN`.
 
     At the signal new requests are refused with 503, while those that were accepted are finished, at
     most for `drain_timeout`. A second signal ends the process at once.
@@ -154,13 +156,16 @@ class _Worker:
         serving = asyncio.ensure_future(self._serve()) if options.early else None
         loading = asyncio.ensure_future(self._load())
         stopping = asyncio.ensure_future(self._stop.wait())
+        failing = asyncio.ensure_future(self._service.wait_failed())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         code = 0
         if loading.done():
             code = loading.result()
             if not code:
                 serving = serving or asyncio.ensure_future(self._serve())
-                await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+                ends = (serving, stopping, failing)
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                code = BROKEN if failing.done() else 0
         if not code:
             await self._drain()
         self._server.should_exit = True
@@ -169,6 +174,7 @@ class _Worker:
         await self._service.close()
         self._log.write()
         stopping.cancel()
+        failing.cancel()
         logger.info("stopped")
         return code
 
