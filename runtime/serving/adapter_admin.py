@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trine.runtime.adapters import AdapterHandle, AdapterSource
 from trine.runtime.bundle import Bundle
@@ -15,6 +15,8 @@ from trine.runtime.serving.calls import ServiceError
 from trine.runtime.serving.settings import ServerSettings
 
 __all__ = ["ADAPTER_IN_USE", "UNKNOWN_ADAPTER", "AdapterAdmin"]
+
+T = TypeVar("T")
 
 #: Codes of errors: the adapter is gone for new calls, but not from memory; there is none.
 ADAPTER_IN_USE = "adapter_in_use"
@@ -48,8 +50,10 @@ class AdapterAdmin:
         self._hashes = {task: bundled_hash(bundle, entry, task) for task in tasks}
         #: By name: an adapter that calls do not see yet, and its hash.
         self._staged: dict[str, tuple[AdapterHandle, str]] = {}
+        #: Why an adapter that other workers have is not here, by name.
+        self._missed: dict[str, str] = {}
         self._adapters: AdapterSource | None = None
-        self._changing: set[asyncio.Task[None]] = set()
+        self._changing: set[asyncio.Task[Any]] = set()
         self._folder = settings.adapter_folder
         self._timeout_s = settings.request_timeout
         self._one_at_a_time = asyncio.Lock()
@@ -63,6 +67,27 @@ class AdapterAdmin:
         """The hash of each adapter that calls may name now, by task."""
         return self._hashes
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What calls may name now, in any worker."""
+        return (*self._hashes, *self._missed)
+
+    def require(self, names: Iterable[str]) -> None:
+        """Return if none of these adapters is one that only other workers have.
+
+        Raises:
+            ServiceError: 503 one is.
+        """
+        for name in self._missed.keys() & set(names):
+            raise ServiceError(
+                503,
+                "adapter_missed",
+                f"adapter {name!r} could not be loaded again when this worker took the place of "
+                f"another ({self._missed[name]}); try again, or load it anew",
+                param="task",
+                retry_after=1,
+            )
+
     async def load(self, name: str, folder: str, task: str | None) -> None:
         """Make an adapter resident; errors as `Embedding.load_adapter` has them."""
 
@@ -72,9 +97,9 @@ class AdapterAdmin:
 
         await self._finish(load())
 
-    async def stage(self, name: str, folder: str, task: str | None) -> None:
-        """Do all of `load` that can fail, with the same errors."""
-        await self._finish(self._stage(name, folder, task))
+    async def stage(self, name: str, folder: str, task: str | None) -> str:
+        """Do all of `load` that can fail, with the same errors; return the adapter's hash."""
+        return await self._finish(self._stage(name, folder, task))
 
     def keep(self, name: str) -> None:
         """Have calls find the adapter that was staged under a name; one of that name is replaced.
@@ -84,6 +109,7 @@ class AdapterAdmin:
         staged, digest = self._staged.pop(name)
         self._source.keep(staged)
         self._hashes[name] = digest
+        self._missed.pop(name, None)
 
     def drop(self, name: str) -> None:
         """Forget what was staged under a name, if anything was."""
@@ -91,11 +117,21 @@ class AdapterAdmin:
         if staged is not None:
             self._source.drop(staged[0])
 
+    def miss(self, name: str, reason: str) -> None:
+        """Refuse calls that name an adapter which other workers have, until it is loaded here.
+
+        Args:
+            name: of it; what it stood for here before is not used again.
+            reason: why it is not here.
+        """
+        self._hashes.pop(name, None)
+        self._missed[name] = reason
+
     async def unload(self, name: str) -> None:
         """Remove an adapter; errors as `Embedding.unload_adapter` has them."""
         await self._finish(self._unload(name))
 
-    async def _stage(self, name: str, folder: str, task: str | None) -> None:
+    async def _stage(self, name: str, folder: str, task: str | None) -> str:
         self._require_runtime(name)
         path = self._allowed(folder)
         if not NAME.fullmatch(name):
@@ -115,10 +151,12 @@ class AdapterAdmin:
             except (CheckpointError, InputError) as cause:
                 raise _unusable(str(cause)) from cause
             self._staged[name] = staged, digest
+            return digest
 
     async def _unload(self, name: str) -> None:
         self._require_runtime(name)
         async with self._one_at_a_time:
+            self._missed.pop(name, None)
             if name not in self._hashes:
                 raise ServiceError(
                     404,
@@ -135,15 +173,15 @@ class AdapterAdmin:
                     409, ADAPTER_IN_USE, str(cause), param="name", retry_after=1
                 ) from cause
 
-    async def _finish(self, change: Coroutine[Any, Any, None]) -> None:
-        """Make a change to its end, even if whoever asked for it leaves.
+    async def _finish(self, change: Coroutine[Any, Any, T]) -> T:
+        """Make a change to its end, even if whoever asked for it leaves; return what it does.
 
         A thread that reads an adapter cannot be stopped: what it makes resident must be known.
         """
         task = asyncio.ensure_future(change)
         self._changing.add(task)
         task.add_done_callback(self._changing.discard)
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
 
     @property
     def _source(self) -> AdapterSource:

@@ -44,13 +44,15 @@ class AdapterControl(Protocol):
 class StagedAdapters(Protocol):
     """Changes the adapters of one process, in steps; `AdapterAdmin` says how."""
 
-    async def stage(self, name: str, folder: str, task: str | None) -> None: ...
+    async def stage(self, name: str, folder: str, task: str | None) -> str: ...
 
     def keep(self, name: str) -> None: ...
 
     def drop(self, name: str) -> None: ...
 
     async def unload(self, name: str) -> None: ...
+
+    def miss(self, name: str, reason: str) -> None: ...
 
 
 #: What a worker does of a change: all that can fail, which for a load calls do not see; then, of a
@@ -66,11 +68,13 @@ class AdapterChange:
         name: of the adapter.
         folder: to load it from; None to unload it.
         task: which of the folder's adapters.
+        digest: hash of what was loaded; None if nothing was yet.
     """
 
     name: str
     folder: str | None = None
     task: str | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +105,21 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Answers an order of that number."""
+    """Answers an order of that number, with the hash of the adapter that it loaded, if it did."""
 
     number: int
     failure: Failure | None = None
+    digest: str | None = None
 
 
 #: What goes over the pipe, either way.
 Message = Order | Done
 
 
-async def _take_step(adapters: StagedAdapters, change: AdapterChange, step: Step) -> Failure | None:
-    """Carry out a step of a change and return how it failed, if it did."""
+async def _take_step(adapters: StagedAdapters, order: Order) -> Done:
+    """Carry out a step of a change and return how that went."""
+    change, step = order.change, order.step
+    digest = None
     try:
         if step == "keep":
             adapters.keep(change.name)
@@ -121,21 +128,37 @@ async def _take_step(adapters: StagedAdapters, change: AdapterChange, step: Step
         elif change.folder is None:
             await adapters.unload(change.name)
         else:
-            await adapters.stage(change.name, change.folder, change.task)
+            digest = await adapters.stage(change.name, change.folder, change.task)
     except ServiceError as error:
-        return Failure(error.status, error.code, error.message, error.param, error.retry_after)
+        failure = Failure(error.status, error.code, error.message, error.param, error.retry_after)
+        return Done(order.number, failure)
     except Exception:  # an order without an answer would hold up all that follow
         logger.exception("a change of adapters failed", extra={"adapter": change.name})
-        return Failure(500, "internal_error", "a worker failed to change its adapters")
-    return None
+        failure = Failure(500, "internal_error", "a worker failed to change its adapters")
+        return Done(order.number, failure)
+    return Done(order.number, digest=digest)
 
 
-async def _catch_up(adapters: StagedAdapters, change: AdapterChange) -> Failure | None:
-    """Carry out all steps of a change that others made."""
-    failure = await _take_step(adapters, change, "make")
-    if failure is None and change.folder is not None:
-        failure = await _take_step(adapters, change, "keep")
-    return failure
+async def _catch_up(adapters: StagedAdapters, change: AdapterChange) -> None:
+    """Carry out all steps of a change that others made.
+
+    Where that fails the name must not go on standing for what it stood for before, which the other
+    workers have no more.
+    """
+    made = await _take_step(adapters, Order(0, change))
+    reason = None if made.failure is None else made.failure.message
+    if reason is None and made.digest != change.digest:
+        adapters.drop(change.name)
+        reason = f"{change.folder}: was changed since it was loaded"
+    if reason is None and change.folder is not None:
+        adapters.keep(change.name)
+    elif reason is not None and change.folder is not None:
+        adapters.miss(change.name, reason)
+        logger.error(
+            "this worker lacks an adapter that others have: %s",
+            reason,
+            extra={"adapter": change.name},
+        )
 
 
 class WorkerChannel:
@@ -161,13 +184,7 @@ class WorkerChannel:
             stop: called when the supervisor is gone.
         """
         for change in self._changes:
-            failure = await _catch_up(local, change)
-            if failure is not None:
-                logger.error(
-                    "this worker lacks a change of adapters that others made: %s",
-                    failure.message,
-                    extra={"adapter": change.name},
-                )
+            await _catch_up(local, change)
         loop = asyncio.get_running_loop()
 
         def read() -> None:
@@ -209,5 +226,4 @@ class WorkerChannel:
         task.add_done_callback(self._tasks.discard)
 
     async def _obey(self, order: Order, local: StagedAdapters) -> None:
-        failure = await _take_step(local, order.change, order.step)
-        self._pipe.send(Done(order.number, failure))
+        self._pipe.send(await _take_step(local, order))

@@ -29,7 +29,11 @@ def default_role(settings: ServerSettings) -> tuple[str, Prompt]:
 
 
 def describe_model(
-    bundle: Bundle, entry: EngineEntry, settings: ServerSettings, hashes: Mapping[str, str]
+    bundle: Bundle,
+    entry: EngineEntry,
+    settings: ServerSettings,
+    tasks: tuple[str, ...],
+    hashes: Mapping[str, str],
 ) -> ModelInfo:
     """Return the description of a bundle's model as it is served.
 
@@ -37,7 +41,8 @@ def describe_model(
         bundle: of the model.
         entry: of the engine.
         settings: of the server.
-        hashes: by task, of the adapters that calls may name now.
+        tasks: adapters that calls may name now.
+        hashes: by task, of those that are loaded here.
     """
     manifest = bundle.manifest
     model = manifest.model
@@ -52,7 +57,7 @@ def describe_model(
         license=manifest.license,
         version=importlib.metadata.version("trine"),
         created=int(bundle.path(MANIFEST_NAME).stat().st_mtime),
-        tasks=tuple(hashes),
+        tasks=tasks,
         default_task=task,
         default_prompt=prompt,
         dimensions=model.decoder.hidden_size,

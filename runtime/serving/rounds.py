@@ -5,6 +5,8 @@ it; only if all of them could, all are told to keep it, else those that could dr
 name stood for before is never touched, so there is nothing to restore. Unloading has one step.
 """
 
+import dataclasses
+
 from trine.runtime.serving.adapter_admin import ADAPTER_IN_USE, UNKNOWN_ADAPTER
 from trine.runtime.serving.control import AdapterChange, Failure, Step
 
@@ -22,7 +24,8 @@ class Round:
         self.change = change
         self._step: Step | None = "make"
         self._waiting: set[int] = set()
-        self._made: set[int] = set()
+        #: By worker that made it: the hash of the adapter that it loaded.
+        self._made: dict[int, str | None] = {}
         self._ended: set[int] = set()
         self._failures: list[Failure] = []
         self._stands = False
@@ -55,8 +58,8 @@ class Round:
         """Note that a worker was sent the order of this step."""
         self._waiting.add(worker)
 
-    def answered(self, worker: int, failure: Failure | None) -> None:
-        """Note how a worker fared."""
+    def answered(self, worker: int, failure: Failure | None, digest: str | None = None) -> None:
+        """Note how a worker fared, and the hash of the adapter that it loaded, if it did."""
         if worker not in self._waiting:
             return
         self._waiting.discard(worker)
@@ -64,11 +67,11 @@ class Round:
             self._failures.append(failure)
         # What is still in use is gone for new calls.
         if failure is None or failure.code == ADAPTER_IN_USE:
-            self._made.add(worker)
+            self._made[worker] = digest
 
     def ended(self, worker: int) -> None:
         """Note that a worker's process ended; the one that takes its place may be asked again."""
-        self._made.discard(worker)
+        self._made.pop(worker, None)
         if worker not in self._waiting:
             return
         self._waiting.discard(worker)
@@ -89,9 +92,22 @@ class Round:
             return frozenset()
         if self._step == "make" and self._made:
             load = self.change.folder is not None
+            digest, *others = set(self._made.values())
+            self.change = dataclasses.replace(self.change, digest=digest)
+            if others:
+                self._failures.append(_changed(self.change))
             self._stands = not (load and self._failures)
             if load:
                 self._step = "keep" if self._stands else "drop"
                 return frozenset(self._made)
         self._step = None
         return frozenset()
+
+
+def _changed(change: AdapterChange) -> Failure:
+    return Failure(
+        422,
+        "unusable_adapter",
+        f"{change.folder}: was changed while workers loaded it; load it again",
+        "folder",
+    )

@@ -106,10 +106,12 @@ class EmbeddingService:
         return self._state
 
     def info(self) -> ModelInfo:
-        hashes = self._admin.hashes
-        if self._info is None or self._info.adapter_hashes != hashes:
-            self._info = describe_model(self._bundle, self._entry, self._settings, dict(hashes))
-        return self._info
+        names, hashes = self._admin.names, self._admin.hashes
+        info = self._info
+        if info is None or (info.tasks, info.adapter_hashes) != (names, hashes):
+            info = describe_model(self._bundle, self._entry, self._settings, names, dict(hashes))
+            self._info = info
+        return info
 
     @property
     def adapters(self) -> AdapterAdmin:
@@ -207,7 +209,8 @@ class EmbeddingService:
 
     async def embed(self, call: EmbedCall, context: CallContext) -> EmbedResult:
         self._require_ready()
-        check_call(call, tuple(self._admin.hashes), self._model, self._settings.max_items)
+        check_call(call, self._admin.names, self._model, self._settings.max_items)
+        self._admin.require(item.task for item in call.items)
         if context.disconnected():
             raise client_left()
         max_length = min(call.max_length or self._max_length, self._max_length)

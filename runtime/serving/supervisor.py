@@ -183,7 +183,7 @@ class Supervisor:
             if len(self._rounds) == 1:
                 self._begin_round()
         elif self._rounds and message.number == self._round_number:
-            self._rounds[0].round.answered(worker.number, message.failure)
+            self._rounds[0].round.answered(worker.number, message.failure, message.digest)
             self._go_on()
 
     def _begin_round(self) -> None:

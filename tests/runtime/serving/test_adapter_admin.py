@@ -185,3 +185,18 @@ def test_a_staged_adapter_is_unseen_until_it_is_kept(
     assert kept.adapter_hashes != before.adapter_hashes
     assert kept.adapter_hashes["legal"] == served.service.info().adapter_hashes["legal"]
     assert not close(kept.single, before.single)
+
+
+def test_an_adapter_that_only_other_workers_have_is_not_mistaken_for_the_one_before(
+    adapters_served: tuple[Served, Path],
+) -> None:
+    served, _ = adapters_served
+    before = served.embed(text("a")).single
+    served.service.adapters.miss("retrieval", "its folder is gone")
+    assert "retrieval" in served.service.info().tasks
+    with pytest.raises(ServiceError) as refused:
+        served.embed(text("a"))
+    assert (refused.value.status, refused.value.retry_after) == (503, 1)
+    assert "its folder is gone" in refused.value.message
+    served.run(served.service.load_adapter("retrieval", "one"))
+    assert not close(served.embed(text("a")).single, before)

@@ -5,7 +5,14 @@ import multiprocessing
 import pytest
 
 from trine.runtime.serving.calls import ServiceError
-from trine.runtime.serving.control import AdapterChange, Done, Failure, Order, WorkerChannel
+from trine.runtime.serving.control import (
+    AdapterChange,
+    Done,
+    Failure,
+    Order,
+    StagedAdapters,
+    WorkerChannel,
+)
 
 
 class Refusing:
@@ -14,7 +21,7 @@ class Refusing:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    async def stage(self, name: str, folder: str, task: str | None) -> None:
+    async def stage(self, name: str, folder: str, task: str | None) -> str:
         raise self.error
 
     def keep(self, name: str) -> None:
@@ -26,20 +33,63 @@ class Refusing:
     async def unload(self, name: str) -> None:
         raise self.error
 
+    def miss(self, name: str, reason: str) -> None:
+        self.missed = name, reason
 
-def test_a_worker_that_cannot_catch_up_says_so(caplog: pytest.LogCaptureFixture) -> None:
+
+class Reading:
+    """Adapters whose files have one hash."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+        self.done: list[str] = []
+
+    async def stage(self, name: str, folder: str, task: str | None) -> str:
+        self.done.append("stage")
+        return self.digest
+
+    def keep(self, name: str) -> None:
+        self.done.append("keep")
+
+    def drop(self, name: str) -> None:
+        self.done.append("drop")
+
+    async def unload(self, name: str) -> None:
+        self.done.append("unload")
+
+    def miss(self, name: str, reason: str) -> None:
+        self.done.append(reason)
+
+
+def catch_up(adapters: StagedAdapters, *changes: AdapterChange) -> None:
+    """Start a worker with changes that others made before."""
+
     async def start() -> None:
         ours, theirs = multiprocessing.Pipe()
         stopped = asyncio.Event()
-        gone = Refusing(ServiceError(422, "unusable_adapter", "its folder is gone"))
-        await WorkerChannel(theirs, (AdapterChange("legal", "one"),)).start(gone, stopped.set)
+        await WorkerChannel(theirs, changes).start(adapters, stopped.set)
         ours.close()
         await asyncio.wait_for(stopped.wait(), 10)
         theirs.close()
 
+    asyncio.run(start())
+
+
+def test_a_worker_that_cannot_catch_up_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    gone = Refusing(ServiceError(422, "unusable_adapter", "its folder is gone"))
     with caplog.at_level(logging.ERROR):
-        asyncio.run(start())
+        catch_up(gone, AdapterChange("legal", "one", digest="a"))
     assert "its folder is gone" in caplog.text
+    assert gone.missed == ("legal", "its folder is gone")
+
+
+def test_a_worker_catches_up_with_what_others_loaded_and_nothing_else() -> None:
+    same, other = Reading("a"), Reading("b")
+    change = AdapterChange("legal", "one", digest="a")
+    catch_up(same, change, AdapterChange("code"))
+    catch_up(other, change)
+    assert same.done == ["stage", "keep", "unload"]
+    assert other.done == ["stage", "drop", "one: was changed since it was loaded"]
 
 
 @pytest.mark.parametrize(

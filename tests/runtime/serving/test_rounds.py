@@ -63,6 +63,27 @@ def test_a_load_that_nobody_can_make_is_over_at_once() -> None:
     assert (current.step, current.failure, current.stands) == (None, BAD, False)
 
 
+def test_a_load_of_which_workers_read_different_files_is_dropped() -> None:
+    current = begun(LOAD)
+    for worker, digest in zip(WORKERS, ("a", "a", "b"), strict=True):
+        current.answered(worker, None, digest)
+    assert (current.advance(), current.step) == ({0, 1, 2}, "drop")
+    assert current.failure is not None
+    assert "changed" in current.failure.message
+    assert not current.stands
+
+
+def test_a_load_that_stands_says_what_was_loaded() -> None:
+    current = begun(LOAD)
+    current.answered(0, None, "b")
+    current.ended(0)
+    current.asked(0)  # the one in its place, after the files were changed back
+    for worker in WORKERS:
+        current.answered(worker, None, "a")
+    current.advance()
+    assert current.change == AdapterChange("legal", "two", digest="a")
+
+
 def test_a_worker_that_dies_once_holds_nothing_up() -> None:
     current = begun(LOAD)
     current.ended(2)
