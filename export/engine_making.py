@@ -17,6 +17,10 @@ from trine.runtime.precision import Precision
 
 __all__ = ["CHECKED_WEIGHT_BYTES", "EngineMaker"]
 
+#: How much nearer to their floor plans of large models may come: wide layers average errors out, so
+#: inputs that were not tried lose about what those lose that were. The engine is measured anyway.
+LARGE_MODEL_ROOM = 1.75
+
 #: Engines up to this size are run as they will be in use before the bundle is kept. Larger ones
 #: would take more memory than the export itself: they are run from mapped files, or, in float32,
 #: not at all.
@@ -56,9 +60,13 @@ class EngineMaker:
         return refine_plan(
             plan_engine(precision, self._calibration.scan.ranges),
             self._planning.probing(self._calibration),
-            TARGETS[precision].times(tightness * self._planning.scale(precision)),
+            TARGETS[precision].times(tightness * self._room * self._planning.scale(precision)),
             step,
         )
+
+    @property
+    def _room(self) -> float:
+        return LARGE_MODEL_ROOM if self._planning.is_large else 1.0
 
     def _will_run(self, precision: Precision) -> bool:
         """Return whether a narrow engine is run before it is kept."""

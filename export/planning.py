@@ -21,11 +21,6 @@ __all__ = ["TIGHTNESS", "Planning"]
 #: were not tried in planning may lose much more than those that were.
 TIGHTNESS = (1.0, 0.1, 0.01)
 
-#: How much nearer to their floor plans of large models may come: wide layers average errors out, so
-#: inputs that were not tried lose about what those lose that were. What is planned is judged
-#: anyway, on other inputs.
-LARGE_MODEL_ROOM = 1.75
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planning:
@@ -50,9 +45,8 @@ class Planning:
         return affordable_size(self.source.checkpoint.config) == "brief"
 
     def scale(self, precision: Precision) -> float:
-        """Return by what the loss is multiplied that plans of this model aim at as it was asked."""
-        room = LARGE_MODEL_ROOM if self.is_large else 1.0
-        return room * loss_scale(precision, self.min_cosine)
+        """Return by what the loss that plans aim at is multiplied, for what was asked for."""
+        return loss_scale(precision, self.min_cosine)
 
     def floor(self, precision: Precision) -> Floor:
         """Return how near to float32 an engine has to be."""
