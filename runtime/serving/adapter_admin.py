@@ -156,7 +156,8 @@ class AdapterAdmin:
     async def _unload(self, name: str) -> None:
         self._require_runtime(name)
         async with self._one_at_a_time:
-            self._missed.pop(name, None)
+            if self._missed.pop(name, None) is not None:
+                return
             if name not in self._hashes:
                 raise ServiceError(
                     404,

@@ -200,3 +200,6 @@ def test_an_adapter_that_only_other_workers_have_is_not_mistaken_for_the_one_bef
     assert "its folder is gone" in refused.value.message
     served.run(served.service.load_adapter("retrieval", "one"))
     assert not close(served.embed(text("a")).single, before)
+    served.service.adapters.miss("retrieval", "its folder is gone")
+    served.run(served.service.unload_adapter("retrieval"))
+    assert "retrieval" not in served.service.info().tasks
