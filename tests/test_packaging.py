@@ -95,6 +95,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_packages_and_their_data_only(built: Path) -> None:
     (path,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(path).namelist())
@@ -119,6 +120,7 @@ def test_wheel_holds_the_packages_and_their_data_only(built: Path) -> None:
     assert "trine/export/nano/eval.json" not in names
 
 
+@pytest.mark.slow
 def test_wheel_states_its_dependencies(built: Path) -> None:
     (path,) = built.glob("*.whl")
     with zipfile.ZipFile(path) as wheel:
@@ -131,6 +133,7 @@ def test_wheel_states_its_dependencies(built: Path) -> None:
     assert "trine = trine.export.cli:main" in scripts
 
 
+@pytest.mark.slow
 def test_sdist_holds_what_a_build_needs(built: Path) -> None:
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:

@@ -164,6 +164,7 @@ def test_what_down_reads_is_rotated_and_so_rounded_finer() -> None:
     assert lost[0] < lost[1] / 2
 
 
+@pytest.mark.slow
 def test_runtime_adapters_work_in_int8(tmp_path: Path) -> None:
     report = export(GOLDEN, tmp_path / "b", precisions=("fp32", "int8"), adapters="runtime")
     assert all(engine.written for engine in report.engines)
@@ -199,6 +200,7 @@ def test_hard_checkpoints_keep_their_vectors_by_keeping_layers_wider(tmp_path: P
         assert cosines.min() >= worst
 
 
+@pytest.mark.slow
 def test_an_engine_below_its_floor_is_not_written_unless_told_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +222,7 @@ def test_an_engine_below_its_floor_is_not_written_unless_told_to(
     assert "BELOW ITS FLOOR" in "\n".join(bundle_lines(open_bundle(tmp_path / "c")))
 
 
+@pytest.mark.slow
 def test_what_is_enough_can_be_said(tmp_path: Path) -> None:
     def fp8(min_cosine: float | None) -> tuple[EngineReport, str]:
         folder, tasks = tmp_path / str(min_cosine), ("retrieval",)
@@ -244,6 +247,7 @@ def test_what_is_enough_can_be_said(tmp_path: Path) -> None:
         export(GOLDEN, tmp_path / "b", precisions=("int4",), min_cosine=1.5)
 
 
+@pytest.mark.slow
 def test_more_than_usual_can_be_asked_for(tmp_path: Path) -> None:
     usual, strict = (
         export(GOLDEN, tmp_path / str(c), precisions=("int8",), min_cosine=c).engines[0]

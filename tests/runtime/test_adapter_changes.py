@@ -204,6 +204,7 @@ class Worker:
         assert len(swapped) <= 1  # one request, one adapter
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_adapters_come_and_go_while_others_encode(golden_runtime_bundle: Path) -> None:
     """200 times, and memory does not grow after the first 50."""

@@ -18,6 +18,7 @@ def _no_more_calls_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak, "SECONDS", 0.0)
 
 
+@pytest.mark.slow
 def test_json_has_rates_stages_and_the_graphs_operators(
     nano_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -37,6 +38,7 @@ def test_json_has_rates_stages_and_the_graphs_operators(
     assert engine["peak"]["operations_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_a_page_passes_the_vision_stage_and_text_names_the_share_of_the_peak(
     nano_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +59,7 @@ def test_unknown_cases_engines_tasks_and_thread_counts_are_refused(
         assert value in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_decoder_that_takes_adapters_is_profiled_with_them(
     nano_runtime_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -142,6 +142,7 @@ def test_an_error_of_the_source_comes_through_and_ends_the_workers(embedder: Emb
     assert preparing_threads() == []
 
 
+@pytest.mark.slow
 def test_the_engine_is_busy_while_pictures_are_prepared(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

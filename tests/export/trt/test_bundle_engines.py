@@ -123,6 +123,7 @@ def test_kernels_of_the_heads_are_compiled_into_the_bundle(copy: Path) -> None:
         assert there == {n for n in bundle.manifest.files if n.startswith(f"{KERNELS_FOLDER}/")}
 
 
+@pytest.mark.slow
 def test_other_buckets_replace_engines_and_other_processors_join_them(copy: Path) -> None:
     old = {made.path for made in entry_of(open_bundle(copy)).built}
     other = [*ARGUMENTS[:-1], "text=32x2x16,image=128x1"]

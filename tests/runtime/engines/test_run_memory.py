@@ -60,6 +60,7 @@ def taken_and_estimated(bundle: Path, kind: str, engine: str) -> tuple[int, int]
     return taken, estimate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text", "picture"])
 def test_the_estimate_is_near_what_onnx_runtime_takes(nano_bundle: Path, kind: str) -> None:
     taken, estimate = taken_and_estimated(nano_bundle, kind, "ort-fp32")
@@ -67,6 +68,7 @@ def test_the_estimate_is_near_what_onnx_runtime_takes(nano_bundle: Path, kind: s
     assert 0.4 * estimate < taken < 2.4 * estimate
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(why_unavailable() is not None, reason=why_unavailable() or "they are here")
 @pytest.mark.parametrize("kind", ["text", "picture"])
 def test_the_estimate_is_near_what_the_native_engine_takes(
