@@ -146,19 +146,21 @@ async def _catch_up(adapters: StagedAdapters, change: AdapterChange) -> None:
     workers have no more.
     """
     made = await _take_step(adapters, Order(0, change))
+    if change.folder is None:
+        return
     reason = None if made.failure is None else made.failure.message
     if reason is None and made.digest != change.digest:
         adapters.drop(change.name)
         reason = f"{change.folder}: was changed since it was loaded"
-    if reason is None and change.folder is not None:
+    if reason is None:
         adapters.keep(change.name)
-    elif reason is not None and change.folder is not None:
-        adapters.miss(change.name, reason)
-        logger.error(
-            "this worker lacks an adapter that others have: %s",
-            reason,
-            extra={"adapter": change.name},
-        )
+        return
+    adapters.miss(change.name, reason)
+    logger.error(
+        "this worker lacks an adapter that others have: %s",
+        reason,
+        extra={"adapter": change.name},
+    )
 
 
 class WorkerChannel:
