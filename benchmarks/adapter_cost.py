@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 from machine import machine_record
 
-from trine.runtime.adapters import AdapterHandle
-from trine.runtime.bundle import open_bundle
-from trine.runtime.engine import DecoderInputs, Engine, EngineOptions
+from trine.runtime.adapters.base import AdapterHandle
+from trine.runtime.bundle.bundle import open_bundle
+from trine.runtime.bundle.model_config import ModelConfig
+from trine.runtime.engines.base import DecoderInputs, Engine, EngineOptions
 from trine.runtime.engines.opening import open_engine
-from trine.runtime.model_config import ModelConfig
-from trine.runtime.pipeline import lay_out_sequences
-from trine.runtime.sequence import text_sequence
+from trine.runtime.inference.runner import lay_out_sequences
+from trine.runtime.preprocessing.sequence import text_sequence
 
 
 def decoder_inputs(lengths: list[int], model: ModelConfig) -> DecoderInputs:

@@ -27,7 +27,7 @@ import onnxruntime
 from machine import machine_record
 from numpy.typing import NDArray
 
-from trine.export.graph_builder import CONTRIB, GraphBuilder, Weight
+from trine.export.graphs.builder import CONTRIB, GraphBuilder, Weight
 
 HIDDEN, QKV, INNER, TASKS = 2048, 2560, 11008, 3
 PROJECTIONS = {

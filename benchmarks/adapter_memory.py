@@ -22,12 +22,12 @@ from pathlib import Path
 
 from machine import machine_record
 
-from trine.export.sample_layout import base_tensors
-from trine.export.sample_spec import SampleSpec
-from trine.runtime.adapter_costs import adapter_memory_bytes
-from trine.runtime.bundle import open_bundle
-from trine.runtime.manifest import AdapterLayout
-from trine.runtime.model_config import DecoderConfig
+from trine.export.sample.layout import base_tensors
+from trine.export.sample.spec import SampleSpec
+from trine.runtime.adapters.costs import adapter_memory_bytes
+from trine.runtime.bundle.bundle import open_bundle
+from trine.runtime.bundle.manifest import AdapterLayout
+from trine.runtime.bundle.model_config import DecoderConfig
 
 TASK, TEXT = "retrieval", "Which inverter warranty covers panels that face east?"
 FIELDS = ("VmRSS", "RssAnon", "RssFile")

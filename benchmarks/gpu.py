@@ -23,18 +23,23 @@ from pathlib import Path
 import numpy as np
 from machine import machine_record
 
-from trine.runtime.bundle import TOKENIZER_NAME, Bundle, open_bundle
-from trine.runtime.doctor.machine import Driver, Gpu
-from trine.runtime.doctor.nvidia import read_driver
+from trine.runtime.bundle.bundle import TOKENIZER_NAME, Bundle, open_bundle
+from trine.runtime.commands.roofline.devices import RatePrecision, sheet_of
+from trine.runtime.commands.roofline.page import A4_150_DPI, IMAGE_RUNS, TEXT_RUNS
+from trine.runtime.commands.roofline.tables import (
+    Workload,
+    image_workload,
+    rate_value,
+    text_workload,
+)
 from trine.runtime.embedder import Embedder
+from trine.runtime.engines.gpu.entries import ways_to_run
 from trine.runtime.errors import EngineError, TrineError
-from trine.runtime.gpu_entries import ways_to_run
+from trine.runtime.hardware.machine import Driver, Gpu
+from trine.runtime.hardware.nvidia import read_driver
+from trine.runtime.inference.runner import BatchLimits
 from trine.runtime.inputs import ImageText, Item
-from trine.runtime.pipeline import BatchLimits
-from trine.runtime.roofline.devices import RatePrecision, sheet_of
-from trine.runtime.roofline.page import A4_150_DPI, IMAGE_RUNS, TEXT_RUNS
-from trine.runtime.roofline.tables import Workload, image_workload, rate_value, text_workload
-from trine.runtime.tokenizer import TextTokenizer
+from trine.runtime.preprocessing.tokenizer import TextTokenizer
 
 #: Exit codes besides 0: an engine could not be measured; there is no GPU.
 FAILED, NO_GPU = 1, 3

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.export.weight_quantisation import quantise_channels
+from trine.export.quantisation.weights import quantise_channels
 from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
 from trine.kernels.cpu.packed import packed_layer
 from trine.kernels.rotation import rotate_weight, rotated_width

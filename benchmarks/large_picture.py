@@ -21,16 +21,16 @@ from cases.inputs import picture_pixels
 from machine import machine_record
 from PIL import Image
 
-from trine.runtime.bundle import open_bundle
+from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.embedder import Embedder
-from trine.runtime.engines.run_memory import (
+from trine.runtime.engines.memory_check import (
     native_decoder_bytes,
     native_vision_bytes,
     ort_decoder_bytes,
     ort_vision_bytes,
 )
-from trine.runtime.image_patches import patch_image
 from trine.runtime.inputs import ImageText
+from trine.runtime.preprocessing.image_processor import patch_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

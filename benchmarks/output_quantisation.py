@@ -40,11 +40,11 @@ from trine.kernels.quantise import (
     to_float16,
     unpack_signs,
 )
+from trine.runtime.commands.eval.pair_files import PairItem, read_pairs
 from trine.runtime.embedder import Embedder
 from trine.runtime.inputs import ImageText, Item, Prompt
-from trine.runtime.output_quantisation import calibrate_ranges
-from trine.runtime.pair_files import PairItem, read_pairs
-from trine.runtime.rank_metrics import RankMetrics, rank_metrics
+from trine.runtime.scoring.quantisation import calibrate_ranges
+from trine.runtime.scoring.rank_metrics import RankMetrics, rank_metrics
 
 #: Candidates that are ranked again with their float32 vectors.
 SHORTLIST = 100

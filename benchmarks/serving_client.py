@@ -212,7 +212,7 @@ def running_server(
     Raises:
         RuntimeError: it did not start; its log is in the message.
     """
-    program = "import sys; from trine.export.cli import main; sys.exit(main())"
+    program = "import sys; from trine.runtime.commands.program import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "serve", str(bundle), "--port", "0"]
     command += ["--workers", str(workers)]
     with tempfile.NamedTemporaryFile("r") as log:

@@ -17,7 +17,7 @@ from pathlib import Path
 from machine import machine_record
 
 from trine.runtime.embedder import Embedder
-from trine.runtime.memory import resident_bytes
+from trine.runtime.hardware.memory import resident_bytes
 
 #: Times that memory is looked at.
 LOOKS = 20

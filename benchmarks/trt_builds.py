@@ -23,9 +23,9 @@ from trine.export.commands.build import DEFAULT_BUCKETS
 from trine.export.trt.build_spec import BuildSpec, parse_buckets
 from trine.export.trt.engine_build import build_engine
 from trine.export.trt.lint import lint_file
-from trine.runtime.bundle import Bundle, open_bundle
+from trine.runtime.bundle.bundle import Bundle, open_bundle
+from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.errors import EngineError
-from trine.runtime.manifest import EngineEntry
 
 SMS = (86, 89, 120)
 GRAPHS = ("vision", "decoder")

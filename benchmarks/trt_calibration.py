@@ -25,23 +25,23 @@ import onnxruntime
 from machine import machine_record
 from numpy.typing import NDArray
 
+from trine.export.bundle.runtime_files import write_embedding, write_tokenizer
 from trine.export.calibration.inputs import built_in_calibration
-from trine.export.calibration_run import calibration_inputs
-from trine.export.checkpoint import Checkpoint
-from trine.export.decoder_weights import DecoderWeights
-from trine.export.graph_builder import save_graph
-from trine.export.range_scan import RangeScan
-from trine.export.reference import Reference
-from trine.export.runtime_files import write_embedding, write_tokenizer
-from trine.export.trt.calibration import quantise_layers
-from trine.export.trt.decoder_graph import build_trt_decoder
+from trine.export.calibration.run import calibration_inputs
+from trine.export.checkpoint.checkpoint import Checkpoint
+from trine.export.graphs.builder import save_graph
+from trine.export.graphs.decoder_weights import DecoderWeights
+from trine.export.graphs.trt.decoder import build_trt_decoder
+from trine.export.graphs.trt.precision import uniform_plan
+from trine.export.quantisation.observer import RangeScan
+from trine.export.quantisation.trt.calibration import quantise_layers
+from trine.export.reference.model import Reference
 from trine.export.trt.lint import lint_file
-from trine.export.trt.plan import uniform_plan
-from trine.runtime.bundle import EMBEDDING_NAME
-from trine.runtime.embedding_table import EmbeddingTable
-from trine.runtime.peft_adapter import PeftAdapters
-from trine.runtime.pipeline import lay_out_sequences
-from trine.runtime.preparation import Preparation
+from trine.runtime.adapters.peft import PeftAdapters
+from trine.runtime.bundle.bundle import EMBEDDING_NAME
+from trine.runtime.inference.embedding_table import EmbeddingTable
+from trine.runtime.inference.runner import lay_out_sequences
+from trine.runtime.preprocessing.preprocessor import Preparation
 
 Feeds = dict[str, NDArray[np.generic]]
 KINDS = ("int8", "fp8")

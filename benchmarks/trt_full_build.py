@@ -12,15 +12,15 @@ from pathlib import Path
 
 from machine import machine_record
 
-from trine.export.checkpoint import Checkpoint
+from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.commands.build import DEFAULT_BUCKETS
-from trine.export.decoder_weights import DecoderWeights
-from trine.export.graph_builder import save_graph
+from trine.export.graphs.builder import save_graph
+from trine.export.graphs.decoder_weights import DecoderWeights
+from trine.export.graphs.trt.decoder import build_trt_decoder
+from trine.export.graphs.trt.precision import uniform_plan
 from trine.export.trt.build_spec import BuildSpec, parse_buckets
-from trine.export.trt.decoder_graph import build_trt_decoder
 from trine.export.trt.engine_build import build_engine
-from trine.export.trt.plan import uniform_plan
-from trine.runtime.peft_adapter import PeftAdapters
+from trine.runtime.adapters.peft import PeftAdapters
 
 
 def main() -> None:

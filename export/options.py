@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from trine.export.engine_files import DEVICES
-from trine.export.plan_refinement import ImitatedLoss
-from trine.export.rank_agreement import RankAgreement, VectorAgreement
-from trine.export.trt.plan import TensorRtPrecision
+from trine.export.accuracy.rank_agreement import RankAgreement, VectorAgreement
+from trine.export.bundle.engine_files import DEVICES
+from trine.export.graphs.trt.precision import TensorRtPrecision
+from trine.export.quantisation.plan_refinement import ImitatedLoss
+from trine.runtime.bundle.golden import Deviation
+from trine.runtime.bundle.manifest import EngineEntry
+from trine.runtime.bundle.precision import Precision, WiderTensor
 from trine.runtime.errors import InputError
-from trine.runtime.golden import Deviation
-from trine.runtime.manifest import EngineEntry
-from trine.runtime.precision import Precision, WiderTensor
 
 __all__ = [
     "EngineMeasurement",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from trine.runtime.inputs import ImageText, StreamItem
     from trine.runtime.outputs import Embedding, Embeddings
-    from trine.runtime.similarity import TopK, cosine_similarity, maxsim, maxsim_top_k
+    from trine.runtime.scoring.similarity import TopK, cosine_similarity, maxsim, maxsim_top_k
 
 _HOMES = {
     "BundleError": "errors",
@@ -31,11 +31,11 @@ _HOMES = {
     "ImageText": "inputs",
     "InputError": "errors",
     "TrineError": "errors",
-    "cosine_similarity": "similarity",
+    "cosine_similarity": "scoring.similarity",
     "StreamItem": "inputs",
-    "TopK": "similarity",
-    "maxsim": "similarity",
-    "maxsim_top_k": "similarity",
+    "TopK": "scoring.similarity",
+    "maxsim": "scoring.similarity",
+    "maxsim_top_k": "scoring.similarity",
 }
 
 __all__ = [

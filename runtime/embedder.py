@@ -6,27 +6,27 @@ from os import PathLike
 from pathlib import Path
 
 from trine.kernels.processors import num_processors
-from trine.runtime.bundle import Bundle, open_bundle
-from trine.runtime.encoder import Encoder
-from trine.runtime.engine import Engine, EngineOptions
+from trine.runtime.bundle.bundle import Bundle, open_bundle
+from trine.runtime.bundle.golden import Deviation, Modality
+from trine.runtime.bundle.manifest import EngineEntry
+from trine.runtime.engines.base import Engine, EngineOptions
 from trine.runtime.engines.choice import choose_engine
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.errors import InputError
-from trine.runtime.golden import Deviation, Modality
+from trine.runtime.inference.encoder import Encoder
+from trine.runtime.inference.runner import BatchLimits
+from trine.runtime.inference.self_test import SelfTest, measure_deviations
+from trine.runtime.inference.streaming import StreamOptions, stream_embeddings
 from trine.runtime.inputs import ImageText, Item, StreamItem
-from trine.runtime.manifest import EngineEntry
-from trine.runtime.output_quantisation import (
+from trine.runtime.outputs import Embedding, Embeddings, OutputDtype, check_output_dtype
+from trine.runtime.published_methods import PublishedMethods
+from trine.runtime.request import Request, check_count, check_request
+from trine.runtime.scoring.quantisation import (
     Int8Ranges,
     bundle_ranges,
     check_output,
     quantise_embeddings,
 )
-from trine.runtime.outputs import Embedding, Embeddings, OutputDtype, check_output_dtype
-from trine.runtime.pipeline import BatchLimits
-from trine.runtime.published_methods import PublishedMethods
-from trine.runtime.request import Request, check_count, check_request
-from trine.runtime.self_test import SelfTest, measure_deviations
-from trine.runtime.streaming import StreamOptions, stream_embeddings
 
 __all__ = ["Embedder"]
 

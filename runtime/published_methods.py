@@ -9,7 +9,7 @@ from typing import Any, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.bundle import Bundle
+from trine.runtime.bundle.bundle import Bundle
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageSource, ImageText, Item
 from trine.runtime.outputs import Embeddings, OutputDtype
@@ -204,7 +204,7 @@ class PublishedMethods(ABC):
 
         Args:
             images: one picture or a list: paths, file bytes, Pillow images, uint8 arrays
-                (`trine.runtime.image_input.load_image` says how each is read).
+                (`trine.runtime.preprocessing.load_image.load_image` says how each is read).
             task, batch_size, return_multivector, return_numpy, truncate_dim: as in `encode_text`.
             max_pixels: a picture is shrunk to at most this many pixels; None for the checkpoint's
                 own limit. More pixels are more tokens (one each 28×28 pixels in the published

@@ -6,8 +6,8 @@ from typing import TypeGuard
 
 import numpy as np
 
+from trine.runtime.bundle.model_config import MAX_TOKENS, PROMPTS, ModelConfig
 from trine.runtime.errors import InputError
-from trine.runtime.model_config import MAX_TOKENS, PROMPTS, ModelConfig
 
 __all__ = ["Request", "check_count", "check_request"]
 

@@ -16,8 +16,8 @@ DATA = Path(__file__).parent / "data"
 
 
 def _export(source: str, folder: Path, adapters: Literal["merged", "runtime"] = "merged") -> Path:
+    from trine.export.export import export_checkpoint
     from trine.export.options import ExportOptions
-    from trine.export.pipeline import export_checkpoint
 
     options = ExportOptions(source=source, bundle=folder, adapters=adapters)
     export_checkpoint(options, io.StringIO())

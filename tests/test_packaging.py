@@ -130,7 +130,7 @@ def test_wheel_states_its_dependencies(built: Path) -> None:
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]
     base = [line.split()[1] for line in required if "extra ==" not in line]
     assert sorted(name.split(">")[0] for name in base) == ["numpy", "pillow", "tokenizers"]
-    assert "trine = trine.export.cli:main" in scripts
+    assert "trine = trine.runtime.commands.program:main" in scripts
 
 
 @pytest.mark.slow
@@ -213,7 +213,7 @@ def test_the_program_without_extras_names_the_one_to_install(
 ) -> None:
     arguments = [str(golden_bundle) if word == "BUNDLE" else word for word in arguments]
     blocked = "BLOCKED = ['onnx', 'onnx_ir', 'onnxruntime', 'ml_dtypes', 'huggingface_hub']\n"
-    program = f"from trine.export.cli import main\nsys.exit(main({arguments}))"
+    program = f"from trine.runtime.commands.program import main\nsys.exit(main({arguments}))"
     done = python(blocked + BLOCKER + program, tmp_path)
     assert done.returncode == code, done.stderr
     assert fragment in done.stderr
@@ -333,7 +333,7 @@ def test_torch_is_imported_for_the_comparison_only() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if {name.split(".")[0] for name in names} & {"torch", "transformers", "peft"}:
                 found.add(path.relative_to(ROOT).as_posix())
-    assert found == {"export/torch_reference.py"}
+    assert found == {"export/reference/torch_reference.py"}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trine.export import cli
+from trine.runtime.commands import program as cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -165,7 +165,7 @@ def test_pages_stay_short() -> None:
 
 
 def test_changelog_has_this_version_and_this_bundle_format() -> None:
-    from trine.runtime.manifest import FORMAT_VERSION
+    from trine.runtime.bundle.manifest import FORMAT_VERSION
 
     text = (ROOT / "CHANGELOG.md").read_text("utf-8")
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

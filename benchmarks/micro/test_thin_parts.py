@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from trine.export.sample_config import sample_model
-from trine.export.sample_spec import SampleSpec
+from trine.export.sample.config import sample_model
+from trine.export.sample.spec import SampleSpec
 from trine.kernels.maxsim import maxsim_scores
 from trine.kernels.pooling import l2_normalise, mean_rows, project, truncate
 from trine.kernels.processors import num_processors
 from trine.kernels.quantise import pack_ubinary, quantise_int8, to_float16
-from trine.runtime.image_patches import patch_image
-from trine.runtime.model_config import ImageConfig
-from trine.runtime.plan import RunCosts, plan_decoder_runs
-from trine.runtime.tokenizer import TextTokenizer
-from trine.runtime.vision_layout import VisionInputs, lay_out_images, pad_layout
+from trine.runtime.bundle.model_config import ImageConfig
+from trine.runtime.inference.batch_planner import RunCosts, plan_decoder_runs
+from trine.runtime.preprocessing.image_processor import patch_image
+from trine.runtime.preprocessing.tokenizer import TextTokenizer
+from trine.runtime.preprocessing.vision_inputs import VisionInputs, lay_out_images, pad_layout
 
 HIDDEN, PROJECTOR = 2048, 128
 #: The published vision tower and image processor.

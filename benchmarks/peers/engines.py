@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peers.contract import EngineChoice
-from trine.runtime.bundle import open_bundle
-from trine.runtime.native_entries import runs_here
+from trine.runtime.bundle.bundle import open_bundle
+from trine.runtime.engines.native.entries import runs_here
 
 __all__ = ["choose_engines"]
 

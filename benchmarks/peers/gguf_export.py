@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.export.reference_weights import adapter_changes, base_weights
+from trine.export.reference.weights import adapter_changes, base_weights
 
 __all__ = ["GGUF_NAME", "write_gguf"]
 

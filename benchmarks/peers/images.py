@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.bundle import TOKENIZER_NAME, open_bundle
-from trine.runtime.image_patches import patch_image
-from trine.runtime.sequence import TokenSequence, image_sequence
-from trine.runtime.tokenizer import TextTokenizer
+from trine.runtime.bundle.bundle import TOKENIZER_NAME, open_bundle
+from trine.runtime.preprocessing.image_processor import patch_image
+from trine.runtime.preprocessing.sequence import TokenSequence, image_sequence
+from trine.runtime.preprocessing.tokenizer import TextTokenizer
 
 __all__ = ["picture_sequence"]
 

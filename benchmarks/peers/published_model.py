@@ -15,8 +15,8 @@ from peers.contract import Call, Inputs, Setup, UnsupportedCase
 from peers.images import picture_sequence
 from peers.padding import embed_padded
 from peers.reference import item_tasks
-from trine.export.reference_weights import adapter_changes
-from trine.runtime.sequence import TokenSequence
+from trine.export.reference.weights import adapter_changes
+from trine.runtime.preprocessing.sequence import TokenSequence
 
 if TYPE_CHECKING:
     import torch

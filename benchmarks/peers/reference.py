@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from peers.contract import Call, Inputs, Setup, UnsupportedCase
 from peers.images import picture_sequence
-from trine.export.torch_reference import TorchReference
+from trine.export.reference.torch_reference import TorchReference
 
 __all__ = ["Reference", "item_tasks"]
 

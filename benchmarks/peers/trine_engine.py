@@ -11,15 +11,15 @@ from peers.contract import Call, EngineChoice, Inputs, Setup, UnsupportedCase
 from peers.images import picture_sequence
 from peers.reference import item_tasks
 from trine.kernels.maxsim import maxsim_scores
-from trine.runtime.bundle import EMBEDDING_NAME, open_bundle
-from trine.runtime.embedding_table import EmbeddingTable
-from trine.runtime.engine import EngineOptions
+from trine.runtime.bundle.bundle import EMBEDDING_NAME, open_bundle
+from trine.runtime.bundle.model_config import MAX_TOKENS
+from trine.runtime.engines.base import EngineOptions
 from trine.runtime.engines.opening import open_engine
-from trine.runtime.image_patches import patch_image
-from trine.runtime.model_config import MAX_TOKENS
-from trine.runtime.pipeline import BatchLimits, Pipeline
-from trine.runtime.sequence import TokenSequence, text_sequence
-from trine.runtime.vision_layout import lay_out_images
+from trine.runtime.inference.embedding_table import EmbeddingTable
+from trine.runtime.inference.runner import BatchLimits, Pipeline
+from trine.runtime.preprocessing.image_processor import patch_image
+from trine.runtime.preprocessing.sequence import TokenSequence, text_sequence
+from trine.runtime.preprocessing.vision_inputs import lay_out_images
 
 __all__ = ["TrineEngine", "TrineThinParts"]
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trine.runtime.progress import format_bytes
+from trine.runtime.commands.progress import format_bytes
 
 __all__ = ["register", "run"]
 
@@ -39,7 +39,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """List, add or remove."""
-    from trine.export.bundle_edit import add_adapter, remove_adapter
+    from trine.export.bundle.edit import add_adapter, remove_adapter
 
     if arguments.action == "add":
         add_adapter(arguments.bundle, arguments.name, arguments.folder, arguments.task)
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_adapters(folder: Path) -> None:
-    from trine.runtime.bundle import open_bundle
+    from trine.runtime.bundle.bundle import open_bundle
 
     manifest = open_bundle(folder).manifest
     if not manifest.adapters.files:

@@ -5,15 +5,15 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from trine.runtime.commands.progress import format_bytes
 from trine.runtime.errors import BundleError, InputError, missing_package
-from trine.runtime.progress import format_bytes
 
 __all__ = ["register", "run"]
 
 #: Graphics processors of the RTX 30, 40 and 50 series.
 DEFAULT_SMS = "86,89,120"
 #: Runs of many sequences go through a model in passes of 2,048 tokens, whose products any GPU of
-#: `trine.runtime.roofline.devices` computes for at least five times as long as it takes to read the
+#: `trine.runtime.commands.roofline.devices` computes for at least five times as long as it takes to read the
 #: weights: more tokens at once would take more memory and hardly less time. Passes of 2,048 tokens
 #: are of short texts, of passages, or of two long ones; each has a padded view of 4,096 slots.
 #: Beside them: a few queries, and single texts of up to 8,192 and of 32,768 tokens, the longest.
@@ -83,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         from trine.export.trt.head_kernels import compile_heads
     except ImportError as cause:
         raise missing_package(cause.name or "onnx", "export", "to build engines") from cause
-    from trine.runtime.bundle import open_bundle
-    from trine.runtime.bundle_summary import bucket_texts
+    from trine.runtime.bundle.bundle import open_bundle
+    from trine.runtime.commands.info.bundle_summary import bucket_texts
 
     bundle = open_bundle(arguments.bundle)
     model = bundle.manifest.model

@@ -91,9 +91,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and say what was written."""
     try:
-        from trine.export.export_report import export_lines
+        from trine.export.bundle.report import export_lines
+        from trine.export.export import export_checkpoint
         from trine.export.options import ExportOptions, chosen_precisions
-        from trine.export.pipeline import export_checkpoint
     except ImportError as cause:
         raise missing_package(
             cause.name or "onnx_ir", "export", "to export a checkpoint"

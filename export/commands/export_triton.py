@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.export.triton_repository.model_config import Batching
     from trine.export.triton_repository.models import ServingChoices
     from trine.export.triton_repository.repository import write_repository
-    from trine.runtime.bundle import open_bundle
+    from trine.runtime.bundle.bundle import open_bundle
 
     for name in ("max_batch", "max_delay_us", "instances"):
         value, least = getattr(arguments, name), 0 if name == "max_delay_us" else 1

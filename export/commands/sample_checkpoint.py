@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from trine.export.sample_checkpoint import Progress, sample_size, write_sample_checkpoint
-from trine.export.sample_spec import HARD_TRAITS, Dtype, KeySpelling, SampleSpec, changed_spec
+from trine.export.sample.checkpoint import Progress, sample_size, write_sample_checkpoint
+from trine.export.sample.spec import HARD_TRAITS, Dtype, KeySpelling, SampleSpec, changed_spec
 
 __all__ = ["register", "run"]
 

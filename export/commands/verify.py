@@ -39,8 +39,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """Verify, print the report to stdout, and return 0 if all is well, else 1."""
     try:
-        from trine.export.verify import verify_bundle
-        from trine.export.verify_report import report_lines
+        from trine.export.verify.report import report_lines
+        from trine.export.verify.verify import verify_bundle
     except ImportError as cause:
         raise missing_package(cause.name or "onnx_ir", "export", "to verify a bundle") from cause
 

@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from trine.export.checkpoint.source import BUILT_IN, resolve_source
+from trine.export.export import export_checkpoint
 from trine.export.options import ExportOptions
-from trine.export.pipeline import export_checkpoint
-from trine.export.source import BUILT_IN, resolve_source
-from trine.runtime.bundle import open_bundle
+from trine.runtime.bundle.bundle import open_bundle
+from trine.runtime.bundle.golden import worst
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import BundleError
-from trine.runtime.golden import worst
 
 __all__ = ["DemoBundle", "prepare_bundle"]
 

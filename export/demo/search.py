@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trine.export.demo.corpus import Candidate, Query, Section, Task
 from trine.runtime.embedder import Embedder
-from trine.runtime.similarity import cosine_similarity, maxsim
+from trine.runtime.scoring.similarity import cosine_similarity, maxsim
 
 __all__ = ["Answer", "Found", "Hit", "Speed", "measure_speed", "search"]
 

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.export.triton_repository.bls_engine import BlsEngine
-from trine.runtime.bundle import open_bundle
+from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import InputError, TrineError
+from trine.runtime.inference.runner import BatchLimits
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.outputs import Embeddings
-from trine.runtime.pipeline import BatchLimits
 
 __all__ = ["Rows", "TritonPythonModel", "read_rows"]
 

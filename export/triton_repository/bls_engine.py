@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.export.triton_repository.models import VISION, decoder_name
-from trine.runtime.adapters import AdapterHandle, AdapterSource, MergedAdapters
-from trine.runtime.bundle import HEADS_NAME, Bundle
-from trine.runtime.engine import DecoderInputs
+from trine.runtime.adapters.base import AdapterHandle, AdapterSource, MergedAdapters
+from trine.runtime.bundle.bundle import HEADS_NAME, Bundle
+from trine.runtime.bundle.manifest import EngineEntry
+from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.errors import EngineError
-from trine.runtime.heads import load_projectors
-from trine.runtime.manifest import EngineEntry
-from trine.runtime.vision_layout import VisionInputs
+from trine.runtime.inference.pooling import load_projectors
+from trine.runtime.preprocessing.vision_inputs import VisionInputs
 
 __all__ = ["BlsEngine"]
 

@@ -11,9 +11,9 @@ from trine.export.triton_repository.model_config import (
     ServedModel,
     TensorConfig,
 )
-from trine.runtime.bundle import Bundle
-from trine.runtime.manifest import EngineEntry
-from trine.runtime.model_config import ModelConfig
+from trine.runtime.bundle.bundle import Bundle
+from trine.runtime.bundle.manifest import EngineEntry
+from trine.runtime.bundle.model_config import ModelConfig
 
 __all__ = [
     "EMBED",
@@ -105,7 +105,7 @@ def graph_models(
 ) -> dict[str, ServedModel]:
     """Return a model for each graph of an engine with merged adapters, by the graph's path.
 
-    Their inputs are packed (`trine.runtime.engine.DecoderInputs`), so Triton joins no requests;
+    Their inputs are packed (`trine.runtime.engines.base.DecoderInputs`), so Triton joins no requests;
     `embed` does, before it packs.
     """
     names = {entry.vision: VISION}

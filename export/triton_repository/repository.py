@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from trine.export.bundle_writer import write_atomically
+from trine.export.bundle.writer import write_atomically
 from trine.export.triton_repository.model_config import ServedModel, config_text
 from trine.export.triton_repository.models import (
     EMBED,
@@ -18,9 +18,9 @@ from trine.export.triton_repository.models import (
     embed_model,
     graph_models,
 )
-from trine.runtime.bundle import MANIFEST_NAME, Bundle
+from trine.runtime.bundle.bundle import MANIFEST_NAME, Bundle
+from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.errors import BundleError, InputError
-from trine.runtime.manifest import EngineEntry
 
 __all__ = ["BUNDLE_FOLDER", "VERSION", "write_repository"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from trine.runtime.adapter_bank import SLOTS_PER_RUN
+from trine.runtime.adapters.store import SLOTS_PER_RUN
+from trine.runtime.bundle.manifest import Builder, SizeRange
+from trine.runtime.bundle.model_config import VisionConfig
 from trine.runtime.errors import InputError
-from trine.runtime.manifest import Builder, SizeRange
-from trine.runtime.model_config import VisionConfig
 
 __all__ = [
     "BuildSpec",

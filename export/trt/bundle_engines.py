@@ -5,19 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trine.export.bundle_edit import write_manifest
-from trine.export.engine_files import TABLE_NUMBERS, EngineSource
+from trine.export.accuracy.parity import UNMEASURED
+from trine.export.bundle.edit import write_manifest
+from trine.export.bundle.engine_files import TABLE_NUMBERS, EngineSource
+from trine.export.graphs.trt.graph_files import TrtPlans
+from trine.export.graphs.trt.precision import TrtPlan
 from trine.export.options import TensorRtPrecision
-from trine.export.parity import UNMEASURED
 from trine.export.trt.engine_build import RECORD_SUFFIX, BuildRecord
-from trine.export.trt.graph_files import TrtPlans
-from trine.export.trt.plan import TrtPlan
 from trine.kernels.rotation import ROTATION
-from trine.runtime.bundle import Bundle, file_sha256
-from trine.runtime.embedding_table import EMBEDDING_TENSOR
-from trine.runtime.manifest import BuiltEngine, EngineEntry, FileEntry, SizeRange
-from trine.runtime.model_config import DecoderConfig, VisionConfig
-from trine.runtime.precision import (
+from trine.runtime.bundle.bundle import Bundle, file_sha256
+from trine.runtime.bundle.manifest import BuiltEngine, EngineEntry, FileEntry, SizeRange
+from trine.runtime.bundle.model_config import DecoderConfig, VisionConfig
+from trine.runtime.bundle.precision import (
     ALWAYS_FLOAT32,
     GraphPrecision,
     LinearPrecision,
@@ -25,6 +24,7 @@ from trine.runtime.precision import (
     WiderTensor,
     linear_role,
 )
+from trine.runtime.inference.embedding_table import EMBEDDING_TENSOR
 
 __all__ = ["BUILT_FOLDER", "BuiltGraph", "record_engines", "trt_entry", "trt_name"]
 

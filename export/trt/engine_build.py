@@ -18,11 +18,11 @@ import onnx
 
 from trine.export.trt.build_spec import BuildSpec, profiles
 from trine.export.trt.lint import lint_file
-from trine.runtime.bundle import file_sha256
+from trine.runtime.bundle.bundle import file_sha256
+from trine.runtime.bundle.manifest import Builder, SizeRange
+from trine.runtime.bundle.model_config import VisionConfig
 from trine.runtime.engines.gpu.tensorrt import import_builder
 from trine.runtime.errors import EngineError, missing_package
-from trine.runtime.manifest import Builder, SizeRange
-from trine.runtime.model_config import VisionConfig
 
 __all__ = ["RECORD_SUFFIX", "BuildRecord", "build_engine", "engine_key"]
 

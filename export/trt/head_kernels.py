@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from trine.export.bundle_edit import write_manifest
+from trine.export.bundle.edit import write_manifest
 from trine.kernels.triton.compile import compile_kernels
 from trine.kernels.triton.specs import TARGETS, find_spec
-from trine.runtime.bundle import file_sha256, open_bundle
+from trine.runtime.bundle.bundle import file_sha256, open_bundle
+from trine.runtime.bundle.manifest import FileEntry
 from trine.runtime.engines.gpu.heads import HEAD_KERNELS
 from trine.runtime.engines.gpu.opening import KERNELS_FOLDER
 from trine.runtime.errors import InputError, missing_package
-from trine.runtime.manifest import FileEntry
 
 __all__ = ["compile_heads"]
 

@@ -23,7 +23,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "bundle", metavar="BUNDLE", type=Path, nargs="?", help="a folder of `trine export`"
     )
-    from trine.runtime.serving.settings_sources import add_flags
+    from trine.runtime.serving.config.settings_sources import add_flags
 
     add_flags(parser)
     parser.set_defaults(run=run)
@@ -31,14 +31,14 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until the process is told to end."""
-    from trine.runtime.serving.settings_sources import CONFIG_VARIABLE, read_settings
+    from trine.runtime.serving.config.settings_sources import CONFIG_VARIABLE, read_settings
 
     config = os.environ.get(CONFIG_VARIABLE)
     settings = read_settings(
         vars(arguments), os.environ, arguments.config or (Path(config) if config else None)
     )
     try:
-        from trine.runtime.serving.server import serve
+        from trine.runtime.serving.workers.server import serve
     except ImportError as cause:
         raise missing_package(cause.name or "starlette", "server", "to serve") from cause
     return serve(settings)

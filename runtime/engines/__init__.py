@@ -1,1 +1,1 @@
-"""What runs a graph: one module an engine, all with the Protocol of `trine.runtime.engine`."""
+"""What runs a graph: one module an engine, all with the Protocol of `trine.runtime.engines.base`."""

@@ -7,13 +7,13 @@ import sys
 from dataclasses import dataclass
 
 from trine.kernels.cpu.library import why_unavailable
-from trine.runtime.bundle import Bundle
-from trine.runtime.doctor.probe import probe_cuda
+from trine.runtime.bundle.bundle import Bundle
+from trine.runtime.bundle.manifest import Builder, EngineEntry
+from trine.runtime.bundle.tuned_settings import TunedSettings, read_tuned
 from trine.runtime.engines.gpu.built import built_engine
+from trine.runtime.engines.gpu.entries import GPU_RUNNERS, gpu_entries
 from trine.runtime.errors import EngineError
-from trine.runtime.gpu_entries import GPU_RUNNERS, gpu_entries
-from trine.runtime.manifest import Builder, EngineEntry
-from trine.runtime.tuning.settings import TunedSettings, read_tuned
+from trine.runtime.hardware.probe import probe_cuda
 
 __all__ = ["EngineChoice", "choose_engine", "resolve_engine", "why_not"]
 

@@ -1,14 +1,14 @@
 """Opens the engine that a bundle's entry asks for."""
 
 from trine.kernels.cpu.library import NativeLibraryError
-from trine.runtime.bundle import Bundle
-from trine.runtime.engine import Engine, EngineOptions
+from trine.runtime.bundle.bundle import Bundle
+from trine.runtime.bundle.manifest import EngineEntry
+from trine.runtime.engines.base import Engine, EngineOptions
+from trine.runtime.engines.gpu.entries import GPU_RUNNERS
 from trine.runtime.engines.gpu.opening import open_gpu_engine
 from trine.runtime.engines.native.engine import NativeCpuEngine
-from trine.runtime.engines.ort_cpu import OrtCpuEngine
+from trine.runtime.engines.ort.engine import OrtCpuEngine
 from trine.runtime.errors import EngineError
-from trine.runtime.gpu_entries import GPU_RUNNERS
-from trine.runtime.manifest import EngineEntry
 
 __all__ = ["open_engine"]
 

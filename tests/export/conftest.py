@@ -15,11 +15,11 @@ import pytest
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trine.export.cli import main
+from trine.export.export import export_checkpoint
 from trine.export.options import ExportOptions
-from trine.export.pipeline import export_checkpoint
-from trine.export.sample_checkpoint import write_sample_checkpoint
-from trine.export.sample_spec import SPECIAL_TOKENS, SampleSpec, changed_spec
+from trine.export.sample.checkpoint import write_sample_checkpoint
+from trine.export.sample.spec import SPECIAL_TOKENS, SampleSpec, changed_spec
+from trine.runtime.commands.program import main
 from trine.runtime.errors import CheckpointError, TrineError
 
 Adapters = Literal["merged", "runtime"]

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trine.export.sample_config import sample_model
-from trine.export.sample_spec import SampleSpec
+from trine.export.sample.config import sample_model
+from trine.export.sample.spec import SampleSpec
 from trine.kernels.patchify import patchify, patchify_levels
-from trine.runtime.image_patches import patch_image
-from trine.runtime.vision_layout import lay_out_images, window_order
+from trine.runtime.preprocessing.image_processor import patch_image
+from trine.runtime.preprocessing.vision_inputs import lay_out_images, window_order
 
 #: The published vision tower and image processor, which takes pictures of any size here.
 PUBLISHED = sample_model(SampleSpec.full())

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from trine.export.checkpoint_config import read_model_config
-from trine.export.engine_making import EngineMaker
-from trine.export.linears import GraphPlan
+from trine.export.bundle.safetensors_writer import entry_from_array, write_safetensors
+from trine.export.checkpoint.config import read_model_config
+from trine.export.export import export_checkpoint
+from trine.export.graphs.ort.linears import GraphPlan
 from trine.export.options import ExportOptions
-from trine.export.pipeline import export_checkpoint
-from trine.export.plan_refinement import RefinedPlan
-from trine.export.precision_plan import FLOAT32, EnginePlan, plan_engine, with_wider
-from trine.export.tensor_writer import entry_from_array, write_safetensors
-from trine.runtime.lora_layout import PROJECTOR, adapted_shapes
-from trine.runtime.tensor_file import narrow
+from trine.export.quantisation.engine_making import EngineMaker
+from trine.export.quantisation.plan_refinement import RefinedPlan
+from trine.export.quantisation.precision_plan import FLOAT32, EnginePlan, plan_engine, with_wider
+from trine.runtime.adapters.layout import PROJECTOR, adapted_shapes
+from trine.runtime.bundle.safetensors_file import narrow
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "checkpoint"
 #: A and B of each adapted layer.

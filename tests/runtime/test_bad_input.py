@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from trine.export.export import export_checkpoint
 from trine.export.options import ExportOptions
-from trine.export.pipeline import export_checkpoint
-from trine.export.sample_checkpoint import write_sample_checkpoint
-from trine.export.sample_spec import SampleSpec, changed_spec
+from trine.export.sample.checkpoint import write_sample_checkpoint
+from trine.export.sample.spec import SampleSpec, changed_spec
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageText

@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from trine.runtime.embedder import Embedder
-from trine.runtime.image_input import load_image
-from trine.runtime.image_patches import patch_image
-from trine.runtime.preparation import Preparation
+from trine.runtime.preprocessing.image_processor import patch_image
+from trine.runtime.preprocessing.load_image import load_image
+from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import check_request
-from trine.runtime.tokenizer import TextTokenizer
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent

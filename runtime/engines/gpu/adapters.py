@@ -5,10 +5,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.adapter_bank import SLOTS_PER_RUN, AdapterBank, AdapterView
-from trine.runtime.engines.gpu.device import Device
-from trine.runtime.engines.gpu.memory import DeviceBuffer
-from trine.runtime.engines.gpu.transfer import upload_now
+from trine.runtime.adapters.store import SLOTS_PER_RUN, AdapterBank, AdapterView
+from trine.runtime.engines.gpu.cuda.device import Device
+from trine.runtime.engines.gpu.cuda.memory import DeviceBuffer
+from trine.runtime.engines.gpu.cuda.transfer import upload_now
 
 __all__ = ["DeviceAdapters"]
 

@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.manifest import SizeRange
+from trine.runtime.bundle.manifest import SizeRange
 
 __all__ = [
     "ANY_SIZE",
@@ -55,7 +55,7 @@ class Padding:
     Attributes:
         free_tokens: up to here a run takes the time it takes to read the weights, however many
             tokens it has: peak operations a byte of memory traffic are 150 to 300 in 16 bits on the
-            GPUs of `trine.runtime.roofline.devices`.
+            GPUs of `trine.runtime.commands.roofline.devices`.
         most_waste: beyond, size of the bucket over the run's own up to which padding is worth it.
     """
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from trine.runtime.bundle import Bundle
+from trine.runtime.bundle.bundle import Bundle
+from trine.runtime.bundle.manifest import Builder, BuiltEngine, EngineEntry
 from trine.runtime.errors import EngineError
-from trine.runtime.manifest import Builder, BuiltEngine, EngineEntry
 
 __all__ = ["built_engine", "rebuild_command"]
 

@@ -7,16 +7,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.adapter_bank import SLOTS_PER_RUN, AdapterBank
-from trine.runtime.adapters import AdapterHandle, AdapterSource, MergedAdapters
-from trine.runtime.bundle import HEADS_NAME, Bundle
+from trine.runtime.adapters.base import AdapterHandle, AdapterSource, MergedAdapters
+from trine.runtime.adapters.store import SLOTS_PER_RUN, AdapterBank
+from trine.runtime.bundle.bundle import HEADS_NAME, Bundle
+from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.engines.gpu.adapters import DeviceAdapters
-from trine.runtime.engines.gpu.device import Device
+from trine.runtime.engines.gpu.cuda.device import Device
 from trine.runtime.engines.gpu.layout import GraphInput
 from trine.runtime.engines.gpu.program import Program
-from trine.runtime.engines.ort_decoders import open_bank, rank_mask
-from trine.runtime.heads import load_projectors
-from trine.runtime.manifest import EngineEntry
+from trine.runtime.engines.ort.decoders import open_bank, rank_mask
+from trine.runtime.inference.pooling import load_projectors
 
 __all__ = ["AdapterInputs", "DeviceDecoders", "OpenProgram", "merged_decoders", "shared_decoder"]
 

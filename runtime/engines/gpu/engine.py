@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.adapters import AdapterHandle, AdapterSource
-from trine.runtime.engine import DecoderInputs, DecoderRun, EngineOptions, RunVectors
+from trine.runtime.adapters.base import AdapterHandle, AdapterSource
+from trine.runtime.bundle.manifest import EngineEntry
+from trine.runtime.bundle.model_config import ModelConfig
+from trine.runtime.engines.base import DecoderInputs, DecoderRun, EngineOptions, RunVectors
 from trine.runtime.engines.gpu.buckets import Padding, decoder_sizes, split_run
 from trine.runtime.engines.gpu.compiled import Binding, Library
+from trine.runtime.engines.gpu.cuda.device import Device
+from trine.runtime.engines.gpu.cuda.lanes import Lane, Lanes, Output, Ticket
 from trine.runtime.engines.gpu.decoders import DeviceDecoders
-from trine.runtime.engines.gpu.device import Device
 from trine.runtime.engines.gpu.heads import DeviceHeads, HeadPart
 from trine.runtime.engines.gpu.host_heads import host_vectors
-from trine.runtime.engines.gpu.lanes import Lane, Lanes, Output, Ticket
 from trine.runtime.engines.gpu.layout import (
     GraphInput,
     decoder_arrays,
@@ -23,9 +25,7 @@ from trine.runtime.engines.gpu.layout import (
 )
 from trine.runtime.engines.gpu.program import Program
 from trine.runtime.engines.gpu.schedule import Start, run_all
-from trine.runtime.manifest import EngineEntry
-from trine.runtime.model_config import ModelConfig
-from trine.runtime.vision_layout import VisionInputs
+from trine.runtime.preprocessing.vision_inputs import VisionInputs
 
 __all__ = ["GpuEngine", "Parts"]
 

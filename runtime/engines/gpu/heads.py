@@ -19,15 +19,15 @@ from trine.kernels.triton.launches import (
     launch_project_rows,
 )
 from trine.kernels.triton.specs import ALIGNMENT, find_spec
-from trine.runtime.adapter_bank import MAX_ADAPTERS
-from trine.runtime.adapters import AdapterHandle
-from trine.runtime.engines.gpu.device import Device
-from trine.runtime.engines.gpu.lanes import Lane, Output
+from trine.runtime.adapters.base import AdapterHandle
+from trine.runtime.adapters.store import MAX_ADAPTERS
+from trine.runtime.bundle.model_config import ModelConfig
+from trine.runtime.engines.gpu.cuda.device import Device
+from trine.runtime.engines.gpu.cuda.lanes import Lane, Output
+from trine.runtime.engines.gpu.cuda.memory import DeviceBuffer
+from trine.runtime.engines.gpu.cuda.transfer import upload_now
 from trine.runtime.engines.gpu.layout import GraphInput
-from trine.runtime.engines.gpu.memory import DeviceBuffer
-from trine.runtime.engines.gpu.transfer import upload_now
-from trine.runtime.heads import Projector
-from trine.runtime.model_config import ModelConfig
+from trine.runtime.inference.pooling import Projector
 
 __all__ = ["HEAD_KERNELS", "DeviceHeads", "HeadPart", "Kernels", "heads_obstacle"]
 

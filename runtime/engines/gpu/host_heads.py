@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.pooling import l2_normalise, mean_rows, project, truncate
-from trine.runtime.engine import RunVectors
+from trine.runtime.engines.base import RunVectors
 from trine.runtime.engines.gpu.heads import HeadPart
 
 __all__ = ["host_vectors"]

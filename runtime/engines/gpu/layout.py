@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.engine import DecoderInputs
+from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.engines.gpu.buckets import Sizes, decoder_sizes
-from trine.runtime.vision_layout import VisionInputs, pad_layout
+from trine.runtime.preprocessing.vision_inputs import VisionInputs, pad_layout
 
 __all__ = ["GraphInput", "PictureRun", "decoder_arrays", "pictures_of"]
 

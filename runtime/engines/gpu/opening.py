@@ -6,18 +6,19 @@ from pathlib import Path
 from trine.kernels.triton.errors import KernelError
 from trine.kernels.triton.index import INDEX_NAME
 from trine.kernels.triton.launch import CudaKernels
-from trine.runtime.bundle import Bundle
-from trine.runtime.engine import EngineOptions
+from trine.runtime.bundle.bundle import Bundle
+from trine.runtime.bundle.manifest import Builder, EngineEntry, SizeRange
+from trine.runtime.engines.base import EngineOptions
 from trine.runtime.engines.gpu.buckets import ANY_SIZE, Buckets
 from trine.runtime.engines.gpu.built import built_engine, rebuild_command
 from trine.runtime.engines.gpu.compiled import Library
-from trine.runtime.engines.gpu.cuda import open_device
+from trine.runtime.engines.gpu.cuda.device import Device
+from trine.runtime.engines.gpu.cuda.driver import open_device
+from trine.runtime.engines.gpu.cuda.lanes import Lanes
+from trine.runtime.engines.gpu.cuda.memory import DeviceBuffer
 from trine.runtime.engines.gpu.decoders import OpenProgram, merged_decoders, shared_decoder
-from trine.runtime.engines.gpu.device import Device
 from trine.runtime.engines.gpu.engine import GpuEngine, Parts
 from trine.runtime.engines.gpu.heads import DeviceHeads, Kernels, heads_obstacle
-from trine.runtime.engines.gpu.lanes import Lanes
-from trine.runtime.engines.gpu.memory import DeviceBuffer
 from trine.runtime.engines.gpu.ort_library import (
     OrtLibrary,
     OrtRunner,
@@ -27,7 +28,6 @@ from trine.runtime.engines.gpu.ort_library import (
 from trine.runtime.engines.gpu.program import Program
 from trine.runtime.engines.gpu.tensorrt import TensorRt
 from trine.runtime.errors import EngineError
-from trine.runtime.manifest import Builder, EngineEntry, SizeRange
 
 __all__ = ["KERNELS_FOLDER", "Drivers", "open_gpu_engine"]
 

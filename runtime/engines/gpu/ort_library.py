@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from trine.runtime.engines.gpu.buckets import Profiles
 from trine.runtime.engines.gpu.compiled import Binding, CompiledGraph, ExecutionContext
-from trine.runtime.engines.gpu.device import Device
+from trine.runtime.engines.gpu.cuda.device import Device
 from trine.runtime.errors import EngineError, missing_package
 
 __all__ = [

@@ -2,9 +2,9 @@
 
 from trine.runtime.engines.gpu.buckets import Buckets, Profiles, Sizes, choose_profile
 from trine.runtime.engines.gpu.compiled import Binding, CompiledGraph, ExecutionContext
-from trine.runtime.engines.gpu.device import Device
-from trine.runtime.engines.gpu.graph_cache import GraphCache
-from trine.runtime.engines.gpu.memory import DeviceBuffer
+from trine.runtime.engines.gpu.cuda.device import Device
+from trine.runtime.engines.gpu.cuda.graph_cache import GraphCache
+from trine.runtime.engines.gpu.cuda.memory import DeviceBuffer
 from trine.runtime.errors import EngineError
 
 __all__ = ["Program"]

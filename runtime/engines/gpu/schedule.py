@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.engines.gpu.lanes import Lane, Lanes, Ticket
+from trine.runtime.engines.gpu.cuda.lanes import Lane, Lanes, Ticket
 
 __all__ = ["Start", "run_all"]
 

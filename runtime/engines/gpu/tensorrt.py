@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from trine.runtime.bundle.manifest import Builder
 from trine.runtime.engines.gpu.compiled import Binding, CompiledGraph, ExecutionContext
-from trine.runtime.engines.gpu.device import Device
+from trine.runtime.engines.gpu.cuda.device import Device
 from trine.runtime.errors import EngineError, missing_package
-from trine.runtime.manifest import Builder
 
 __all__ = ["TITLES", "TensorRt", "import_builder"]
 

@@ -3,13 +3,13 @@
 import numpy as np
 
 from trine.kernels.cpu.kernels import CpuKernels
-from trine.runtime.engine import DecoderInputs
+from trine.runtime.bundle.model_config import DecoderConfig
+from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.engines.native.deltas import RunDeltas
 from trine.runtime.engines.native.layers import LayerNames, LayerReader
 from trine.runtime.engines.native.linear import Floats
 from trine.runtime.engines.native.stack import AttentionLayout, StackRun, TransformerStack
 from trine.runtime.engines.native.workspace import Workspace
-from trine.runtime.model_config import DecoderConfig
 
 __all__ = ["read_decoder", "run_decoder"]
 

@@ -12,11 +12,17 @@ from numpy.typing import NDArray
 from trine.kernels.cpu.kernels import CpuKernels
 from trine.kernels.cpu.packed import PackedValues
 from trine.kernels.processors import num_processors
-from trine.runtime.adapter_bank import SLOTS_PER_RUN, AdapterBank
-from trine.runtime.adapters import AdapterHandle, AdapterSource, MergedAdapters
-from trine.runtime.bundle import HEADS_NAME, Bundle
-from trine.runtime.engine import DecoderInputs, EngineOptions
-from trine.runtime.engine_profile import OperatorTime
+from trine.runtime.adapters.base import AdapterHandle, AdapterSource, MergedAdapters
+from trine.runtime.adapters.store import SLOTS_PER_RUN, AdapterBank
+from trine.runtime.bundle.bundle import HEADS_NAME, Bundle
+from trine.runtime.bundle.manifest import EngineEntry
+from trine.runtime.engines.base import DecoderInputs, EngineOptions
+from trine.runtime.engines.memory_check import (
+    native_decoder_bytes,
+    native_vision_bytes,
+    require_decoder_memory,
+    require_vision_memory,
+)
 from trine.runtime.engines.native.decoder import read_decoder, run_decoder
 from trine.runtime.engines.native.deltas import RunDeltas
 from trine.runtime.engines.native.graph_weights import GraphWeights
@@ -26,16 +32,10 @@ from trine.runtime.engines.native.profile import ProfilingKernels
 from trine.runtime.engines.native.stack import TransformerStack
 from trine.runtime.engines.native.vision import VisionTower
 from trine.runtime.engines.native.workspace import Workspace
-from trine.runtime.engines.ort_decoders import open_bank
-from trine.runtime.engines.run_memory import (
-    native_decoder_bytes,
-    native_vision_bytes,
-    require_decoder_memory,
-    require_vision_memory,
-)
-from trine.runtime.heads import load_projectors
-from trine.runtime.manifest import EngineEntry
-from trine.runtime.vision_layout import VisionInputs
+from trine.runtime.engines.ort.decoders import open_bank
+from trine.runtime.engines.profile import OperatorTime
+from trine.runtime.inference.pooling import load_projectors
+from trine.runtime.preprocessing.vision_inputs import VisionInputs
 
 __all__ = ["NativeCpuEngine"]
 

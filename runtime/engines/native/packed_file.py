@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.packed import LAYOUT_VERSION, PackedValues
-from trine.runtime.bundle import Bundle
+from trine.runtime.bundle.bundle import Bundle
+from trine.runtime.bundle.safetensors_file import TensorFile
+from trine.runtime.bundle.tuned_settings import TUNED_FOLDER, written_whole
 from trine.runtime.errors import BundleError
-from trine.runtime.tensor_file import TensorFile
-from trine.runtime.tuning.settings import TUNED_FOLDER, written_whole
 
 __all__ = ["PackedStore", "open_store", "packed_path", "remove_others", "write_packed"]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
 from trine.kernels.cpu.packed import PackedInt8
-from trine.runtime.engine_profile import OpClass, OperatorTime
+from trine.runtime.engines.profile import OpClass, OperatorTime
 
 __all__ = ["ProfilingKernels"]
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from trine.kernels.cpu.kernels import CpuKernels
+from trine.runtime.bundle.model_config import VISION_NORM_EPS, VisionConfig
 from trine.runtime.engines.native.layers import LayerNames, LayerReader
 from trine.runtime.engines.native.linear import Floats, Linear, Rows
 from trine.runtime.engines.native.stack import AttentionLayout, StackRun, TransformerStack
 from trine.runtime.engines.native.workspace import Workspace
-from trine.runtime.model_config import VISION_NORM_EPS, VisionConfig
-from trine.runtime.vision_layout import VisionInputs
+from trine.runtime.preprocessing.vision_inputs import VisionInputs
 
 __all__ = ["VisionTower"]
 

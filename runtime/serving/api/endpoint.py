@@ -9,15 +9,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trine.runtime.serving.api.error_bodies import answer_error
-from trine.runtime.serving.api.foreign_token_ids import ForeignTokenIds
-from trine.runtime.serving.api.image_inputs import ImageReader, read_pictures
-from trine.runtime.serving.api.inputs import ParsedItem
-from trine.runtime.serving.api.tasks import TaskChoice
-from trine.runtime.serving.calls import EmbedCall, Embedding, EmbedItem, EmbedResult, ServiceError
-from trine.runtime.serving.item_fields import INPUT, ItemFields
-from trine.runtime.serving.request_context import call_context
-from trine.runtime.serving.response_headers import embedding_headers
+from trine.runtime.serving.api.requests.images import ImageReader, read_pictures
+from trine.runtime.serving.api.requests.items import ParsedItem
+from trine.runtime.serving.api.requests.tasks import TaskChoice
+from trine.runtime.serving.api.requests.token_ids import ForeignTokenIds
+from trine.runtime.serving.api.responses.errors import answer_error
+from trine.runtime.serving.http.request_context import call_context
+from trine.runtime.serving.http.response_headers import embedding_headers
+from trine.runtime.serving.service.calls import (
+    EmbedCall,
+    Embedding,
+    EmbedItem,
+    EmbedResult,
+    ServiceError,
+)
+from trine.runtime.serving.service.item_fields import INPUT, ItemFields
 
 __all__ = ["ApiContext", "Embedded", "Handler", "embed_items", "endpoint", "json_response"]
 

@@ -5,8 +5,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from trine.runtime.serving.api.endpoint import ApiContext, endpoint, json_response
-from trine.runtime.serving.api.tasks import choose_task, model_names
-from trine.runtime.serving.calls import ModelInfo
+from trine.runtime.serving.api.requests.tasks import choose_task, model_names
+from trine.runtime.serving.service.calls import ModelInfo
 
 __all__ = ["routes"]
 

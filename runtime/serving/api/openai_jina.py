@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trine.runtime.serving.api.embedding_answers import embeddings_response
-from trine.runtime.serving.api.embedding_requests import EmbeddingsBody, plan_embeddings
 from trine.runtime.serving.api.endpoint import ApiContext, embed_items, endpoint
-from trine.runtime.serving.api.raw_bytes import accepted_raw_type
-from trine.runtime.serving.api.request_bodies import read_body
+from trine.runtime.serving.api.requests.bodies import read_body
+from trine.runtime.serving.api.requests.embeddings import EmbeddingsBody, plan_embeddings
+from trine.runtime.serving.api.responses.embeddings import embeddings_response
+from trine.runtime.serving.api.responses.raw_bytes import accepted_raw_type
 
 __all__ = ["routes"]
 

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trine.runtime.serving.api.embedding_answers import multi_vectors_of, single_vectors_of
-from trine.runtime.serving.api.embedding_requests import EmbeddingsBody, plan_embeddings
 from trine.runtime.serving.api.endpoint import ApiContext, embed_items, endpoint, json_response
-from trine.runtime.serving.api.output_types import encode_matrix, encode_rows
-from trine.runtime.serving.api.request_bodies import read_body
+from trine.runtime.serving.api.requests.bodies import read_body
+from trine.runtime.serving.api.requests.embeddings import EmbeddingsBody, plan_embeddings
+from trine.runtime.serving.api.responses.embeddings import multi_vectors_of, single_vectors_of
+from trine.runtime.serving.api.responses.output_types import encode_matrix, encode_rows
 
 __all__ = ["routes"]
 

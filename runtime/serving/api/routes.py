@@ -2,12 +2,14 @@
 
 from starlette.routing import Route
 
-from trine.runtime.serving.api import kserve, models, openai_jina, openapi, pooling, scoring, tei
+from trine.runtime.serving.api import models, openai_jina, pooling, scoring, tei
 from trine.runtime.serving.api.endpoint import ApiContext
-from trine.runtime.serving.api.foreign_token_ids import ForeignTokenIds, open_cl100k
-from trine.runtime.serving.api.image_inputs import ImageReader
-from trine.runtime.serving.calls import Embedding
-from trine.runtime.serving.settings import ServerSettings
+from trine.runtime.serving.api.kserve import routes as kserve
+from trine.runtime.serving.api.openapi import document as openapi
+from trine.runtime.serving.api.requests.images import ImageReader
+from trine.runtime.serving.api.requests.token_ids import ForeignTokenIds, open_cl100k
+from trine.runtime.serving.config.settings import ServerSettings
+from trine.runtime.serving.service.calls import Embedding
 
 __all__ = ["api_routes"]
 

@@ -14,15 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trine.runtime.serving.api.embedding_requests import (
+from trine.runtime.serving.api.endpoint import ApiContext, Embedded, endpoint, json_response
+from trine.runtime.serving.api.requests.bodies import Body, read_body
+from trine.runtime.serving.api.requests.embeddings import (
     ITEM_SCHEMA,
     text_length,
     truncation,
 )
-from trine.runtime.serving.api.endpoint import ApiContext, Embedded, endpoint, json_response
-from trine.runtime.serving.api.inputs import ParsedItem, is_image_uri
-from trine.runtime.serving.api.request_bodies import Body, read_body
-from trine.runtime.serving.api.scores import (
+from trine.runtime.serving.api.requests.items import ParsedItem, is_image_uri
+from trine.runtime.serving.api.responses.scores import (
     Scoring,
     choose_scoring,
     embed_pairs,
@@ -30,7 +30,7 @@ from trine.runtime.serving.api.scores import (
     score_pairs,
     side_choices,
 )
-from trine.runtime.serving.calls import EmbedCall, ModelInfo, ServiceError
+from trine.runtime.serving.service.calls import EmbedCall, ModelInfo, ServiceError
 
 __all__ = ["RerankBody", "ScoreBody", "pair_up", "routes"]
 

@@ -12,9 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trine.runtime.model_config import PROMPTS
-from trine.runtime.serving.api.embedding_answers import multi_vectors_of, single_vectors_of
-from trine.runtime.serving.api.embedding_requests import INPUT_SCHEMA, kept_dimensions
+from trine.runtime.bundle.model_config import PROMPTS
 from trine.runtime.serving.api.endpoint import (
     ApiContext,
     Embedded,
@@ -22,12 +20,18 @@ from trine.runtime.serving.api.endpoint import (
     endpoint,
     json_response,
 )
-from trine.runtime.serving.api.inputs import parse_input
-from trine.runtime.serving.api.output_types import choose_output, encode_matrix, encode_rows
-from trine.runtime.serving.api.request_bodies import Body, read_body
-from trine.runtime.serving.api.tasks import choose_task
-from trine.runtime.serving.calls import EmbedCall, ServiceError, TokenizedText, Truncation
-from trine.runtime.serving.item_fields import ItemField
+from trine.runtime.serving.api.requests.bodies import Body, read_body
+from trine.runtime.serving.api.requests.embeddings import INPUT_SCHEMA, kept_dimensions
+from trine.runtime.serving.api.requests.items import parse_input
+from trine.runtime.serving.api.requests.tasks import choose_task
+from trine.runtime.serving.api.responses.embeddings import multi_vectors_of, single_vectors_of
+from trine.runtime.serving.api.responses.output_types import (
+    choose_output,
+    encode_matrix,
+    encode_rows,
+)
+from trine.runtime.serving.service.calls import EmbedCall, ServiceError, TokenizedText, Truncation
+from trine.runtime.serving.service.item_fields import ItemField
 
 __all__ = ["DecodeBody", "EmbedBody", "TokenizeBody", "routes"]
 

@@ -16,13 +16,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from trine.runtime.bundle.model_config import PROMPTS
 from trine.runtime.inputs import ImageText
-from trine.runtime.model_config import PROMPTS
 from trine.runtime.serving.api.endpoint import json_response
-from trine.runtime.serving.api.error_bodies import answer_error
-from trine.runtime.serving.api.request_bodies import Body, read_body
-from trine.runtime.serving.api.tasks import TaskChoice, choose_task
-from trine.runtime.serving.calls import (
+from trine.runtime.serving.api.requests.bodies import Body, read_body
+from trine.runtime.serving.api.requests.tasks import TaskChoice, choose_task
+from trine.runtime.serving.api.responses.errors import answer_error
+from trine.runtime.serving.http.request_context import call_context
+from trine.runtime.serving.http.response_headers import embedding_headers
+from trine.runtime.serving.media.image_source import is_url
+from trine.runtime.serving.service.calls import (
     CallContext,
     EmbedCall,
     Embedding,
@@ -31,11 +34,8 @@ from trine.runtime.serving.calls import (
     ServiceError,
     TokenizedText,
 )
-from trine.runtime.serving.image_source import is_url
-from trine.runtime.serving.item_fields import ItemField, ItemPlace, place_of
-from trine.runtime.serving.refusals import at_item, item_error
-from trine.runtime.serving.request_context import call_context
-from trine.runtime.serving.response_headers import embedding_headers
+from trine.runtime.serving.service.item_fields import ItemField, ItemPlace, place_of
+from trine.runtime.serving.service.refusals import at_item, item_error
 
 __all__ = ["page_routes"]
 

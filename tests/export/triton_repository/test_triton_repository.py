@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trine import Embedder, ImageText
-from trine.export.cli import main
 from trine.export.triton_repository.model_config import ServedModel, TensorConfig, config_text
-from trine.runtime.bundle import open_bundle
+from trine.runtime.bundle.bundle import open_bundle
+from trine.runtime.commands.program import main
 
 TASKS = ("retrieval", "text-matching", "code")
 

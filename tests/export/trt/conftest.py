@@ -13,35 +13,35 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from trine.export.adapter_files import choose_layout
+from trine.export.bundle.adapter_files import choose_layout
+from trine.export.bundle.engine_files import EngineSource
+from trine.export.bundle.golden_inputs import GOLDEN_TEXTS, golden_image, golden_inputs
+from trine.export.bundle.runtime_files import write_embedding, write_heads, write_tokenizer
 from trine.export.calibration.inputs import built_in_calibration
-from trine.export.checkpoint import Checkpoint
-from trine.export.engine_files import EngineSource
-from trine.export.golden_inputs import GOLDEN_TEXTS, golden_image, golden_inputs
-from trine.export.planning import Planning
-from trine.export.range_scan import LinearRange, RangeScan
-from trine.export.reference import Reference, ReferenceInput
-from trine.export.reference_pass import run_reference
-from trine.export.runtime_files import write_embedding, write_heads, write_tokenizer
-from trine.export.trt.graph_files import write_trt_graphs
-from trine.export.trt.graph_making import plan_graphs
-from trine.export.trt.graph_plans import TrtPlans
-from trine.export.trt.plan import Half, TensorRtPrecision
-from trine.runtime.adapter_bank import AdapterBank
-from trine.runtime.adapter_file import adapter_from_peft
-from trine.runtime.adapters import AdapterHandle, AdapterSource, MergedAdapters
-from trine.runtime.bundle import EMBEDDING_NAME, HEADS_NAME
-from trine.runtime.embedding_table import EmbeddingTable
-from trine.runtime.engine import DecoderInputs
-from trine.runtime.engines.ort_decoders import ONNX_TYPES, rank_mask
-from trine.runtime.heads import load_base_projector, load_projectors
+from trine.export.checkpoint.checkpoint import Checkpoint
+from trine.export.graphs.trt.graph_files import write_trt_graphs
+from trine.export.graphs.trt.precision import Half, TensorRtPrecision
+from trine.export.quantisation.observer import LinearRange, RangeScan
+from trine.export.quantisation.planning import Planning
+from trine.export.quantisation.trt.graph_making import plan_graphs
+from trine.export.quantisation.trt.graph_plans import TrtPlans
+from trine.export.reference.forward import run_reference
+from trine.export.reference.model import Reference, ReferenceInput
+from trine.runtime.adapters.base import AdapterHandle, AdapterSource, MergedAdapters
+from trine.runtime.adapters.file import adapter_from_peft
+from trine.runtime.adapters.peft import PeftAdapters
+from trine.runtime.adapters.store import AdapterBank
+from trine.runtime.bundle.bundle import EMBEDDING_NAME, HEADS_NAME
+from trine.runtime.bundle.safetensors_file import widen
+from trine.runtime.engines.base import DecoderInputs
+from trine.runtime.engines.ort.decoders import ONNX_TYPES, rank_mask
+from trine.runtime.inference.embedding_table import EmbeddingTable
+from trine.runtime.inference.pooling import load_base_projector, load_projectors
+from trine.runtime.inference.runner import BatchLimits, Pipeline
 from trine.runtime.inputs import ImageText
-from trine.runtime.peft_adapter import PeftAdapters
-from trine.runtime.pipeline import BatchLimits, Pipeline
-from trine.runtime.preparation import Preparation
+from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.vision_inputs import VisionInputs
 from trine.runtime.request import check_request
-from trine.runtime.tensor_file import widen
-from trine.runtime.vision_layout import VisionInputs
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
 #: Of the built-in calibration inputs, for plans in tests.
@@ -123,7 +123,7 @@ def _open(path: Path, half: Half) -> onnxruntime.InferenceSession:
 
 @dataclass(frozen=True)
 class GraphRunner:
-    """An engine of the runtime (`trine.runtime.engine`) that runs typed graphs."""
+    """An engine of the runtime (`trine.runtime.engines.base`) that runs typed graphs."""
 
     adapters: AdapterSource
     sessions: Mapping[str, onnxruntime.InferenceSession]

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trine.export.commands.build import DEFAULT_BUCKETS
-from trine.export.sample_config import sample_model
-from trine.export.sample_spec import SampleSpec
+from trine.export.sample.config import sample_model
+from trine.export.sample.spec import SampleSpec
 from trine.export.trt.build_spec import (
     BuildSpec,
     DecoderBucket,
@@ -17,10 +17,10 @@ from trine.export.trt.build_spec import (
     parse_buckets,
     profiles,
 )
+from trine.runtime.bundle.manifest import SizeRange
 from trine.runtime.engines.gpu.buckets import choose_profile, decoder_sizes, split_run
 from trine.runtime.errors import InputError
-from trine.runtime.manifest import SizeRange
-from trine.runtime.vision_layout import window_order
+from trine.runtime.preprocessing.vision_inputs import window_order
 
 VISION = sample_model(SampleSpec.full()).vision
 SPEC = BuildSpec(

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from trine.export.cli import main
+from trine.export.export import export_checkpoint
 from trine.export.options import ExportOptions
-from trine.export.pipeline import export_checkpoint
 from trine.kernels.triton.index import read_code, read_index
-from trine.runtime.bundle import Bundle, open_bundle
+from trine.runtime.bundle.bundle import Bundle, open_bundle
+from trine.runtime.bundle.manifest import EngineEntry
+from trine.runtime.commands.program import main
 from trine.runtime.engines.gpu.built import built_engine
 from trine.runtime.engines.gpu.heads import HEAD_KERNELS
 from trine.runtime.engines.gpu.opening import KERNELS_FOLDER
 from trine.runtime.errors import BundleError, EngineError
-from trine.runtime.manifest import EngineEntry
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
 ARGUMENTS = ["--engine", "trt-int8", "--sm", "89", "--buckets", "text=64x4x32,image=256x1"]
@@ -102,7 +102,7 @@ def test_engines_that_are_there_are_not_built_again(
 @pytest.mark.reference
 def test_kernels_of_the_heads_are_compiled_into_the_bundle(copy: Path) -> None:
     """The whole command with Triton's compiler, in a process of its own: this one's interprets."""
-    program = "import sys; from trine.export.cli import main; sys.exit(main())"
+    program = "import sys; from trine.runtime.commands.program import main; sys.exit(main())"
     for sm in ("89", "86"):
         arguments = [*ARGUMENTS[:3], sm, *ARGUMENTS[4:], "--kernels"]
         command = [sys.executable, "-c", program, "build", str(copy), *arguments]

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from trine.export.range_scan import LinearRange, RangeScan
-from trine.export.trt.calibration import input_error, quantise_layers
-from trine.export.trt.graph_plans import TrtPlans
-from trine.export.trt.plan import Half, Quantisation, uniform_plan
+from trine.export.graphs.trt.precision import Half, Quantisation, uniform_plan
+from trine.export.quantisation.observer import LinearRange, RangeScan
+from trine.export.quantisation.trt.calibration import input_error, quantise_layers
+from trine.export.quantisation.trt.graph_plans import TrtPlans
 
 Cosines = Callable[[TrtPlans, Half, str], np.ndarray]
 

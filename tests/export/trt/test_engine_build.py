@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from trine.export.adapter_files import choose_layout
-from trine.export.checkpoint import Checkpoint
+from trine.export.bundle.adapter_files import choose_layout
+from trine.export.checkpoint.checkpoint import Checkpoint
+from trine.export.graphs.trt.graph_files import write_trt_graphs
+from trine.export.graphs.trt.precision import Half, Quantisation, WeightQuantisation, uniform_plan
+from trine.export.quantisation.trt.graph_plans import TrtPlans
 from trine.export.trt import engine_build
 from trine.export.trt.build_spec import BuildSpec, DecoderBucket, VisionBucket
 from trine.export.trt.build_worker import scratch_by_profile
 from trine.export.trt.engine_build import build_engine
-from trine.export.trt.graph_files import write_trt_graphs
-from trine.export.trt.graph_plans import TrtPlans
 from trine.export.trt.lint import lint_file
-from trine.export.trt.plan import Half, Quantisation, WeightQuantisation, uniform_plan
+from trine.runtime.adapters.peft import PeftAdapters
 from trine.runtime.errors import EngineError
-from trine.runtime.peft_adapter import PeftAdapters
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
 CHECKPOINT = Checkpoint(GOLDEN)

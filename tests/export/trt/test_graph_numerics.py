@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from trine.export.trt.graph_plans import TrtPlans
-from trine.export.trt.plan import Half, uniform_plan
+from trine.export.graphs.trt.precision import Half, uniform_plan
+from trine.export.quantisation.trt.graph_plans import TrtPlans
 
 
 @pytest.mark.parametrize("mode", ["merged", "runtime"])

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from trine.export.precision_floors import FLOORS
-from trine.export.sample_checkpoint import write_sample_checkpoint
-from trine.export.sample_spec import HARD_TRAITS, SampleSpec, changed_spec
-from trine.export.source import resolve_source
-from trine.export.trt.graph_plans import FLOOR_OF, TrtPlans, plan_halves
+from trine.export.accuracy.thresholds import FLOORS
+from trine.export.checkpoint.source import resolve_source
+from trine.export.graphs.trt.precision import TensorRtPrecision
+from trine.export.quantisation.trt.graph_plans import FLOOR_OF, TrtPlans, plan_halves
+from trine.export.sample.checkpoint import write_sample_checkpoint
+from trine.export.sample.spec import HARD_TRAITS, SampleSpec, changed_spec
 from trine.export.trt.lint import lint_file
-from trine.export.trt.plan import TensorRtPrecision
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
 

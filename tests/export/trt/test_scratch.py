@@ -12,14 +12,14 @@ import onnx_ir as ir
 import pytest
 
 from trine.export.commands.build import DEFAULT_BUCKETS
-from trine.export.graph_builder import Weight, save_graph
-from trine.export.sample_config import sample_model
-from trine.export.sample_spec import SampleSpec
+from trine.export.graphs.builder import Weight, save_graph
+from trine.export.graphs.trt.decoder import build_trt_decoder
+from trine.export.graphs.trt.precision import Quantisation, uniform_plan
+from trine.export.graphs.trt.vision import build_trt_vision
+from trine.export.sample.config import sample_model
+from trine.export.sample.spec import SampleSpec
 from trine.export.trt.build_spec import BuildSpec, DecoderBucket, parse_buckets
-from trine.export.trt.decoder_graph import build_trt_decoder
 from trine.export.trt.engine_build import build_engine
-from trine.export.trt.plan import Quantisation, uniform_plan
-from trine.export.trt.vision_graph import build_trt_vision
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,

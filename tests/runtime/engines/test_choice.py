@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from trine.runtime.bundle import Bundle, open_bundle
+from trine.runtime.bundle.bundle import Bundle, open_bundle
+from trine.runtime.bundle.manifest import Builder, BuiltEngine, EngineEntry
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines import choice
 from trine.runtime.engines.choice import resolve_engine, why_not
+from trine.runtime.engines.gpu.entries import GPU_RUNNERS, gpu_entries
 from trine.runtime.errors import BundleError, InputError
-from trine.runtime.gpu_entries import GPU_RUNNERS, gpu_entries
-from trine.runtime.manifest import Builder, BuiltEngine, EngineEntry
 
 
 def built(entry: EngineEntry, builder: Builder, version: str, *sms: int) -> EngineEntry:

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from trine.runtime.serving.app import Application, make_app
-from trine.runtime.serving.calls import CallContext, EmbedCall, EmbedItem, EmbedResult
-from trine.runtime.serving.loop_lag import LoopLag
-from trine.runtime.serving.metrics import ServerMetrics, make_registry
-from trine.runtime.serving.rate_limits import RateLimits
-from trine.runtime.serving.service import EmbeddingService
-from trine.runtime.serving.settings import ServerSettings
-from trine.runtime.serving.tracing import NoTracer
+from trine.runtime.serving.config.settings import ServerSettings
+from trine.runtime.serving.http.app import Application, make_app
+from trine.runtime.serving.http.rate_limits import RateLimits
+from trine.runtime.serving.observability.loop_lag import LoopLag
+from trine.runtime.serving.observability.metrics import ServerMetrics, make_registry
+from trine.runtime.serving.observability.tracing import NoTracer
+from trine.runtime.serving.service.calls import CallContext, EmbedCall, EmbedItem, EmbedResult
+from trine.runtime.serving.service.service import EmbeddingService
 
 T = TypeVar("T")
 

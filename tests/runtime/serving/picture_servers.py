@@ -10,8 +10,8 @@ from typing import Any, cast
 import httpcore
 from PIL import Image
 
-from trine.runtime.serving.public_addresses import is_public_address
-from trine.runtime.serving.url_fetch import FetchLimits, UrlFetcher
+from trine.runtime.serving.media.public_addresses import is_public_address
+from trine.runtime.serving.media.url_fetch import FetchLimits, UrlFetcher
 
 #: What the good host resolves to: a public address that nothing here really connects to.
 PUBLIC = "93.184.216.34"

@@ -21,7 +21,7 @@ def running_server(bundle: Path, *flags: str) -> Iterator[str]:
     program = [
         sys.executable,
         "-c",
-        "import sys; from trine.export.cli import main; sys.exit(main())",
+        "import sys; from trine.runtime.commands.program import main; sys.exit(main())",
     ]
     process = subprocess.Popen(
         [*program, "serve", str(bundle), "--port", "0", *flags],

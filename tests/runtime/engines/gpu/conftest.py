@@ -11,19 +11,19 @@ from typing import Literal
 import pytest
 
 from tests.runtime.engines.gpu.simulated_tensorrt import VERSION, write_kernels
-from trine.export.adapter_files import choose_layout
-from trine.export.bundle_edit import write_manifest
-from trine.export.checkpoint import Checkpoint
+from trine.export.bundle.adapter_files import choose_layout
+from trine.export.bundle.edit import write_manifest
+from trine.export.checkpoint.checkpoint import Checkpoint
+from trine.export.export import export_checkpoint
+from trine.export.graphs.trt.graph_files import TrtPlans, write_trt_graphs
+from trine.export.graphs.trt.precision import Half, uniform_plan
 from trine.export.options import ExportOptions
-from trine.export.pipeline import export_checkpoint
 from trine.export.trt.build_spec import BuildSpec, parse_buckets, profiles
 from trine.export.trt.bundle_engines import BUILT_FOLDER, BuiltGraph, record_engines
 from trine.export.trt.engine_build import BuildRecord
-from trine.export.trt.graph_files import TrtPlans, write_trt_graphs
-from trine.export.trt.plan import Half, uniform_plan
-from trine.runtime.bundle import file_sha256, open_bundle
-from trine.runtime.manifest import FileEntry
-from trine.runtime.peft_adapter import PeftAdapters
+from trine.runtime.adapters.peft import PeftAdapters
+from trine.runtime.bundle.bundle import file_sha256, open_bundle
+from trine.runtime.bundle.manifest import FileEntry
 
 GOLDEN = Path(__file__).parents[3] / "data" / "golden" / "checkpoint"
 BUCKETS = "text=64x4x32,text=160x3x80,text=512x8x400,image=256x1,image=1024x2"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.engines.gpu.device import HostBlock
+from trine.runtime.engines.gpu.cuda.device import HostBlock
 
 Work = Callable[[], None]
 

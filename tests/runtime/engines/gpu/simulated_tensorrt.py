@@ -20,12 +20,12 @@ from trine.kernels.pooling import l2_normalise, project
 from trine.kernels.triton.index import CompiledKernel, KernelIndex, write_index
 from trine.kernels.triton.launch import CudaKernels
 from trine.kernels.triton.specs import find_spec, recipe_hash
+from trine.runtime.bundle.manifest import Builder
 from trine.runtime.engines.gpu.compiled import Binding, CompiledGraph, ExecutionContext
-from trine.runtime.engines.gpu.device import Device
+from trine.runtime.engines.gpu.cuda.device import Device
 from trine.runtime.engines.gpu.heads import Kernels
 from trine.runtime.engines.gpu.opening import Drivers
 from trine.runtime.errors import EngineError
-from trine.runtime.manifest import Builder
 
 VERSION = "11.4.0.106"
 HEADS = ("pool_segments.fp32", "project_rows.fp32")

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trine.runtime.engine import DecoderInputs
+from trine.runtime.bundle.manifest import SizeRange
+from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.engines.gpu.buckets import (
     ANY_SIZE,
     Padding,
@@ -16,8 +17,7 @@ from trine.runtime.engines.gpu.buckets import (
     split_run,
 )
 from trine.runtime.engines.gpu.layout import decoder_arrays, pictures_of
-from trine.runtime.manifest import SizeRange
-from trine.runtime.vision_layout import VisionInputs, pad_layout
+from trine.runtime.preprocessing.vision_inputs import VisionInputs, pad_layout
 
 
 def bucket(tokens: int, sequences: int, length: int) -> dict[str, SizeRange]:

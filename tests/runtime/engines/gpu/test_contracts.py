@@ -20,7 +20,7 @@ import pytest
 from tests.runtime.engines.gpu.simulated_gpu import SimulatedDevice
 from trine.runtime.engines.gpu import tensorrt
 from trine.runtime.engines.gpu.compiled import Binding
-from trine.runtime.engines.gpu.cuda import CudaDevice, open_device
+from trine.runtime.engines.gpu.cuda.driver import CudaDevice, open_device
 from trine.runtime.engines.gpu.ort_library import (
     OrtGraph,
     OrtSettings,

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from tests.runtime.engines.gpu.simulated_gpu import SimulatedDevice
 from tests.runtime.engines.gpu.simulated_tensorrt import SimulatedDrivers
-from trine.runtime.bundle import open_bundle
+from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.embedder import Embedder
-from trine.runtime.engine import EngineOptions
+from trine.runtime.engines.base import EngineOptions
 from trine.runtime.engines.gpu.opening import open_gpu_engine
 from trine.runtime.errors import EngineError
+from trine.runtime.inference.runner import BatchLimits
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.outputs import Embeddings
-from trine.runtime.pipeline import BatchLimits
 from trine.runtime.request import check_request
 
 WORDS = [

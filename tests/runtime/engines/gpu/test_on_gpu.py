@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trine.export.cli import main
+from trine.export.export import export_checkpoint
 from trine.export.options import ExportOptions
-from trine.export.pipeline import export_checkpoint
+from trine.runtime.commands.program import main
 from trine.runtime.embedder import Embedder
-from trine.runtime.engines.gpu.cuda import open_device
+from trine.runtime.engines.gpu.cuda.driver import open_device
 from trine.runtime.errors import DependencyError, EngineError
 from trine.runtime.inputs import ImageText, Item
 

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from tests.runtime.engines.gpu.simulated_tensorrt import SimulatedDrivers
-from trine.runtime.adapters import AdapterHandle
-from trine.runtime.bundle import EMBEDDING_NAME, TOKENIZER_NAME, open_bundle
-from trine.runtime.embedding_table import EmbeddingTable
-from trine.runtime.engine import EngineOptions, VectorEngine
+from trine.runtime.adapters.base import AdapterHandle
+from trine.runtime.bundle.bundle import EMBEDDING_NAME, TOKENIZER_NAME, open_bundle
+from trine.runtime.engines.base import EngineOptions, VectorEngine
 from trine.runtime.engines.gpu.opening import open_gpu_engine
-from trine.runtime.pipeline import BatchLimits, Pipeline
-from trine.runtime.preparation import Preparation
+from trine.runtime.inference.embedding_table import EmbeddingTable
+from trine.runtime.inference.runner import BatchLimits, Pipeline
+from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.sequence import TokenSequence
+from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import check_request
-from trine.runtime.sequence import TokenSequence
-from trine.runtime.serving.batching import Load
-from trine.runtime.serving.engine_meter import EngineRun, metered
-from trine.runtime.serving.vectors import item_vectors, run_entries
-from trine.runtime.serving.work_queue import Entry
-from trine.runtime.tokenizer import TextTokenizer
+from trine.runtime.serving.scheduler.batching import Load
+from trine.runtime.serving.scheduler.engine_meter import EngineRun, metered
+from trine.runtime.serving.scheduler.vectors import item_vectors, run_entries
+from trine.runtime.serving.scheduler.work_queue import Entry
 
 MakeBundle = Callable[..., Path]
 TEXTS = ["one two three", "four", "five six " * 8, "seven eight nine ten " * 12]

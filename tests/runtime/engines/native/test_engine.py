@@ -10,21 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trine.export.engine_making import EngineMaker
+from trine.export.export import export_checkpoint
 from trine.export.options import ExportOptions
-from trine.export.pipeline import export_checkpoint
-from trine.export.plan_refinement import RefinedPlan
-from trine.export.precision_plan import FLOAT32, EnginePlan, plan_engine, with_wider
+from trine.export.quantisation.engine_making import EngineMaker
+from trine.export.quantisation.plan_refinement import RefinedPlan
+from trine.export.quantisation.precision_plan import FLOAT32, EnginePlan, plan_engine, with_wider
 from trine.kernels.cpu import library
 from trine.kernels.cpu.library import NativeLibraryError, why_unavailable
-from trine.runtime import native_entries
-from trine.runtime.bundle import open_bundle
+from trine.runtime.bundle.bundle import open_bundle
+from trine.runtime.bundle.golden import worst
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.native import decoder as native_decoder
+from trine.runtime.engines.native import entries as native_entries
 from trine.runtime.engines.native import stack
 from trine.runtime.engines.native.stack import STRIP_ROWS, query_strips, strip_rows
 from trine.runtime.errors import BundleError, EngineError
-from trine.runtime.golden import worst
 from trine.runtime.inputs import ImageText, Item
 
 needs_kernels = pytest.mark.skipif(

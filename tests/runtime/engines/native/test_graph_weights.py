@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from trine.runtime.bundle import open_bundle
+from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.engines.native.graph_weights import GraphWeights
 from trine.runtime.errors import BundleError
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from trine.kernels.cpu.library import why_unavailable
-from trine.runtime.bundle import Bundle, open_bundle
+from trine.runtime.bundle.bundle import Bundle, open_bundle
 from trine.runtime.embedder import Embedder
-from trine.runtime.engine import EngineOptions
+from trine.runtime.engines.base import EngineOptions
 from trine.runtime.engines.native import packed_file
 from trine.runtime.engines.native.engine import NativeCpuEngine
 from trine.runtime.engines.native.packed_file import open_store, packed_path, write_packed

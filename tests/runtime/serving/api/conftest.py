@@ -17,11 +17,13 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from trine.runtime.bundle.model_config import PROMPTS
 from trine.runtime.inputs import ImageText, Prompt
-from trine.runtime.model_config import PROMPTS
-from trine.runtime.serving.api.error_bodies import answer_http_exception
+from trine.runtime.serving.api.responses.errors import answer_http_exception
 from trine.runtime.serving.api.routes import api_routes
-from trine.runtime.serving.calls import (
+from trine.runtime.serving.config.settings import ServerSettings
+from trine.runtime.serving.http.request_context import set_call_context
+from trine.runtime.serving.service.calls import (
     CallContext,
     EmbedCall,
     EmbedItem,
@@ -33,9 +35,7 @@ from trine.runtime.serving.calls import (
     Timings,
     TokenizedText,
 )
-from trine.runtime.serving.refusals import item_error
-from trine.runtime.serving.request_context import set_call_context
-from trine.runtime.serving.settings import ServerSettings
+from trine.runtime.serving.service.refusals import item_error
 
 DIM = 256
 MULTI_DIM = 128

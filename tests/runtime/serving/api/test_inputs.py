@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trine.runtime.inputs import ImageText
-from trine.runtime.serving.api.image_inputs import read_pictures
-from trine.runtime.serving.api.inputs import Pictures, is_image_uri, parse_input
-from trine.runtime.serving.api.messages import parse_messages
-from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.api.requests.images import read_pictures
+from trine.runtime.serving.api.requests.items import Pictures, is_image_uri, parse_input
+from trine.runtime.serving.api.requests.messages import parse_messages
+from trine.runtime.serving.service.calls import ServiceError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),

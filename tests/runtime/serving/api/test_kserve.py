@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trine.runtime.inputs import ImageText
-from trine.runtime.serving.api.kserve_protocol import HEADER_LENGTH, parse_infer
-from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.api.kserve.protocol import HEADER_LENGTH, parse_infer
+from trine.runtime.serving.service.calls import ServiceError
 
 Vector = Callable[..., Any]
 INFER = "/v2/models/jina-embeddings-v4/infer"

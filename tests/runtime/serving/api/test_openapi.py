@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
-from trine.runtime.serving.api import kserve, models, openai_jina, openapi, pooling, scoring, tei
+from trine.runtime.serving.api import models, openai_jina, pooling, scoring, tei
 from trine.runtime.serving.api.endpoint import ApiContext
-from trine.runtime.serving.api.foreign_token_ids import ForeignTokenIds
-from trine.runtime.serving.api.openapi import openapi_document
-from trine.runtime.serving.api.operations import OPERATIONS, Operation
+from trine.runtime.serving.api.kserve import routes as kserve
+from trine.runtime.serving.api.openapi import document as openapi
+from trine.runtime.serving.api.openapi.document import openapi_document
+from trine.runtime.serving.api.openapi.operations import OPERATIONS, Operation
+from trine.runtime.serving.api.requests.token_ids import ForeignTokenIds
 
 #: Served, but not described: other names for the list of models, and the document itself.
 UNLISTED = {"/models", "/models/{model}", "/openapi.json", "/docs"}
@@ -72,6 +74,6 @@ def test_the_page_loads_nothing_from_elsewhere(client: Any, info: Any) -> None:
     # Names come from operators: they are shown, not run.
     evil = openapi_document(info)
     evil["info"]["title"] = "<script>alert(1)</script>"
-    from trine.runtime.serving.api.docs_page import docs_page
+    from trine.runtime.serving.api.openapi.page import docs_page
 
     assert "<script>alert" not in docs_page(evil)

@@ -10,11 +10,11 @@ import pytest
 
 from trine.runtime.errors import DependencyError
 from trine.runtime.inputs import ImageText
-from trine.runtime.serving.api.error_bodies import error_response
-from trine.runtime.serving.api.foreign_token_ids import ForeignTokenIds, open_cl100k
-from trine.runtime.serving.calls import ServiceError
-from trine.runtime.serving.item_fields import INPUT
-from trine.runtime.similarity import maxsim
+from trine.runtime.scoring.similarity import maxsim
+from trine.runtime.serving.api.requests.token_ids import ForeignTokenIds, open_cl100k
+from trine.runtime.serving.api.responses.errors import error_response
+from trine.runtime.serving.service.calls import ServiceError
+from trine.runtime.serving.service.item_fields import INPUT
 
 Vector = Callable[..., Any]
 DOCUMENTS = ["a chess game", "a compiler", "bread"]

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trine.runtime.serving.api.output_types import (
+from trine.runtime.serving.api.responses.output_types import (
     OutputForm,
     choose_output,
     encode_matrix,
     encode_numbers,
     encode_rows,
 )
-from trine.runtime.serving.api.raw_bytes import accepted_raw_type, pack_multi, pack_single
-from trine.runtime.serving.calls import ServiceError
+from trine.runtime.serving.api.responses.raw_bytes import accepted_raw_type, pack_multi, pack_single
+from trine.runtime.serving.service.calls import ServiceError
 
 VECTORS = arrays(
     np.float32,

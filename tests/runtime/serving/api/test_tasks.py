@@ -2,8 +2,13 @@
 
 import pytest
 
-from trine.runtime.serving.api.tasks import TaskChoice, choose_task, model_names, task_names
-from trine.runtime.serving.calls import ModelInfo, ServiceError
+from trine.runtime.serving.api.requests.tasks import (
+    TaskChoice,
+    choose_task,
+    model_names,
+    task_names,
+)
+from trine.runtime.serving.service.calls import ModelInfo, ServiceError
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""How far an engine is from float32, and how far it may be."""

@@ -1,0 +1,1 @@
+"""Writes the files of a bundle, whole or not at all."""

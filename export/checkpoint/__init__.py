@@ -1,0 +1,1 @@
+"""A checkpoint on disk: found, read, its numbers checked."""

@@ -1,0 +1,1 @@
+"""ONNX graphs of the decoder and the vision tower, node by node."""

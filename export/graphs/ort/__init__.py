@@ -1,0 +1,1 @@
+"""Graphs for ONNX Runtime, with its fused operators."""

@@ -1,0 +1,1 @@
+"""Strongly typed graphs in standard operators, for TensorRT."""

@@ -1,0 +1,152 @@
+"""Makes the engines of a bundle: plans each one's precision, writes it, measures it, judges it."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+
+from trine.export.accuracy.parity import check_float32, measure_engine, set_tolerance
+from trine.export.accuracy.thresholds import FLOORS, TARGETS, Floor, FloorCheck
+from trine.export.bundle.engine_files import DEVICES, engine_bytes, graph_bytes, write_engine
+from trine.export.options import EngineMeasurement, EngineReport, MadeEngine
+from trine.export.quantisation.plan_refinement import ImitatedLoss, RefinedPlan, refine_plan
+from trine.export.quantisation.planning import TIGHTNESS, Planning
+from trine.export.quantisation.precision_plan import EnginePlan, plan_engine
+from trine.runtime.bundle.bundle import Bundle
+from trine.runtime.bundle.manifest import EngineEntry
+from trine.runtime.bundle.precision import Precision
+
+__all__ = ["CHECKED_WEIGHT_BYTES", "EngineMaker"]
+
+#: How much nearer to their floor plans of large models may come: wide layers average errors out, so
+#: inputs that were not tried lose about what those lose that were. The engine is measured anyway.
+LARGE_MODEL_ROOM = 1.75
+
+#: Engines up to this size are run as they will be in use before the bundle is kept. Larger ones
+#: would take more memory than the export itself: they are run from mapped files, or, in float32,
+#: not at all.
+CHECKED_WEIGHT_BYTES = 2 << 30
+
+
+class EngineMaker:
+    """Makes engines of one checkpoint into one bundle.
+
+    Args:
+        planning: of the export.
+        check: whether to run engines; None for all but float32 beyond `CHECKED_WEIGHT_BYTES`.
+    """
+
+    def __init__(self, planning: Planning, *, check: bool | None) -> None:
+        self._planning = planning
+        self._source = planning.source
+        self._calibration = planning.reference.calibration
+        self._corpus = planning.reference.corpus
+        self._check = check
+
+    def plan(
+        self, precision: Precision, tightness: float, step: Callable[[int], None]
+    ) -> RefinedPlan[EnginePlan]:
+        """Return the plan of an engine, and what its imitation loses.
+
+        Args:
+            precision: of the engine.
+            tightness: of the target; 1 for the usual one, smaller for less loss.
+            step: called with 1 after each layer of the reference.
+        """
+        if precision == "fp32" or self._calibration is None:
+            return RefinedPlan(plan_engine("fp32", {}), None)
+        if tightness == TIGHTNESS[0] and self._planning.is_large and self._will_run(precision):
+            # Running the engine says more, sooner, than imitating so large a model.
+            return RefinedPlan(plan_engine(precision, self._calibration.scan.ranges), None)
+        return refine_plan(
+            plan_engine(precision, self._calibration.scan.ranges),
+            self._planning.probing(self._calibration),
+            TARGETS[precision].times(tightness * self._room * self._planning.scale(precision)),
+            step,
+        )
+
+    @property
+    def _room(self) -> float:
+        return LARGE_MODEL_ROOM if self._planning.is_large else 1.0
+
+    def _will_run(self, precision: Precision) -> bool:
+        """Return whether a narrow engine is run before it is kept."""
+        return self._check is not False and "cpu" in DEVICES[precision]
+
+    def engine_bytes(self, precision: Precision) -> int:
+        """Return about how many bytes the graphs of an engine will take."""
+        return engine_bytes(self._source, precision)
+
+    def make(
+        self,
+        precision: Precision,
+        refined: RefinedPlan[EnginePlan],
+        bundle: Bundle,
+        written: Callable[[int], None],
+        keep_below_floor: bool,
+    ) -> MadeEngine:
+        """Write one engine, measure it, and remove it again if it is below its floor.
+
+        Args:
+            precision: of the engine.
+            refined: its plan, and what the plan's imitation loses.
+            bundle: to write it into; its manifest need not name this engine.
+            written: called with the size in bytes of each tensor.
+            keep_below_floor: whether it may be kept all the same, if the maker allows that.
+
+        Raises:
+            BundleError: a float32 engine is off.
+        """
+        folder, plan, imitated = bundle.folder, refined.plan, refined.imitated
+        entry = write_engine(self._source, precision, plan, folder, written)
+        graphs = (entry.vision, *dict.fromkeys(entry.decoders.values()))
+        sizes = tuple((name, graph_bytes(folder / name)) for name in graphs)
+        measured = None
+        runs_here = "cpu" in entry.devices
+        small = entry.weight_bytes <= CHECKED_WEIGHT_BYTES
+        # A narrow engine's distance from float32 must be known, whatever its size.
+        usual = small or precision != "fp32"
+        if runs_here and (usual if self._check is None else self._check):
+            measured = self._measure(bundle, entry, mapped=not small)
+        below = _problems(FLOORS[precision], measured, imitated)
+        refused = _problems(self._planning.floor(precision), measured, imitated)
+        kept = not refused or (keep_below_floor and self._planning.allow_below_floor)
+        if not kept:
+            shutil.rmtree((folder / entry.vision).parent)
+        entry = dataclasses.replace(set_tolerance(entry, measured), below_floor=bool(below))
+        return MadeEngine(
+            entry if kept else None,
+            EngineReport(
+                name=entry.name,
+                precision=precision,
+                graphs=sizes,
+                wider=plan.wider,
+                imitated=imitated,
+                measured=measured,
+                below_floor=refused or below,
+                written=kept,
+            ),
+        )
+
+    def _measure(self, bundle: Bundle, entry: EngineEntry, mapped: bool) -> EngineMeasurement:
+        if entry.precision == "fp32":
+            found = measure_engine(bundle, entry, None, mapped)
+            check_float32(entry, found)
+            return found
+        return measure_engine(bundle, entry, self._corpus, mapped)
+
+
+def _problems(
+    floor: Floor, measured: EngineMeasurement | None, imitated: ImitatedLoss | None
+) -> tuple[str, ...]:
+    """Return why an engine is below its floor: as measured, or as imitated where it was not run."""
+    if measured is not None and measured.vectors:
+        rows = [row for row in measured.vectors if row.head == "single"]
+        return FloorCheck.of(
+            floor,
+            [row.mean for row in rows],
+            [row.worst for row in rows],
+            [row.ndcg_at_10 for row in measured.rankings if row.head == "multi"],
+        ).problems
+    if measured is None and imitated is not None:
+        return FloorCheck.of(floor, [1 - imitated.mean], [1 - imitated.worst]).problems
+    return ()

@@ -1,0 +1,244 @@
+"""Widens a plan until the imitated engine keeps to its target on calibration inputs.
+
+Layers whose rounding costs most for their size go first (`trine.export.quantisation.sensitivity`). Losses add up
+only roughly, so the sum is not trusted: whole plans are imitated and measured, until about the
+fewest that have to be widened are known (`trine.export.quantisation.prefix_search`).
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.export.quantisation.prefix_search import fewest_that_pass
+from trine.export.quantisation.sensitivity import GroupLoss, layer_groups, measure_losses
+from trine.export.reference.model import Fork, Reference, ReferenceInput, Rounding
+from trine.runtime.bundle.model_config import ModelConfig
+from trine.runtime.bundle.precision import linear_role
+
+__all__ = [
+    "ImitatedLoss",
+    "LossTarget",
+    "Probing",
+    "RefinablePlan",
+    "RefinedPlan",
+    "imitate",
+    "refine_plan",
+]
+
+Array = NDArray[np.float32]
+
+#: Inputs each layer is probed with, at most.
+MOST_TEXTS, MOST_PICTURES = 6, 2
+
+
+class RefinablePlan(Protocol):
+    """The precision of both stacks, for whatever runs them."""
+
+    @property
+    def num_stations(self) -> int:
+        """How many steps there are from the narrowest format to the widest."""
+        ...
+
+    def rounding(self, names: Set[str] | None) -> Rounding:
+        """Return what rounds as planned: some layers and operations, or all of both stacks."""
+        ...
+
+    def is_narrow(self, name: str) -> bool:
+        """Return whether a layer or operation could be wider than it is."""
+        ...
+
+    def widened(self, reasons: Mapping[str, str], station: int) -> Self:
+        """Return the plan with some layers and operations at least as wide as a station.
+
+        Args:
+            reasons: by name.
+            station: from 0; the last is the widest.
+        """
+        ...
+
+
+PlanT = TypeVar("PlanT", bound=RefinablePlan)
+
+
+@dataclass(frozen=True, slots=True)
+class LossTarget:
+    """The most that single vectors may lose, as 1 - cosine."""
+
+    mean: float
+    worst: float
+
+    def times(self, factor: float) -> "LossTarget":
+        """Return the target multiplied by a factor."""
+        return LossTarget(self.mean * factor, self.worst * factor)
+
+    def missed(self, losses: Sequence[float], inputs: Sequence[ReferenceInput]) -> bool:
+        """Return whether losses are more than that, or cannot be told, in texts or in pictures.
+
+        Apart, for there are more texts, and a mean over both would hide what pictures lose.
+
+        Args:
+            losses: of each input.
+            inputs: that lost them.
+        """
+        pictures = np.array([bool(item.sequence.images) for item in inputs])
+        values = np.asarray(losses)
+        kinds = [values[pictures == kind] for kind in (False, True) if (pictures == kind).any()]
+        return not all(k.mean() <= self.mean and k.max() <= self.worst for k in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class ImitatedLoss:
+    """1 - cosine of the imitated engine's single vectors to float32."""
+
+    losses: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.losses))
+
+    @property
+    def worst(self) -> float:
+        return float(np.max(self.losses))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probing:
+    """How plans are tried.
+
+    Attributes:
+        reference: of the checkpoint.
+        model: the model's numbers.
+        inputs: texts and at least one picture, without forks.
+        singles: float32 [n, hidden], what the reference makes of each of them.
+        max_probe_tokens: of the inputs that each layer is probed with, beyond one of each kind.
+    """
+
+    reference: Reference
+    model: ModelConfig
+    inputs: Sequence[ReferenceInput]
+    singles: Array
+    max_probe_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefinedPlan(Generic[PlanT]):
+    """A plan with what its imitation loses; None for float32, which loses nothing."""
+
+    plan: PlanT
+    imitated: ImitatedLoss | None
+
+
+def refine_plan(
+    plan: PlanT,
+    probing: Probing,
+    target: LossTarget,
+    step: Callable[[int], None],
+) -> RefinedPlan[PlanT]:
+    """Return a plan that meets the target, as near to `plan` as was found.
+
+    Args:
+        plan: by ranges alone.
+        probing: how it is tried.
+        target: to be met.
+        step: called with 1 after each layer that was computed.
+    """
+    found = imitate(probing, plan, step)
+    if not target.missed(found.losses, probing.inputs):
+        return RefinedPlan(plan, found)
+    groups = [g for g in layer_groups(probing.model) if any(plan.is_narrow(n) for n in g.names)]
+    if not groups:
+        return RefinedPlan(plan, found)
+    worst = _worst(probing, found.losses)
+    probes = [probing.inputs[index] for index in worst]
+    losses = measure_losses(
+        probing.reference, lambda group: plan.rounding(set(group.names)), groups, probes, step
+    )
+    table = np.array([loss.losses for loss in losses])
+    # Where all groups together lose more than their sum, each has its share of the rest.
+    together = np.array([found.losses[index] for index in worst])
+    table *= np.maximum(together / np.maximum(table.sum(axis=0), 1e-12), 1)
+    order = _order(table, [loss.group.num_weights for loss in losses], target)
+    tries: dict[tuple[int, int], RefinedPlan[PlanT]] = {}
+
+    def attempt(station: int, count: int) -> bool:
+        chosen = [losses[index] for index in order[:count]]
+        tried = plan.widened(_reasons(chosen), station)
+        loss = imitate(probing, tried, step)
+        tries[station, count] = RefinedPlan(tried, loss)
+        return not target.missed(loss.losses, probing.inputs)
+
+    for station in range(plan.num_stations):
+        count = fewest_that_pass(
+            len(groups),
+            lambda share: _count(table[order], probes, target.times(share)),
+            functools.partial(attempt, station),
+        )
+        if count is not None:
+            return tries[station, count]
+    return tries[plan.num_stations - 1, len(groups)]
+
+
+def imitate(probing: Probing, plan: RefinablePlan, step: Callable[[int], None]) -> ImitatedLoss:
+    """Return what a plan loses in all layers together."""
+    # One for all inputs, so that each weight is rounded once.
+    rounding = plan.rounding(None)
+    runs = [
+        ReferenceInput(item.sequence, item.task, Fork(base=None, start="", rounding=rounding))
+        for item in probing.inputs
+    ]
+    vectors = probing.reference.run(runs, step)
+    losses = []
+    for found, wanted in zip(vectors, probing.singles, strict=True):
+        cosine = float(found.single @ wanted)
+        losses.append(1 - cosine if np.isfinite(cosine) else 2.0)
+    return ImitatedLoss(tuple(losses))
+
+
+def _worst(probing: Probing, losses: Sequence[float]) -> list[int]:
+    """Return which inputs lose most: some texts and some pictures."""
+    inputs = probing.inputs
+    chosen: list[int] = []
+    for pictures, count in ((False, MOST_TEXTS), (True, MOST_PICTURES)):
+        kind = [i for i, item in enumerate(inputs) if bool(item.sequence.images) == pictures]
+        kind.sort(key=lambda i: -losses[i])
+        total = 0
+        for place, index in enumerate(kind[:count]):
+            total += len(inputs[index].sequence)
+            if place and total > probing.max_probe_tokens:
+                break
+            chosen.append(index)
+    return chosen
+
+
+def _order(
+    table: NDArray[np.float64], num_weights: Sequence[int], target: LossTarget
+) -> NDArray[np.intp]:
+    """Return the groups of a table [groups, probes] of losses, the costliest for its size first.
+
+    A layer that is widened computes slower by as much as it has weights.
+    """
+    cost = table.max(axis=1) / target.worst + table.mean(axis=1) / target.mean
+    return np.argsort(-cost / np.asarray(num_weights), kind="stable")
+
+
+def _count(table: NDArray[np.float64], probes: Sequence[ReferenceInput], target: LossTarget) -> int:
+    """Return after how many of the first groups the sum of the others' losses meets the target."""
+    rest = np.cumsum(table[::-1], axis=0)[::-1]
+    for count, losses in enumerate(rest):
+        if not target.missed(losses.tolist(), probes):
+            return count
+    return len(table)
+
+
+def _reasons(chosen: Sequence[GroupLoss]) -> dict[str, str]:
+    return {
+        name: f"rounding {linear_role(loss.group.names[0])}"
+        + (" and what follows it in its MLP" if len(loss.group.names) > 2 else "")
+        + f" alone costs up to {max(loss.losses):.1e} of the cosine"
+        for loss in chosen
+        for name in loss.group.names
+    }

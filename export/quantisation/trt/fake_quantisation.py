@@ -1,0 +1,111 @@
+"""Imitates TensorRT's formats inside the float32 reference: 16 bits, 8 with fixed scales, 4."""
+
+from collections.abc import Set
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.export.graphs.trt.linears import FP8_MAX, INT8_MAX, LEAST_SCALE
+from trine.export.graphs.trt.precision import Quantisation, TrtPlan, WeightQuantisation
+from trine.export.quantisation.fake_quantisation import HALVES, round_half
+from trine.export.quantisation.observer import linear_name
+from trine.export.quantisation.weights import quantise_symmetric_blocks
+from trine.kernels.rotation import rotate_rows
+
+__all__ = ["TrtRounding", "prepare_input", "round_input"]
+
+Array = NDArray[np.float32]
+
+
+def prepare_input(x: Array, quantisation: Quantisation) -> Array:
+    """Return float32 [T, in] of a layer's input as it is quantised: rotated, divided by smoothing.
+
+    Rotated rows have `rotated_width` channels.
+    """
+    rows = rotate_rows(x) if quantisation.rotated else x
+    return rows if quantisation.smoothing is None else rows / quantisation.smoothing
+
+
+def round_input(x: Array, quantisation: Quantisation) -> Array:
+    """Return what `prepare_input` does on its fixed grid."""
+    largest = INT8_MAX if quantisation.kind == "int8" else FP8_MAX
+    scale = np.float32(max(quantisation.input_max / largest, LEAST_SCALE))
+    return _on_grid(prepare_input(x, quantisation), scale, quantisation.kind)
+
+
+def _on_grid(x: Array, scale: Array | np.float32, kind: str) -> Array:
+    if kind == "int8":
+        return np.asarray(np.clip(np.rint(x / scale), -INT8_MAX, INT8_MAX) * scale, np.float32)
+    narrow = np.clip(x / scale, -FP8_MAX, FP8_MAX).astype(ml_dtypes.float8_e4m3fn)
+    return np.asarray(narrow.astype(np.float32) * scale, np.float32)
+
+
+def _blocks(weight: Array, quantisation: WeightQuantisation, half: str) -> Array:
+    """Return float32 [out, in], what 4-bit weights with scales in a 16-bit format stand for."""
+    block = quantisation.block
+    found = quantise_symmetric_blocks(weight.T, block, HALVES[half], quantisation.importance)
+    return (found.values * found.scales.repeat(block, axis=0)).T
+
+
+class TrtRounding:
+    """Rounds some layers of one stack as a plan has them (`trine.export.reference.model.Rounding`).
+
+    Args:
+        plan: of the graph that the layers are of.
+        names: the layers and operations to round, as the graphs call them; None for all.
+    """
+
+    def __init__(self, plan: TrtPlan, names: Set[str] | None) -> None:
+        self._plan = plan
+        self._names = names
+        self._weight: tuple[str, Array] | None = None
+
+    def _includes(self, name: str) -> bool:
+        return self._names is None or name in self._names
+
+    def covers(self, module: str) -> bool:
+        return self._includes(linear_name(module))
+
+    def linear(self, module: str, x: Array, weight: Array, bias: Array | np.float32) -> Array:
+        name = linear_name(module)
+        quantisation = self._plan.quantised.get(name)
+        half = self._plan.precision.of(name).activation
+        if self._plan.is_quantised(name):
+            half = self._plan.half
+        if quantisation is not None:
+            inputs = round_input(round_half(x, half), quantisation)
+        elif half in HALVES:
+            inputs = round_half(x, half)
+        else:
+            return x @ weight.T + bias
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is judged by its result
+            product = round_half(inputs @ self._rounded(module, weight, quantisation, half).T, half)
+            return round_half(product + round_half(np.asarray(bias, np.float32), half), half)
+
+    def _rounded(
+        self, module: str, weight: Array, quantisation: Quantisation | None, half: str
+    ) -> Array:
+        """Return the weight [out, in] on its grid; the last one is kept for the next input."""
+        if self._weight is None or self._weight[0] != module:
+            weight_only = self._plan.weight_only.get(linear_name(module))
+            if weight_only is not None:
+                rounded = round_half(_blocks(weight, weight_only, half), half)
+            elif quantisation is None:
+                rounded = round_half(weight, half)
+            else:
+                if quantisation.rotated:
+                    weight = rotate_rows(weight)
+                if quantisation.smoothing is not None:
+                    weight = weight * quantisation.smoothing
+                largest = INT8_MAX if quantisation.kind == "int8" else FP8_MAX
+                scales = np.maximum(np.abs(weight).max(axis=1) / largest, LEAST_SCALE)
+                rounded = _on_grid(weight, round_half(scales, half)[:, None], quantisation.kind)
+            self._weight = module, rounded
+        return self._weight[1]
+
+    def attention(self, prefix: str, x: Array) -> Array:
+        stack = "attn" if prefix.startswith("visual.") else "self_attn"
+        name = f"{linear_name(prefix)}.{stack}.attended"
+        number = self._plan.precision.of(name).activation
+        return round_half(x, number) if number in HALVES and self._includes(name) else x

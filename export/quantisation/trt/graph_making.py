@@ -1,0 +1,142 @@
+"""Makes graphs for TensorRT: plans their precision, judges the plan, writes them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trine.export.accuracy.thresholds import FLOORS, Floor, FloorCheck
+from trine.export.bundle.engine_files import graph_bytes
+from trine.export.bundle.golden_inputs import golden_inputs
+from trine.export.graphs.trt.graph_files import write_trt_graphs
+from trine.export.graphs.trt.precision import TensorRtPrecision
+from trine.export.options import EngineReport, MadeEngine, NarrowLayers
+from trine.export.quantisation.plan_refinement import ImitatedLoss, RefinedPlan, imitate
+from trine.export.quantisation.planning import TIGHTNESS, Planning
+from trine.export.quantisation.trt.graph_plans import FLOOR_OF, NARROW, TrtPlans, plan_trt
+from trine.export.reference.model import ReferenceInput
+from trine.export.trt.bundle_engines import trt_entry, trt_name
+from trine.runtime.preprocessing.tokenizer import TextTokenizer
+
+__all__ = ["PlannedTrt", "plan_graphs", "write_graphs"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTrt:
+    """Plans of graphs for TensorRT.
+
+    Attributes:
+        refined: the plans, and what their imitation loses of golden inputs.
+        below: why they are below their precision's usual floor; empty if they are not.
+        refused: why they are below the floor that was asked for.
+        narrow: layers in fewer than 16 bits; None if none was to have them.
+    """
+
+    refined: RefinedPlan[TrtPlans]
+    below: tuple[str, ...]
+    refused: tuple[str, ...]
+    narrow: NarrowLayers | None
+
+
+def plan_graphs(
+    planning: Planning,
+    precision: TensorRtPrecision,
+    tokenizer: TextTokenizer,
+    step: Callable[[int], None],
+) -> PlannedTrt:
+    """Return the plan of graphs for TensorRT.
+
+    Nothing here runs these graphs, so they are judged by imitation, on the golden inputs too, from
+    which neither ranges nor plans are made.
+
+    Args:
+        planning: of the export.
+        precision: asked for.
+        tokenizer: of the bundle.
+        step: called with 1 after each layer of the reference.
+
+    Raises:
+        ValueError: there are no calibration inputs.
+    """
+    calibration = planning.reference.calibration
+    if calibration is None:
+        raise ValueError("graphs for TensorRT are planned from calibration inputs")
+    probing, ranges = planning.probing(calibration), calibration.scan.ranges
+    held_out = golden_inputs(probing.model, tokenizer, planning.source.tasks)
+    vectors = planning.reference.golden.vectors
+    singles = np.stack([vectors[f"{key}/single"] for key in held_out.keys])
+    golden = dataclasses.replace(probing, inputs=held_out.inputs, singles=singles)
+    of = FLOOR_OF[precision]
+    floor, scale = planning.floor(of), planning.scale(of)
+    for tightness in TIGHTNESS:
+        refined = plan_trt(precision, ranges, probing, tightness * scale, step)
+        judged = imitate(golden, refined.plan, step)
+        refused = _problems(floor, golden.inputs, judged)
+        if not refused:
+            break
+    narrow = None
+    if precision in NARROW:
+        narrow = NarrowLayers(
+            count=refined.plan.num_quantised, total=len(ranges), min_cosine=floor.mean_cosine
+        )
+    return PlannedTrt(
+        RefinedPlan(refined.plan, judged),
+        _problems(FLOORS[of], golden.inputs, judged),
+        refused,
+        narrow,
+    )
+
+
+def write_graphs(
+    planning: Planning, precision: TensorRtPrecision, planned: PlannedTrt, folder: Path
+) -> MadeEngine:
+    """Write graphs for TensorRT, unless they are below their floor and that is not allowed.
+
+    Args:
+        planning: of the export.
+        precision: asked for.
+        planned: their plan.
+        folder: of the bundle.
+
+    Raises:
+        CheckpointError: a weight is not finite.
+    """
+    name, source, refined = trt_name(precision), planning.source, planned.refined
+    written = not planned.refused or planning.allow_below_floor
+    graphs: Mapping[str, Path] = {}
+    entry = None
+    if written:
+        place = folder / "engines" / name
+        place.mkdir()
+        graphs = write_trt_graphs(
+            source.checkpoint, source.adapters, source.tasks, source.layout, refined.plan, place
+        )
+        entry = dataclasses.replace(
+            trt_entry(precision, source, refined.plan, graphs, folder),
+            below_floor=bool(planned.below),
+        )
+    report = EngineReport(
+        name=name,
+        precision=precision,
+        graphs=tuple((f"engines/{name}/{p.name}", graph_bytes(p)) for p in graphs.values()),
+        wider=refined.plan.wider,
+        narrow=planned.narrow,
+        imitated=refined.imitated,
+        measured=None,
+        below_floor=planned.refused or planned.below,
+        written=written,
+    )
+    return MadeEngine(entry, report)
+
+
+def _problems(
+    floor: Floor, inputs: Sequence[ReferenceInput], judged: ImitatedLoss
+) -> tuple[str, ...]:
+    """Return why imitated graphs are below their floor, texts and pictures apart."""
+    kinds: dict[bool, list[float]] = {}
+    for item, loss in zip(inputs, judged.losses, strict=True):
+        kinds.setdefault(bool(item.sequence.images), []).append(1 - loss)
+    means = [sum(found) / len(found) for found in kinds.values()]
+    return FloorCheck.of(floor, means, [min(f) for f in kinds.values()]).problems

@@ -1,0 +1,210 @@
+"""Plans both TensorRT graphs: 4, 8 or 16 bits where the vectors allow it, wider where they do not.
+
+What 16 bits lose is mended first, so that fewer are tried only on layers that bear 16. Four bits
+are for the decoder's weights, beside a vision tower in 8. Attention
+is never float32, for which there is no fused kernel: where bfloat16 is too coarse for it and values
+are small enough, it is float16, and where values are too large for float16, bfloat16.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
+
+from trine.export.accuracy.thresholds import TARGETS
+from trine.export.graphs.trt.precision import (
+    Half,
+    TensorRtPrecision,
+    TrtPlan,
+    WeightQuantisation,
+    uniform_plan,
+)
+from trine.export.quantisation.fake_quantisation import BothStacks
+from trine.export.quantisation.observer import LinearRange
+from trine.export.quantisation.plan_refinement import Probing, RefinedPlan, refine_plan
+from trine.export.quantisation.precision_plan import (
+    FLOAT16_MAX,
+    FLOAT32,
+    RANGE_MARGIN,
+    is_of_decoder,
+    of_stack,
+    plan_engine,
+)
+from trine.export.quantisation.trt.calibration import quantise_layers
+from trine.export.quantisation.trt.fake_quantisation import TrtRounding
+from trine.export.reference.model import Rounding
+from trine.runtime.bundle.precision import LinearPrecision, Precision, WiderTensor
+
+__all__ = ["FLOOR_OF", "NARROW", "TrtPlans", "plan_halves", "plan_trt"]
+
+#: Precisions that have layers in fewer than 16 bits.
+NARROW: tuple[TensorRtPrecision, ...] = ("int8", "fp8", "int4")
+#: Inputs that share a scale in 4-bit weights, the first that divides their number: TensorRT
+#: documents blocks of 64 and 128, of which the smaller ones lose less.
+INT4_BLOCKS = (64,)
+
+#: Share of int8's target that plans in FP8 may lose: with three bits of mantissa, what one layer
+#: errs others can blow up for a picture that was not tried. With all of it one of the hardest
+#: random checkpoint's fell to a cosine of 0.79; those in int8 stay above their floor.
+FP8_SHARE = 0.75
+#: Whose floor each precision must keep: 8 bits are 8 bits.
+FLOOR_OF: dict[TensorRtPrecision, Precision] = {
+    "bf16": "bf16",
+    "fp16": "fp16",
+    "int8": "int8",
+    "fp8": "int8",
+    "int4": "int4",
+}
+#: Share of the target that the 16-bit layers beside narrower ones may use up.
+HALF_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrtPlans:
+    """The plans of both graphs (`trine.export.quantisation.plan_refinement.RefinablePlan`).
+
+    Attributes:
+        vision, decoder: of each graph.
+        fits_fp16: attention operations whose values are small enough for float16.
+    """
+
+    vision: TrtPlan
+    decoder: TrtPlan
+    fits_fp16: Set[str] = field(default_factory=frozenset)
+
+    @property
+    def wider(self) -> tuple[WiderTensor, ...]:
+        """All that is kept wider than 16 bits, or in the other 16-bit format."""
+        return self.vision.precision.wider + self.decoder.precision.wider
+
+    @property
+    def num_quantised(self) -> int:
+        """How many layers have fewer than 16 bits."""
+        return sum(len(p.quantised) + len(p.weight_only) for p in (self.vision, self.decoder))
+
+    @property
+    def num_stations(self) -> int:
+        return 2 if self.num_quantised else 1
+
+    def rounding(self, names: Set[str] | None) -> Rounding:
+        return BothStacks(
+            vision=TrtRounding(self.vision, names), decoder=TrtRounding(self.decoder, names)
+        )
+
+    def is_narrow(self, name: str) -> bool:
+        plan = self.decoder if is_of_decoder(name) else self.vision
+        if plan.is_quantised(name):
+            return True
+        number = plan.precision.of(name).activation
+        if name.endswith(".attended"):
+            return number == "bf16" and name in self.fits_fp16
+        return number != "fp32"
+
+    def widened(self, reasons: Mapping[str, str], station: int) -> "TrtPlans":
+        wide = station + 1 == self.num_stations
+        return dataclasses.replace(
+            self,
+            vision=self._widened(self.vision, of_stack(reasons, decoder=False), wide),
+            decoder=self._widened(self.decoder, of_stack(reasons, decoder=True), wide),
+        )
+
+    def _widened(self, plan: TrtPlan, reasons: Mapping[str, str], wide: bool) -> TrtPlan:
+        quantised = {name: how for name, how in plan.quantised.items() if name not in reasons}
+        weights = {name: how for name, how in plan.weight_only.items() if name not in reasons}
+        tensors = []
+        for name, reason in reasons.items():
+            if not self.is_narrow(name):
+                continue
+            if name.endswith(".attended"):
+                to = LinearPrecision(weight="fp16", activation="fp16")
+            elif wide:
+                to = FLOAT32
+            else:
+                continue
+            tensors.append(WiderTensor(name=name, precision=to, reason=reason))
+        known = {tensor.name for tensor in tensors}
+        kept = tuple(tensor for tensor in plan.precision.wider if tensor.name not in known)
+        precision = dataclasses.replace(plan.precision, wider=(*kept, *tensors))
+        return dataclasses.replace(
+            plan, precision=precision, quantised=quantised, weight_only=weights
+        )
+
+    def quantise(self, kind: str, ranges: Mapping[str, LinearRange]) -> "TrtPlans":
+        """Return the plans with every layer narrower that has 16 bits and whose inputs fit."""
+        found = quantise_layers(ranges, "fp8" if kind == "fp8" else "int8")
+
+        def of(plan: TrtPlan, decoder: bool) -> TrtPlan:
+            mine = {
+                name: how
+                for name, how in of_stack(found, decoder).items()
+                if plan.precision.of(name).activation != "fp32"
+            }
+            return dataclasses.replace(plan, quantised=mine)
+
+        decoder = self._in_blocks(ranges) if kind == "int4" else of(self.decoder, True)
+        return dataclasses.replace(self, vision=of(self.vision, False), decoder=decoder)
+
+    def _in_blocks(self, ranges: Mapping[str, LinearRange]) -> TrtPlan:
+        """Return the decoder's plan with the weights in 4 bits of every layer that has 16."""
+        weight_only = {}
+        for name, seen in of_stack(ranges, decoder=True).items():
+            num_in = len(seen.channel_max)
+            block = next((size for size in INT4_BLOCKS if num_in % size == 0), None)
+            has_half = self.decoder.precision.of(name).activation != "fp32"
+            if block is not None and has_half:
+                weight_only[name] = WeightQuantisation(block=block, importance=seen.mean_square)
+        return dataclasses.replace(self.decoder, weight_only=weight_only)
+
+
+def plan_trt(
+    precision: TensorRtPrecision,
+    ranges: Mapping[str, LinearRange],
+    probing: Probing,
+    tightness: float,
+    step: Callable[[int], None],
+) -> RefinedPlan[TrtPlans]:
+    """Return the plans of a precision, and what their imitation loses.
+
+    Args:
+        precision: asked for; narrower graphs compute what is not quantised in bfloat16.
+        ranges: of every layer by name.
+        probing: how plans are tried.
+        tightness: of the target; 1 for the usual one, smaller for less loss.
+        step: called with 1 after each layer of the reference.
+    """
+    share = FP8_SHARE if precision == "fp8" else 1.0
+    target = TARGETS[FLOOR_OF[precision]].times(tightness * share)
+    plans = plan_halves("fp16" if precision == "fp16" else "bf16", ranges)
+    if precision not in NARROW:
+        return refine_plan(plans, probing, target, step)
+    halves = refine_plan(plans, probing, target.times(HALF_SHARE), step)
+    return refine_plan(halves.plan.quantise(precision, ranges), probing, target, step)
+
+
+def plan_halves(half: Half, ranges: Mapping[str, LinearRange]) -> TrtPlans:
+    """Return the plans in one 16-bit format, by the ranges alone."""
+    uniform = uniform_plan(half)
+    fits = frozenset(
+        f"{name.removesuffix('.qkv')}.attended"
+        for name, seen in ranges.items()
+        if name.endswith(".qkv") and max(seen.output_max.values()) * RANGE_MARGIN <= FLOAT16_MAX
+    )
+    if half != "fp16":
+        return TrtPlans(vision=uniform, decoder=uniform, fits_fp16=fits)
+    checked = plan_engine("fp16", ranges)
+    return TrtPlans(
+        vision=_with_fused_attention(uniform, checked.vision.precision.wider),
+        decoder=_with_fused_attention(uniform, checked.decoder.precision.wider),
+        fits_fp16=fits,
+    )
+
+
+def _with_fused_attention(plan: TrtPlan, wider: tuple[WiderTensor, ...]) -> TrtPlan:
+    """Return the plan with exceptions, those of attention in bfloat16 in place of float32."""
+    other = LinearPrecision(weight="bf16", activation="bf16")
+    tensors = tuple(
+        dataclasses.replace(tensor, precision=other)
+        if tensor.name.endswith(".attended")
+        else tensor
+        for tensor in wider
+    )
+    return dataclasses.replace(plan, precision=dataclasses.replace(plan.precision, wider=tensors))

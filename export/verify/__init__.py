@@ -1,0 +1,1 @@
+"""`trine verify`: files, golden vectors, and PyTorch."""

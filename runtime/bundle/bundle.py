@@ -1,0 +1,187 @@
+"""A bundle on disk: the folder that the exporter writes and the runtime opens.
+
+manifest.json             what is inside (trine.runtime.bundle.manifest)
+tokenizer.json            the model's tokenizer
+embedding.safetensors     token embeddings [vocabulary, hidden] in the checkpoint's dtype
+heads.safetensors         multi-vector projection, float32: `weight` [projector, hidden] and
+                          `bias`; <task>.weight and <task>.bias with an adapter merged in
+adapters/*.safetensors    adapters kept beside the decoder (trine.runtime.adapters.file)
+engines/<name>/*.onnx     graphs, with their weights in *.data beside them
+engines/<name>/built/     engines that `trine build` made of them, for some GPUs
+kernels/                  the heads' kernels, compiled for GPUs
+output_ranges.npz         ranges of int8 vectors (trine.runtime.scoring.quantisation)
+golden.npz                inputs with reference vectors (trine.runtime.bundle.golden)
+parity.json               measured distance of each engine from the reference
+tuned/                    what `trine tune` found on a machine; not in the manifest
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from trine.runtime.bundle.manifest import EngineEntry, Manifest, manifest_from_json
+from trine.runtime.bundle.tuned_settings import TunedSettings, read_tuned
+from trine.runtime.engines.gpu.entries import GPU_RUNNERS, by_builder, gpu_entry
+from trine.runtime.engines.native.entries import native_entry, prefers_native
+from trine.runtime.errors import BundleError
+
+__all__ = [
+    "EMBEDDING_NAME",
+    "GOLDEN_NAME",
+    "HEADS_NAME",
+    "MANIFEST_NAME",
+    "PARITY_NAME",
+    "TOKENIZER_NAME",
+    "Bundle",
+    "file_sha256",
+    "open_bundle",
+]
+
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_NAME = "tokenizer.json"
+EMBEDDING_NAME = "embedding.safetensors"
+HEADS_NAME = "heads.safetensors"
+GOLDEN_NAME = "golden.npz"
+PARITY_NAME = "parity.json"
+REQUIRED = (TOKENIZER_NAME, EMBEDDING_NAME, HEADS_NAME, GOLDEN_NAME, PARITY_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle: a folder whose manifest was read and whose files are all there."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        """Return the path of the file `name`, with forward slashes, in the bundle."""
+        return self.folder / name
+
+    @property
+    def engines(self) -> tuple[EngineEntry, ...]:
+        """All engines by the names `engine` knows: those listed, then those of native kernels."""
+        listed = self.manifest.engines
+        native = (native_entry(entry) for entry in listed)
+        return (*listed, *(entry for entry in native if entry is not None))
+
+    def engine(self, name: str) -> EngineEntry:
+        """Return the entry of the engine `name`, or of a way to run one on a GPU.
+
+        "auto" is what `trine tune` found to be the fastest on this machine, else `untuned_engine`;
+        `trine.runtime.engines.choice` looks for a GPU first. "ort_cpu" is the first that ONNX
+        Runtime can run on a CPU.
+
+        Raises:
+            BundleError: the bundle has no engine of that name.
+        """
+        if name == "auto":
+            return self.tuned_engine(read_tuned(self.folder))
+        if name == "ort_cpu":
+            return self.first_cpu_engine()
+        for entry in self.engines:
+            if entry.name == name:
+                return by_builder(entry)
+        found = gpu_entry(self.manifest.engines, name)
+        if found is not None:
+            return found
+        raise BundleError(
+            f"{self.folder}: has no engine {name!r}; it has {[e.name for e in self.engines]}"
+            + (
+                f"; {name} runs graphs that `trine export --target tensorrt` adds"
+                if name.rpartition(":")[2] in GPU_RUNNERS
+                else ""
+            )
+        )
+
+    def tuned_engine(self, tuned: TunedSettings | None) -> EngineEntry:
+        """Return the engine of the settings that were found here, or `untuned_engine` for none.
+
+        Raises:
+            BundleError: the bundle has no engine of that name.
+        """
+        return self.untuned_engine() if tuned is None else self.engine(tuned.engine)
+
+    def untuned_engine(self) -> EngineEntry:
+        """Return the first engine that a CPU can run, by the native kernels where they suit it."""
+        entry = self.first_cpu_engine()
+        native = native_entry(entry)
+        return native if native is not None and prefers_native(entry) else entry
+
+    def first_cpu_engine(self) -> EngineEntry:
+        """Return the first engine whose graphs a CPU can run; the first of all if none is."""
+        listed = self.manifest.engines
+        return next((entry for entry in listed if "cpu" in entry.devices), listed[0])
+
+    def check_hashes(self, done: Callable[[int], None] = lambda size: None) -> list[str]:
+        """Return a sentence for every file whose content is not what was written.
+
+        Args:
+            done: called with the size in bytes of each file that was read.
+        """
+        problems = []
+        for name, entry in self.manifest.files.items():
+            if file_sha256(self.path(name)) != entry.sha256:
+                problems.append(f"{name}: its SHA-256 is not the manifest's; the file was changed")
+            done(entry.size)
+        return problems
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Return the bundle in `folder`, its manifest read and its files' presence and sizes checked.
+
+    Raises:
+        BundleError: no bundle is there, it is newer than this code, or files are missing or have
+            another size; all such files are listed at once.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as cause:
+        what = f"holds no {MANIFEST_NAME}" if folder.is_dir() else "does not exist"
+        raise BundleError(
+            f"{folder}: {what}, so it is no bundle; make one with `trine export SOURCE {folder}`"
+        ) from cause
+    except (OSError, ValueError) as cause:
+        raise BundleError(f"{path}: cannot be read ({cause}); check the path") from cause
+    manifest = manifest_from_json(text, str(path))
+    problems = [
+        f"{name} is missing from the manifest" for name in REQUIRED if name not in manifest.files
+    ]
+    problems += _unlisted_graphs(manifest)
+    for name, entry in manifest.files.items():
+        file = folder / name
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            problems.append(f"{name} is outside the bundle")
+        elif not file.is_file():
+            problems.append(f"{name} is missing")
+        elif file.stat().st_size != entry.size:
+            problems.append(f"{name} has {file.stat().st_size} bytes, not {entry.size}")
+    if not manifest.engines:
+        problems.append("no engine is listed")
+    if problems:
+        raise BundleError(
+            f"{folder}: {len(problems)} files are not as written: {'; '.join(problems)}; "
+            "copy the bundle again or export it again"
+        )
+    return Bundle(folder, manifest)
+
+
+def _unlisted_graphs(manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with the engines' files: without a size and a hash none is opened."""
+    for entry in manifest.engines:
+        if not entry.decoders:
+            yield f"engine {entry.name!r} has no decoders"
+        built = (engine.path for engine in entry.built)
+        for name in dict.fromkeys((entry.vision, *entry.decoders.values(), *built)):
+            if name not in manifest.files:
+                yield f"{name} is missing from the manifest"
+    for name in manifest.adapters.files.values():
+        if name not in manifest.files:
+            yield f"{name} is missing from the manifest"

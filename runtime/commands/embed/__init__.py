@@ -1,0 +1,1 @@
+"""`trine embed`: items of files to vectors in a file."""

@@ -1,0 +1,261 @@
+"""`trine embed BUNDLE [INPUT …]`: texts, pictures and PDF pages to vectors in a file."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trine.runtime.commands.engine_options import ENGINE_HELP, add_device
+from trine.runtime.commands.progress import ProgressBar
+from trine.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from trine.runtime.bundle.bundle import Bundle
+    from trine.runtime.commands.embed.input_files import Inputs, Survey
+    from trine.runtime.commands.embed.output_files import OutputFile
+    from trine.runtime.commands.embed.output_rows import JsonLinesWriter, OutputRow
+    from trine.runtime.commands.embed.row_embedding import RowOptions
+    from trine.runtime.embedder import Embedder
+
+__all__ = ["register", "run"]
+
+#: Sharp enough that the model's own limit of pixels decides what is seen of an A4 page.
+PDF_DPI = 150
+MAX_DPI = 2400
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `embed` to the program's commands."""
+    parser = subparsers.add_parser(
+        "embed",
+        usage="trine embed BUNDLE [INPUT ...] [options]",
+        help="turn texts, pictures and PDF pages into vectors",
+        description="Turn texts, pictures and PDF pages into vectors. An INPUT is a .txt file (a "
+        "text a line), a .jsonl file (an object a line: text and/or image, and id, task, prompt if "
+        "wanted), a .pdf (a picture a page), a picture, or - for lines of the standard input, "
+        "which is also read if there is no INPUT and no --text.",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
+    parser.add_argument("inputs", metavar="INPUT", nargs="*", help="files, or - for stdin")
+    parser.add_argument(
+        "--text", metavar="TEXT", action="append", default=[], help="a text; may be repeated"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help=".npy, .npz, .jsonl or .parquet (default: lines of JSON on the standard output)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace an output that is there")
+    parser.add_argument("--task", help="the adapter, for items that name none")
+    parser.add_argument(
+        "--prompt",
+        choices=["query", "passage"],
+        default="query",
+        help="side of a text, for items that name none (default: query)",
+    )
+    parser.add_argument(
+        "--dim", type=int, metavar="N", help="leading dimensions to keep of single vectors"
+    )
+    parser.add_argument(
+        "--multi-vector", action="store_true", help="a vector a token instead of one an item"
+    )
+    parser.add_argument(
+        "--output-dtype",
+        metavar="TYPE",
+        default="float32",
+        help="float32, float16, int8, or bits packed as binary or ubinary (default: %(default)s)",
+    )
+    _add_limits(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        default=32768,
+        metavar="N",
+        help="tokens of a text; the end is cut (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="of a picture (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--dpi",
+        type=int,
+        default=PDF_DPI,
+        metavar="N",
+        help="pixels an inch for pages of PDFs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-tokens", type=int, metavar="N", help="tokens of one run of the decoder"
+    )
+    parser.add_argument("--engine", default="auto", metavar="NAME", help=ENGINE_HELP)
+    add_device(parser)
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="of one run (default: one a processor)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Embed all inputs and write the vectors; nothing is written if one of them cannot be used."""
+    from trine.runtime.bundle.bundle import open_bundle
+    from trine.runtime.commands.embed.input_files import STDIN, Inputs, read_rows, survey_rows
+    from trine.runtime.commands.embed.output_files import check_output
+    from trine.runtime.commands.embed.row_embedding import embed_rows
+
+    bundle = open_bundle(arguments.bundle)
+    options = _options(arguments, bundle)
+    inputs = Inputs(
+        texts=tuple(arguments.text),
+        names=tuple(arguments.inputs) or (() if arguments.text else (STDIN,)),
+        stdin=sys.stdin.buffer,
+        dpi=arguments.dpi,
+    )
+    if arguments.output is not None:
+        check_output(arguments.output, multi=options.multi, force=arguments.force)
+    survey = survey_rows(inputs, tuple(bundle.engine(arguments.engine).decoders), options.task)
+    _announce(inputs)
+    embedder = _load(arguments, survey)
+    progress = _Progress(survey.num_rows)
+    with _output(arguments.output, bundle, options) as output:
+        for rows in embed_rows(embedder, read_rows(inputs), options):
+            output.write(rows)
+            progress.advance(rows)
+    progress.finish(arguments.output, arguments.max_length)
+    return 0
+
+
+class _Progress:
+    """What is said on stderr: a bar, or a count where the number of rows is unknown; then a sum."""
+
+    def __init__(self, num_rows: int | None) -> None:
+        self._bar = None
+        if num_rows is not None:
+            self._bar = ProgressBar(sys.stderr, "embedding", num_rows, "items")
+        self._started = time.monotonic()
+        self._count = 0
+        self._num_cut = 0
+
+    def advance(self, rows: "Sequence[OutputRow]") -> None:
+        self._count += len(rows)
+        self._num_cut += sum(row.truncated for row in rows)
+        if self._bar is not None:
+            self._bar.advance(len(rows))
+        elif sys.stderr.isatty():
+            print(f"\r{self._count} items embedded", end="", file=sys.stderr, flush=True)
+
+    def finish(self, output: Path | None, max_length: int) -> None:
+        if self._bar is not None:
+            self._bar.finish()
+        elif sys.stderr.isatty():
+            print(file=sys.stderr)
+        where = "" if output is None else f" to {output}"
+        seconds = time.monotonic() - self._started
+        print(f"{self._count} items embedded{where} in {seconds:.1f} s", file=sys.stderr)
+        if self._num_cut:
+            print(
+                f"{self._num_cut} of {self._count} texts were cut to {max_length} tokens; "
+                "split them, or raise --max-length",
+                file=sys.stderr,
+            )
+
+
+def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
+    """Return the options of the run, all checked before the model is loaded."""
+    from trine.runtime.commands.embed.row_embedding import RowOptions
+    from trine.runtime.outputs import check_output_dtype
+    from trine.runtime.request import check_request
+    from trine.runtime.scoring.quantisation import bundle_ranges, check_output
+
+    if arguments.multi_vector and arguments.dim is not None:
+        raise InputError("--dim is for single vectors: multi-vectors are never cut; leave one out")
+    for name, value in (
+        ("--batch-tokens", arguments.batch_tokens),
+        ("--threads", arguments.threads),
+    ):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}; give a number of at least 1")
+    if not 1 <= arguments.dpi <= MAX_DPI:
+        raise InputError(f"--dpi is {arguments.dpi}; give a number from 1 to {MAX_DPI}")
+    known = tuple(bundle.engine(arguments.engine).decoders)
+    check_request(
+        known,
+        bundle.manifest.model,
+        num_items=0,
+        task=() if arguments.task is None else arguments.task,
+        prompt_name=arguments.prompt,
+        truncate_dim=arguments.dim,
+        max_length=arguments.max_length,
+        max_pixels=arguments.max_pixels,
+    )
+    output_dtype = check_output_dtype(arguments.output_dtype)
+    check_output(
+        output_dtype,
+        () if arguments.task is None else (arguments.task,),
+        _single_dim(bundle, arguments.dim),
+        arguments.multi_vector,
+        bundle_ranges(bundle),
+    )
+    return RowOptions(
+        task=arguments.task,
+        prompt=arguments.prompt,
+        dim=arguments.dim,
+        max_length=arguments.max_length,
+        max_pixels=arguments.max_pixels,
+        multi=arguments.multi_vector,
+        output_dtype=output_dtype,
+    )
+
+
+def _announce(inputs: "Inputs") -> None:
+    from trine.runtime.commands.embed.input_files import STDIN
+
+    if STDIN in inputs.names and sys.stdin.isatty():
+        print("reading texts from the terminal, one a line; Ctrl-D ends them", file=sys.stderr)
+
+
+def _load(arguments: argparse.Namespace, survey: "Survey") -> "Embedder":
+    from trine.runtime.embedder import Embedder
+    from trine.runtime.inference.runner import BatchLimits
+
+    limits = BatchLimits()
+    if arguments.batch_tokens is not None:
+        tokens = arguments.batch_tokens
+        limits = BatchLimits(tokens=tokens, window_tokens=max(tokens, limits.window_tokens))
+    return Embedder.load(
+        arguments.bundle,
+        engine=arguments.engine,
+        device=arguments.device,
+        # None, all of them, also for no rows at all: their task is not known.
+        tasks=sorted(survey.tasks) if survey.tasks else None,
+        threads=arguments.threads,
+        limits=limits,
+    )
+
+
+@contextmanager
+def _output(
+    path: Path | None, bundle: "Bundle", options: "RowOptions"
+) -> "Iterator[OutputFile | JsonLinesWriter]":
+    from trine.runtime.commands.embed.output_files import open_output
+    from trine.runtime.commands.embed.output_rows import JsonLinesWriter
+
+    if path is None:
+        yield JsonLinesWriter(sys.stdout)
+        return
+    multi = options.multi
+    dim = bundle.manifest.model.projector_dim if multi else _single_dim(bundle, options.dim)
+    with open_output(path, dim=dim, multi=multi, output_dtype=options.output_dtype) as output:
+        yield output
+
+
+def _single_dim(bundle: "Bundle", dim: int | None) -> int:
+    """Return the size of single vectors: what was asked for, else what the checkpoint says."""
+    model = bundle.manifest.model
+    return dim or model.truncate_dim or model.decoder.hidden_size

@@ -1,0 +1,1 @@
+"""`trine eval`: how well an engine's vectors find what they should."""

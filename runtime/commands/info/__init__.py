@@ -1,0 +1,1 @@
+"""`trine info`: what a bundle holds, in words."""

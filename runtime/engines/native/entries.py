@@ -1,0 +1,71 @@
+"""Which engines of a bundle the native kernels can run, and under what name.
+
+A graph in 8 bits can be run by ONNX Runtime or by the kernels of `trine.kernels.cpu`, from the same
+files. The bundle lists the former, say "ort-int8"; "native-int8" is the latter. Both compute alike
+but for attention, whose factors the kernels round to bfloat16 where the processor multiplies those,
+unless the layer's q, k and v are kept in float32: values and weights always, queries and keys where
+that moves no score by more than rounding a layer to 8 bits does.
+"""
+
+import dataclasses
+
+from trine.kernels.cpu.library import has_amx, has_bfloat16, why_unavailable
+from trine.runtime.bundle.manifest import EngineEntry
+from trine.runtime.bundle.precision import GraphPrecision, PrecisionMap
+
+__all__ = ["native_entry", "prefers_native", "runs_here", "why_not_native"]
+
+ORT_PREFIX, NATIVE_PREFIX = "ort-", "native-"
+
+
+def native_entry(entry: EngineEntry) -> EngineEntry | None:
+    """Return the entry by which the native kernels run the graphs of `entry`, if they can."""
+    if entry.runner != "onnxruntime" or why_not_native(entry) is not None:
+        return None
+    name = NATIVE_PREFIX + entry.name.removeprefix(ORT_PREFIX)
+    return dataclasses.replace(
+        entry, name=name, runner="native", precision_map=_as_computed(entry.precision_map)
+    )
+
+
+def prefers_native(entry: EngineEntry) -> bool:
+    """Return whether the native kernels are the better choice for `entry` on this machine.
+
+    Where the processor has AMX tiles, ONNX Runtime's products use them and are faster.
+    """
+    return native_entry(entry) is not None and why_unavailable() is None and not has_amx()
+
+
+def runs_here(entry: EngineEntry) -> bool:
+    """Return whether this machine's processor can run an engine."""
+    return "cpu" in entry.devices and (entry.runner != "native" or why_unavailable() is None)
+
+
+def why_not_native(entry: EngineEntry) -> str | None:
+    """Return in one sentence why no native kernel runs an engine's graphs; None if they do."""
+    if entry.precision != "int8":
+        return f"engine {entry.name} is {entry.precision}, and the native kernels run int8 only"
+    for name, graph in entry.precision_map.graphs():
+        problem = _unsupported(graph)
+        if problem is not None:
+            return f"the {name} graph of engine {entry.name} has {problem}, without a native kernel"
+    return None
+
+
+def _as_computed(precision: PrecisionMap) -> PrecisionMap:
+    if why_unavailable() is not None or not has_bfloat16():
+        return precision
+    vision, decoder = (
+        dataclasses.replace(graph, attention="bf16")
+        for graph in (precision.vision, precision.decoder)
+    )
+    return dataclasses.replace(precision, vision=vision, decoder=decoder)
+
+
+def _unsupported(graph: GraphPrecision) -> str | None:
+    if graph.attention != "fp32" or graph.swiglu != "fp32":
+        return f"attention in {graph.attention} and silu(gate) · up in {graph.swiglu}"
+    for precision in (*graph.linears.values(), *(wider.precision for wider in graph.wider)):
+        if precision.weight not in ("int8", "fp32") or precision.activation != precision.weight:
+            return f"layers with {precision.weight} weights and {precision.activation} inputs"
+    return None

@@ -1,0 +1,1 @@
+"""Sequences to vectors: batches, vision tower, decoder, pooling."""

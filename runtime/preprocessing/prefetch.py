@@ -1,0 +1,189 @@
+"""Prepares items ahead of the engine, on worker threads, in order and within bounds."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+
+from trine.kernels.processors import num_processors
+from trine.runtime.errors import InputError
+from trine.runtime.inputs import ImageText, Item, StreamItem
+from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.sequence import TokenSequence
+from trine.runtime.request import Request
+
+__all__ = ["PreparedSlab", "Slab", "cut_slabs", "prepare_ahead"]
+
+#: What is tokenised in one go; more would only hold more memory.
+MAX_TEXTS = 256
+MAX_CHARACTERS = 1 << 16
+#: Characters that make a token in the languages that need most tokens for their bytes; a guess on
+#: the safe side, for bounds only.
+CHARACTERS_PER_TOKEN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """Consecutive items that one worker prepares: texts, or a single item with pictures.
+
+    Attributes:
+        first: number of its first item.
+        items: the items.
+        request: their options.
+        error: of the item behind the last, which could not be used; None if there was none.
+    """
+
+    first: int
+    items: tuple[Item, ...]
+    request: Request
+    error: InputError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSlab:
+    """What a slab came to.
+
+    Attributes:
+        sequences: of its items, up to the first that could not be used.
+        tasks: of the same items.
+        error: of the item behind them; None if all could be used.
+    """
+
+    sequences: tuple[TokenSequence, ...]
+    tasks: tuple[str, ...]
+    error: InputError | None
+
+
+def cut_slabs(
+    items: Iterable[StreamItem], check: Callable[[int, Sequence[StreamItem]], Request]
+) -> Iterator[Slab]:
+    """Yield slabs that hold all items in order; the last has the error, if an item has one.
+
+    Args:
+        items: read one by one, as slabs are asked for.
+        check: returns the options of items that begin at a number, or raises InputError.
+    """
+    members: list[StreamItem] = []
+    first = characters = 0
+    for item in items:
+        alone = not isinstance(item.item, str)
+        full = len(members) >= MAX_TEXTS or characters >= MAX_CHARACTERS
+        if members and (alone or full):
+            yield _checked(first, members, check)
+            first, members, characters = first + len(members), [], 0
+        members.append(item)
+        if alone:
+            yield _checked(first, members, check)
+            first, members = first + 1, []
+        elif isinstance(item.item, str):
+            characters += len(item.item)
+    if members:
+        yield _checked(first, members, check)
+
+
+def _checked(
+    first: int,
+    members: Sequence[StreamItem],
+    check: Callable[[int, Sequence[StreamItem]], Request],
+) -> Slab:
+    items = tuple(member.item for member in members)
+    try:
+        return Slab(first, items, check(first, members))
+    except InputError:
+        pass  # of which item, is found below
+    for count in range(len(members)):
+        try:
+            check(first + count, members[count : count + 1])
+        except InputError as cause:
+            error = InputError(f"item {first + count}: {cause}")
+            return Slab(first, items[:count], check(first, members[:count]), error)
+    raise RuntimeError("items were refused together, and none of them alone")
+
+
+def prepare_ahead(
+    slabs: Iterator[Slab], preparation: Preparation, max_tokens: int, tokens_per_pixel: float
+) -> Generator[PreparedSlab, None, None]:
+    """Yield slabs in order, prepared; while the caller is busy, workers go on with those behind.
+
+    `slabs` is read by the caller's thread. A single slab is prepared there too. Closing this
+    iterator ends the workers, after what each of them is doing.
+
+    Args:
+        slabs: ends with one that has an error.
+        preparation: of the checkpoint.
+        max_tokens: about as many are prepared and not yet yielded, but two slabs a worker at least.
+        tokens_per_pixel: of pictures after resizing.
+    """
+    first = next(slabs, None)
+    if first is None:
+        return
+    second = next(slabs, None) if first.error is None else None
+    if second is None:
+        yield _prepare(first, preparation, num_processors())
+        return
+    slabs = chain((first, second), slabs)
+    pending: deque[tuple[int, Future[PreparedSlab]]] = deque()
+    room = max_tokens
+    num_workers = num_processors()
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="trine-prepare")
+    try:
+        ended = False
+        while pending or not ended:
+            # Pictures are guessed at their largest, so workers have some whatever the guess.
+            while not ended and (room > 0 or len(pending) < 2 * num_workers):
+                slab = next(slabs, None)
+                if slab is None:
+                    ended = True
+                    break
+                size = _estimate(slab, tokens_per_pixel)
+                pending.append((size, pool.submit(_prepare, slab, preparation, 1)))
+                room -= size
+                ended = slab.error is not None
+            if pending:
+                size, future = pending.popleft()
+                prepared = future.result()
+                room += size
+                yield prepared
+                if prepared.error is not None:
+                    return
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _estimate(slab: Slab, tokens_per_pixel: float) -> int:
+    """Return about how many tokens a slab comes to; of what is no item nothing is known yet."""
+    total = 0
+    for item in slab.items:
+        text = item.text if isinstance(item, ImageText) else item
+        images = item.images if isinstance(item, ImageText) else ()
+        num_pictures = len(images) if isinstance(images, Sized) else 0
+        length = len(text) if isinstance(text, str) else 0
+        pixels = num_pictures * slab.request.max_pixels
+        total += 1 + length // CHARACTERS_PER_TOKEN + int(pixels * tokens_per_pixel)
+    return total
+
+
+def _prepare(slab: Slab, preparation: Preparation, threads: int) -> PreparedSlab:
+    found: list[TokenSequence] = []
+    try:
+        found += preparation.sequences(slab.items, slab.request, slab.first, threads)
+    except InputError as cause:
+        found, error = _until_error(slab, preparation, cause)
+        return PreparedSlab(tuple(found), slab.request.tasks[: len(found)], error)
+    return PreparedSlab(tuple(found), slab.request.tasks, slab.error)
+
+
+def _until_error(
+    slab: Slab, preparation: Preparation, cause: InputError
+) -> tuple[list[TokenSequence], InputError]:
+    """Return the sequences of the items before the one that cannot be used, and its error."""
+    found: list[TokenSequence] = []
+    for place, item in enumerate(slab.items):
+        try:
+            found += preparation.sequences(
+                (item,), slab.request.part(place, place + 1), slab.first + place
+            )
+        except InputError as error:
+            return found, error
+    return found, cause

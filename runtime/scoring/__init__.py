@@ -1,0 +1,1 @@
+"""Vectors compared, ranked and stored in fewer bytes."""

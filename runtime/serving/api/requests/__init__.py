@@ -1,0 +1,1 @@
+"""Bodies of requests to items, tasks and options."""

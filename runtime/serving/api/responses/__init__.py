@@ -1,0 +1,1 @@
+"""Vectors, scores and errors to bodies of responses."""

@@ -1,0 +1,1 @@
+"""HTTP: connections, bodies, identity, limits and deadlines of requests."""

@@ -1,0 +1,1 @@
+"""Images of requests: bytes, data URIs, and URLs fetched safely."""

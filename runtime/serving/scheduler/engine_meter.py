@@ -1,0 +1,191 @@
+"""Watches an engine's runs: what they held, how long they took, how fast work goes."""
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trine.runtime.adapters.base import AdapterHandle, AdapterSource
+from trine.runtime.engines.base import DecoderInputs, DecoderRun, Engine, RunVectors, VectorEngine
+from trine.runtime.preprocessing.vision_inputs import VisionInputs
+from trine.runtime.serving.scheduler.forward_cost import CostMeter, RunCost
+
+__all__ = ["EngineRun", "MeteredEngine", "MeteredVectorEngine", "Speed", "metered"]
+
+#: What a run's share shrinks by with each that follows: some ten runs make the average.
+FADE = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRun:
+    """One run of a graph.
+
+    Attributes:
+        graph: "decoder" or "vision".
+        units: tokens, or patches.
+        slots: tokens if every sequence were padded to the longest; patches for the vision tower,
+            which pads nothing.
+        items: sequences, or 0.
+        seconds: it took.
+    """
+
+    graph: str
+    units: int
+    slots: int
+    items: int
+    seconds: float
+
+
+class MeteredEngine:
+    """An engine whose runs are reported.
+
+    Args:
+        engine: that does the work.
+        report: called after each run, in the thread that ran it.
+    """
+
+    def __init__(self, engine: Engine, report: Callable[[EngineRun], None]) -> None:
+        self._engine = engine
+        self._report = report
+
+    @property
+    def adapters(self) -> AdapterSource:
+        return self._engine.adapters
+
+    @property
+    def pads_attention(self) -> bool:
+        return self._engine.pads_attention
+
+    @property
+    def weights_in_memory(self) -> bool:
+        return self._engine.weights_in_memory
+
+    @property
+    def description(self) -> str:
+        return self._engine.description
+
+    def run_group(self, adapter: AdapterHandle) -> Hashable:
+        return self._engine.run_group(adapter)
+
+    def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+        start = time.perf_counter()
+        result = self._engine.run_vision(inputs)
+        seconds = time.perf_counter() - start
+        patches = len(inputs.patches)
+        self._report(
+            EngineRun(graph="vision", units=patches, slots=patches, items=0, seconds=seconds)
+        )
+        return result
+
+    def run_decoder(
+        self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
+    ) -> NDArray[np.float32]:
+        start = time.perf_counter()
+        result = self._engine.run_decoder(inputs, adapters)
+        self._report(_decoder_run(inputs, time.perf_counter() - start))
+        return result
+
+
+class MeteredVectorEngine(MeteredEngine):
+    """An engine with heads of its own whose runs are reported.
+
+    A run's time is that until its vectors are there, from when the ones before it were taken: runs
+    overlap, and what one of them waits for another counts once.
+
+    Args:
+        engine: that does the work.
+        report: called after each run, in the thread that ran it.
+    """
+
+    def __init__(self, engine: VectorEngine, report: Callable[[EngineRun], None]) -> None:
+        super().__init__(engine, report)
+        self._vector_engine = engine
+
+    def run_vectors(self, runs: Iterable[DecoderRun]) -> Iterator[RunVectors]:
+        drawn: deque[EngineRun] = deque()
+
+        def watched() -> Iterator[DecoderRun]:
+            for run in runs:
+                drawn.append(_decoder_run(run.inputs, 0.0))
+                yield run
+
+        start = time.perf_counter()
+        for vectors in self._vector_engine.run_vectors(watched()):
+            seconds = time.perf_counter() - start
+            self._report(dataclasses.replace(drawn.popleft(), seconds=seconds))
+            yield vectors
+            start = time.perf_counter()
+
+
+def metered(engine: Engine, report: Callable[[EngineRun], None]) -> Engine:
+    """Return the engine with its runs reported, its own heads among what it offers if it has some.
+
+    Args:
+        engine: that does the work.
+        report: called after each run, in the thread that ran it.
+    """
+    if isinstance(engine, VectorEngine):
+        return MeteredVectorEngine(engine, report)
+    return MeteredEngine(engine, report)
+
+
+def _decoder_run(inputs: DecoderInputs, seconds: float) -> EngineRun:
+    return EngineRun(
+        graph="decoder",
+        units=len(inputs.embeddings),
+        slots=int(inputs.padded_length) * len(inputs.last_index),
+        items=len(inputs.last_index),
+        seconds=seconds,
+    )
+
+
+class Speed:
+    """How long work takes, learned from the last runs, larger ones counting for more.
+
+    `seconds` and `cost` may be used from any thread while one other calls `add` and `finish`: what
+    they read is replaced whole.
+    """
+
+    def __init__(self) -> None:
+        self._sums = {"decoder": (0.0, 0.0), "vision": (0.0, 0.0)}
+        self._around = (0.0, 0.0)
+        self._runs: list[EngineRun] = []
+        self._meter = CostMeter()
+
+    def add(self, run: EngineRun) -> None:
+        """Learn from a run of a graph."""
+        seconds, units = self._sums[run.graph]
+        self._sums[run.graph] = (seconds * FADE + run.seconds, units * FADE + run.units)
+        self._runs.append(run)
+
+    def finish(self, whole: float) -> None:
+        """Learn from a batch whose graphs' runs were all added: it takes longer than they do, for
+        its preparation, its vectors, and the wait for a processor that others use.
+
+        Args:
+            whole: seconds of the batch.
+        """
+        runs, self._runs = self._runs, []
+        before = self._around
+        graphs = sum(run.seconds for run in runs)
+        self._around = (before[0] * FADE + whole, before[1] * FADE + graphs)
+        # Of a batch of several runs it is not known what each one took.
+        if len(runs) == 1 and runs[0].graph == "decoder":
+            self._meter.add(runs[0].units, whole)
+
+    def cost(self) -> RunCost | None:
+        """Return what a run of the decoder costs, with all around it; None while unknown."""
+        return self._meter.cost
+
+    def seconds(self, tokens: int, patches: int) -> float:
+        """Return how long that much work would take; 0 until something was run."""
+        total = 0.0
+        for graph, amount in (("decoder", tokens), ("vision", patches)):
+            seconds, units = self._sums[graph]
+            total += amount * seconds / units if units else 0.0
+        whole, graphs = self._around
+        return total * max(whole / graphs, 1.0) if graphs else total

@@ -1,0 +1,168 @@
+"""Prepared items on their way to the engine: two lanes, ordered by deadline, shared by threads."""
+
+import bisect
+import itertools
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from trine.runtime.adapters.base import AdapterHandle
+from trine.runtime.preprocessing.sequence import TokenSequence
+from trine.runtime.serving.scheduler.batching import (
+    LOOK_AHEAD,
+    BatchBudget,
+    Load,
+    Turns,
+    is_short,
+    plan_batch,
+)
+from trine.runtime.serving.scheduler.forward_cost import RunCost
+
+__all__ = ["Entry", "WorkQueue"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Entry:
+    """One sequence that waits for the engine.
+
+    Attributes:
+        sequence: its tokens and patches.
+        adapter: held by the call until the entry is done.
+        load: what it asks of the engine.
+        spans: (first, end) tokens of each text in it, with late chunking; empty for one item.
+        deadline: on `time.monotonic()`'s clock.
+        queued_at: on the same clock.
+        abandoned: whether nobody waits for it any more.
+        owner: of the entry; entries are removed by it.
+        index: of its first item in the call.
+        single, multi: which vectors are wanted.
+        normalize: whether single vectors are.
+    """
+
+    sequence: TokenSequence
+    adapter: AdapterHandle
+    load: Load
+    spans: tuple[tuple[int, int], ...]
+    deadline: float
+    queued_at: float
+    abandoned: Callable[[], bool]
+    owner: object
+    index: int
+    single: bool
+    multi: bool
+    normalize: bool
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Entries ordered by deadline, then by arrival."""
+
+    entries: list[Entry] = field(default_factory=list)
+    keys: list[tuple[float, int]] = field(default_factory=list)
+
+    def add(self, entry: Entry, number: int) -> None:
+        key = (entry.deadline, number)
+        place = bisect.bisect(self.keys, key)
+        self.keys.insert(place, key)
+        self.entries.insert(place, entry)
+
+    def pull(self, places: Sequence[int]) -> list[Entry]:
+        """Remove and return the entries at `places`, in the order of those."""
+        pulled = [self.entries[place] for place in places]
+        # From the end, so that the other places stay what they are.
+        for place in sorted(places, reverse=True):
+            del self.entries[place], self.keys[place]
+        return pulled
+
+    def drop_unwanted(self, now: float) -> list[Entry]:
+        """Remove and return what is too late, and what nobody waits for among those up next.
+
+        Those further back are asked when it is their turn: a long queue costs a run no more.
+        """
+        late = bisect.bisect(self.keys, (now, math.inf))
+        looked_at = itertools.islice(self.entries, late, late + LOOK_AHEAD)
+        left = [late + i for i, entry in enumerate(looked_at) if entry.abandoned()]
+        return self.pull([*range(late), *left])
+
+    def head(self) -> list[Load]:
+        """Return the loads that a run may be made of."""
+        return [entry.load for entry in itertools.islice(self.entries, LOOK_AHEAD)]
+
+
+class WorkQueue:
+    """Holds entries until the engine takes them. Safe to call from several threads.
+
+    Args:
+        budget: of one run.
+        cost: returns what a run costs; None while that is unknown.
+    """
+
+    def __init__(
+        self, budget: BatchBudget, cost: Callable[[], RunCost | None] = lambda: None
+    ) -> None:
+        self._budget = budget
+        self._cost = cost
+        self._short = _Lane()
+        self._long = _Lane()
+        self._numbers = itertools.count()
+        self._turns = Turns()
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        with self._changed:
+            return self._count()
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Add entries."""
+        with self._changed:
+            for entry in entries:
+                lane = self._short if is_short(entry.load, self._budget) else self._long
+                lane.add(entry, next(self._numbers))
+            self._changed.notify()
+
+    def remove(self, owner: object) -> list[Entry]:
+        """Remove and return the entries of one owner that were not taken yet."""
+        with self._changed:
+            return [
+                entry
+                for lane in (self._short, self._long)
+                for entry in lane.pull([i for i, e in enumerate(lane.entries) if e.owner is owner])
+            ]
+
+    def take(
+        self, now: Callable[[], float], wanted: int = 1, until: float = 0.0
+    ) -> tuple[list[Entry], list[Entry]] | None:
+        """Wait for entries; return those of the next run and those nobody waits for any more.
+
+        Returns None once the queue is closed and empty. The run may be empty.
+
+        Args:
+            now: the clock of the deadlines.
+            wanted: entries to wait for,
+            until: that time; after it for one.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._count())
+            self._changed.wait_for(
+                lambda: self._closed or self._count() >= wanted, max(until - now(), 0.0)
+            )
+            time = now()
+            dropped = self._short.drop_unwanted(time) + self._long.drop_unwanted(time)
+            if not self._count():
+                return ([], dropped) if dropped or not self._closed else None
+            plan = plan_batch(
+                self._short.head(), self._long.head(), self._budget, self._turns, self._cost()
+            )
+            self._turns = plan.turns
+            return self._long.pull(plan.long) + self._short.pull(plan.short), dropped
+
+    def close(self) -> None:
+        """Let `take` return None when nothing is left."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _count(self) -> int:
+        return len(self._short.entries) + len(self._long.entries)

@@ -1,0 +1,1 @@
+"""The embedding service behind all dialects: calls in, vectors or refusals out."""

@@ -1,0 +1,1 @@
+"""Processes of the server, and the adapters they agree on."""

@@ -1,0 +1,156 @@
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trine.runtime.inputs import ImageText
+from trine.runtime.serving.scheduler.admission import (
+    Admission,
+    PatchRoom,
+    Work,
+    estimate_tokens,
+    estimate_work,
+)
+from trine.runtime.serving.scheduler.batching import BatchBudget
+from trine.runtime.serving.service.calls import EmbedItem, ServiceError
+
+BUDGET = BatchBudget(tokens=20, patches=20, short_tokens=10)
+
+
+def admission(max_tokens: int = 100, rate: float = 0.0) -> Admission:
+    return Admission(max_tokens, BUDGET, lambda tokens, patches: rate * (tokens + patches))
+
+
+def short(tokens: int) -> Work:
+    return Work(tokens, 0, True)
+
+
+def long(tokens: int, patches: int = 0) -> Work:
+    return Work(tokens, patches, False)
+
+
+@pytest.mark.parametrize("lane", [short, long])
+def test_a_full_lane_refuses_and_says_when_to_come_back(lane: Callable[[int], Work]) -> None:
+    queue = admission()
+    first = queue.admit(lane(100), 60.0)
+    with pytest.raises(ServiceError) as refused:
+        queue.admit(lane(1), 60.0)
+    assert (refused.value.status, refused.value.code) == (429, "queue_full")
+    assert refused.value.retry_after is not None
+    assert 1 <= refused.value.retry_after <= 120
+    first.release()
+    queue.admit(lane(1), 60.0)
+
+
+def test_documents_do_not_keep_queries_out() -> None:
+    queue = admission(rate=1.0)
+    queue.admit(long(1000, 50000), 1e6)
+    with pytest.raises(ServiceError):
+        queue.admit(long(1), 60.0)
+    # Ahead of a query is one run of 20 tokens and 20 patches: 40 s.
+    queue.admit(short(1), 90.0)
+    with pytest.raises(ServiceError):
+        queue.admit(short(1), 70.0)
+
+
+def test_one_call_larger_than_the_bound_is_taken_when_there_is_room() -> None:
+    assert admission().admit(long(500), 60.0).tokens == 500
+
+
+def test_what_cannot_be_done_in_time_is_refused_at_once() -> None:
+    queue = admission(rate=1.0)
+    queue.admit(short(50), 10.0)  # nothing is ahead of it, whatever its own size
+    with pytest.raises(ServiceError) as refused:
+        queue.admit(short(1), 60.0)
+    assert refused.value.code == "queue_too_long"
+    queue.admit(short(1), 110.0)
+
+
+@given(st.lists(st.tuples(st.integers(-200, 200), st.integers(-200, 200)), max_size=20))
+def test_reservations_never_go_below_nothing(changes: list[tuple[int, int]]) -> None:
+    queue = admission()
+    held = queue.admit(long(50, 20), 60.0)
+    for tokens, patches in changes:
+        held.change(tokens, patches)
+        assert (queue.tokens, queue.patches) == (held.tokens, held.patches)
+        assert min(queue.tokens, queue.patches) >= 0
+    held.release()
+    assert (queue.tokens, queue.patches) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("contents", "work"),
+    [
+        (["a" * 24, "b" * 8], Work(16, 0, True)),
+        (["a" * 24, "b" * 80], Work(34, 0, False)),
+        (["a", ImageText((b"", b""))], Work(8, 200, False)),
+        ([], Work(0, 0, True)),
+    ],
+)
+def test_a_call_is_short_if_all_its_items_are(contents: list[str | ImageText], work: Work) -> None:
+    items = [EmbedItem(content, "retrieval") for content in contents]
+    assert estimate_work(items, 1000, 100, BUDGET) == work
+
+
+def test_estimates_follow_the_script_and_the_limit() -> None:
+    def estimate(content: str | tuple[int, ...] | ImageText, limit: int = 1000) -> int:
+        return estimate_tokens([EmbedItem(content, "retrieval")], limit)
+
+    assert estimate("a" * 400) == 104
+    assert estimate("字" * 100) == 104
+    assert estimate((1, 2, 3)) == 7
+    assert estimate("a" * 40000, 512) == 512
+    assert estimate(ImageText((b"",), "a" * 40)) == 14
+
+
+def test_room_is_given_in_order_and_never_overdrawn() -> None:
+    async def scenario() -> list[int]:
+        room, order, used = PatchRoom(10), [], 0
+
+        async def use(number: int, patches: int) -> None:
+            nonlocal used
+            await room.acquire(patches)
+            used += patches
+            assert used <= 10
+            order.append(number)
+            await asyncio.sleep(0)
+            used -= patches
+            room.release(patches)
+
+        await asyncio.gather(*(use(i, size) for i, size in enumerate([6, 6, 3, 10, 1])))
+        return order
+
+    assert asyncio.run(scenario()) == [0, 1, 2, 3, 4]
+
+
+def test_a_waiting_caller_that_leaves_lets_the_next_one_in() -> None:
+    async def scenario() -> None:
+        room = PatchRoom(10)
+        await room.acquire(8)
+        large = asyncio.ensure_future(room.acquire(10))
+        small = asyncio.ensure_future(room.acquire(2))
+        await asyncio.sleep(0)
+        assert not small.done()
+        large.cancel()
+        await asyncio.wait_for(small, 1)
+        room.release(10)
+        await asyncio.wait_for(room.acquire(10), 1)
+
+    asyncio.run(scenario())
+
+
+def test_room_given_to_a_caller_that_left_comes_back() -> None:
+    async def scenario() -> None:
+        room = PatchRoom(10)
+        await room.acquire(10)
+        waiting = asyncio.ensure_future(room.acquire(10))
+        await asyncio.sleep(0)
+        room.release(10)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await asyncio.wait_for(room.acquire(10), 1)
+
+    asyncio.run(scenario())

@@ -1,0 +1,51 @@
+import pytest
+
+from trine.runtime.serving.scheduler.engine_meter import EngineRun, Speed
+
+
+def run(units: int, seconds: float) -> EngineRun:
+    return EngineRun(graph="decoder", units=units, slots=units, items=1, seconds=seconds)
+
+
+def test_nothing_is_predicted_before_a_run() -> None:
+    assert Speed().seconds(1000, 1000) == 0.0
+
+
+def test_work_takes_as_long_a_token_as_it_did() -> None:
+    speed = Speed()
+    speed.add(run(100, 2.0))
+    assert speed.seconds(50, 0) == pytest.approx(1.0)
+    assert speed.seconds(50, 999) == pytest.approx(1.0), "no picture was seen yet"
+
+
+def test_what_a_batch_takes_beside_its_graphs_counts_too() -> None:
+    speed = Speed()
+    speed.add(run(100, 2.0))
+    speed.finish(3.0)
+    assert speed.seconds(100, 0) == pytest.approx(3.0)
+    for _ in range(200):
+        speed.add(run(100, 2.0))
+        speed.finish(2.0)
+    assert speed.seconds(100, 0) == pytest.approx(2.0, rel=0.01)
+
+
+def test_the_cost_of_a_run_is_known_after_some_of_two_sizes() -> None:
+    speed = Speed()
+    for units in (10, 10, 10, 100, 100):
+        speed.add(run(units, 1.0))
+        speed.finish(1.0 + units / 10)
+    assert speed.cost() is None
+    speed.add(run(100, 1.0))
+    speed.finish(11.0)
+    cost = speed.cost()
+    assert cost is not None
+    assert (cost.run, cost.token) == (pytest.approx(1.0), pytest.approx(0.1))
+
+
+def test_batches_of_several_runs_say_nothing_of_a_runs_cost() -> None:
+    speed = Speed()
+    for units in (10, 100) * 5:
+        speed.add(run(units, 1.0))
+        speed.add(run(units, 1.0))
+        speed.finish(3.0)
+    assert speed.cost() is None
