@@ -1,7 +1,7 @@
-"""What calibration inputs put through the float32 model do to each linear layer.
+"""Observes what calibration inputs do to each linear layer of the float32 model.
 
-The reference (`trine.export.reference.model`) reports every product it computes; kept are the magnitudes
-that decide whether a tensor fits a narrower format, and a few rows to measure errors on.
+The reference (`trine.export.reference.model`) reports every product it computes; kept are the
+magnitudes that decide whether a tensor fits a narrower format, and a few rows to measure errors on.
 """
 
 import re
@@ -27,7 +27,7 @@ _MODULE = re.compile(r"^(layers\.\d+\.)(self_attn\.)?(mlp\.)?([a-z]+)_proj$")
 
 
 def linear_name(module: str) -> str:
-    """Return the name a checkpoint's module has in the graphs (`trine.runtime.bundle.precision`)."""
+    """Return a module's name in the graphs (`trine.runtime.bundle.precision`)."""
     if module.startswith("visual."):
         return module.removeprefix("visual.")
     match = _MODULE.match(module)

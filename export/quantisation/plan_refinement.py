@@ -1,8 +1,8 @@
 """Widens a plan until the imitated engine keeps to its target on calibration inputs.
 
-Layers whose rounding costs most for their size go first (`trine.export.quantisation.sensitivity`). Losses add up
-only roughly, so the sum is not trusted: whole plans are imitated and measured, until about the
-fewest that have to be widened are known (`trine.export.quantisation.prefix_search`).
+Layers whose rounding costs most for their size go first (`trine.export.quantisation.sensitivity`).
+Losses add up only roughly, so the sum is not trusted: whole plans are imitated and measured, until
+about the fewest that have to be widened are known (`trine.export.quantisation.prefix_search`).
 """
 
 import functools

@@ -1,10 +1,10 @@
 """The model in plain numpy, layer by layer from the checkpoint: what engines are measured against.
 
 It shares nothing with the graphs but the host's layouts (`trine.runtime.preprocessing.sequence`,
-`trine.runtime.preprocessing.vision_inputs`): adapters stay unmerged, attention is written out per sequence, and
-each weight is read, multiplied with the rows of all sequences at once, and dropped, so that it runs
-on a model of any size in the memory of one layer and reads the model once however many sequences
-there are. float32 throughout, with norms and softmax summed in float64.
+`trine.runtime.preprocessing.vision_inputs`): adapters stay unmerged, attention is written out per
+sequence, and each weight is read, multiplied with the rows of all sequences at once, and dropped,
+so that it runs on a model of any size in the memory of one layer and reads the model once however
+many sequences there are. float32 throughout, with norms and softmax summed in float64.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -105,8 +105,8 @@ def graph_models(
 ) -> dict[str, ServedModel]:
     """Return a model for each graph of an engine with merged adapters, by the graph's path.
 
-    Their inputs are packed (`trine.runtime.engines.base.DecoderInputs`), so Triton joins no requests;
-    `embed` does, before it packs.
+    Their inputs are packed (`trine.runtime.engines.base.DecoderInputs`), so Triton joins no
+    requests; `embed` does, before it packs.
     """
     names = {entry.vision: VISION}
     names |= {path: decoder_name(task) for task, path in entry.decoders.items()}

@@ -1,7 +1,8 @@
 """Golden inputs of a bundle with their reference vectors, and the check of an engine against them.
 
 The reference is computed at export, in plain numpy, straight from the checkpoint
-(`trine.export.reference.model`), so an engine that agrees with it has read and computed everything right.
+(`trine.export.reference.model`), so an engine that agrees with it has read and computed everything
+right.
 
 Keys of golden.npz: `texts` (unicode), `image` (uint8 [h, w, 3]), `text/<i>/<task>/<prompt>/single`
 and `…/multi`, `image/<task>/single` and `…/multi`, all float32 and normalised.

@@ -117,7 +117,7 @@ class EngineEntry:
     Attributes:
         name: unique in the bundle, e.g. "ort-fp32".
         runner: the kind of engine that can run the graphs. Manifests say "onnxruntime"; "native" is
-            how the runtime names it when Trine's own kernels do (`trine.runtime.engines.native.entries`).
+            how the runtime names it when Trine's own kernels do.
         devices: on which that runner has kernels for them.
         precision: asked for; of weights and matrix products.
         precision_map: what every tensor and operation has.

@@ -1,1 +1,1 @@
-"""What runs a graph: one module an engine, all with the Protocol of `trine.runtime.engines.base`."""
+"""Engines run the graphs: a package each, all with the Protocol of `trine.runtime.engines.base`."""

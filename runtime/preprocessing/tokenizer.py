@@ -76,7 +76,7 @@ class TextTokenizer:
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return int64 [T] for each text, whole, without any added tokens.
 
-        The texts must hold no half of a surrogate pair; `trine.runtime.preprocessing.preprocessor` checks that.
+        The texts must hold no half of a surrogate pair; the preprocessor checks that.
         """
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int64) for encoding in encodings]

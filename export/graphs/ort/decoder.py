@@ -46,8 +46,8 @@ def build_decoder(
     `unpad_index` int64 [T], the slot of each token in the flattened padded view; `last_index` int32
     [B], sequence lengths minus one; `padded_length` int32 [], S.
     With `adapters` also: `<group>.lora_a` [ranks, in] and `<group>.lora_b` [ranks, out] of each
-    group of `trine.runtime.adapters.layout`, in the layout's dtype, by default without rows, that is
-    without an adapter; `lora_mask` bool [T, ranks] and `lora_mask_qkv` bool [T, 3 · ranks], the
+    group of `trine.runtime.adapters.layout`, in the layout's dtype, by default without rows, that
+    is without an adapter; `lora_mask` bool [T, ranks] and `lora_mask_qkv` bool [T, 3 · ranks], the
     ranks of each token's own adapter.
     Output: `hidden` float32 [T, hidden], after the final norm.
     """

@@ -1,8 +1,8 @@
 """How workers and their supervisor agree on the adapters that are loaded.
 
 A worker that is asked to change an adapter asks the supervisor, which has every worker do it, in
-the steps of `trine.runtime.serving.workers.rounds`, and then answers. Messages are pickled over a pipe
-between processes of this program only.
+the steps of `trine.runtime.serving.workers.rounds`, and then answers. Messages are pickled over a
+pipe between processes of this program only.
 """
 
 import asyncio
