@@ -5,6 +5,7 @@ stdout carries data, stderr carries talk.
 """
 
 import argparse
+import importlib
 import importlib.metadata
 import os
 import signal
@@ -13,26 +14,29 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
-from trine.export.commands import (
-    adapters,
-    build,
-    demo,
-    export,
-    export_triton,
-    sample_checkpoint,
-    verify,
-)
-from trine.runtime.commands import serve
-from trine.runtime.commands.bench import command as bench
-from trine.runtime.commands.doctor import command as doctor
-from trine.runtime.commands.embed import command as embed
-from trine.runtime.commands.eval import command as evaluate
-from trine.runtime.commands.info import command as info
-from trine.runtime.commands.roofline import command as roofline
-from trine.runtime.commands.tune import command as tune
 from trine.runtime.errors import TrineError
 
 __all__ = ["main"]
+
+#: The module of each verb, in the order of the help. Only the module of the verb that is run is
+#: imported, so that no verb pays for the others.
+VERBS = {
+    "export": "trine.export.commands.export",
+    "embed": "trine.runtime.commands.embed.command",
+    "info": "trine.runtime.commands.info.command",
+    "verify": "trine.export.commands.verify",
+    "eval": "trine.runtime.commands.eval.command",
+    "bench": "trine.runtime.commands.bench.command",
+    "tune": "trine.runtime.commands.tune.command",
+    "adapters": "trine.export.commands.adapters",
+    "doctor": "trine.runtime.commands.doctor.command",
+    "serve": "trine.runtime.commands.serve",
+    "roofline": "trine.runtime.commands.roofline.command",
+    "build": "trine.export.commands.build",
+    "export-triton": "trine.export.commands.export_triton",
+    "demo": "trine.export.commands.demo",
+    "sample-checkpoint": "trine.export.commands.sample_checkpoint",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: as after the program's name on a command line; None for the process's own.
     """
-    parser = _parser()
-    parsed, rest = parser.parse_known_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _parser(words[0] if words else "")
+    parsed, rest = parser.parse_known_args(words)
     # argparse takes an empty list of INPUTs where options follow BUNDLE, and leaves those behind
     # the options over.
     unknown = [word for word in rest if word.startswith("-") and word != "-"]
@@ -87,18 +92,17 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(verb: str) -> argparse.ArgumentParser:
+    """Make the parser of one verb; of all where it is none, for the help and for errors."""
     parser = argparse.ArgumentParser(
         prog="trine", description="jina-embeddings-v4 on ONNX Runtime, without torch."
     )
     version = importlib.metadata.version("trine")
     parser.add_argument("--version", action="version", version=f"trine {version}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for command in (
-        *(export, embed, info, verify, evaluate, bench, tune, adapters, doctor),
-        *(serve, roofline, build, export_triton, demo, sample_checkpoint),
-    ):
-        command.register(subparsers)
+    modules = [VERBS[verb]] if verb in VERBS else VERBS.values()
+    for module in modules:
+        importlib.import_module(module).register(subparsers)
     return parser
 
 

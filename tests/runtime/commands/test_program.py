@@ -88,3 +88,33 @@ def test_a_signal_removes_what_was_begun(tmp_path: Path, number: signal.Signals)
     assert errors == "trine export: interrupted\n"
     assert process.returncode == 130
     assert list(tmp_path.iterdir()) == []
+
+
+#: Runs the program in a process where some packages cannot be imported, then prints the modules.
+WITHOUT = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name in {"trine.export", "onnx", "onnx_ir", "ml_dtypes", "huggingface_hub"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+from trine.runtime.commands.program import main
+code = main(sys.argv[1:])
+print("loaded:", *sorted(name for name in sys.modules if name.startswith("trine.")))
+sys.exit(code)
+"""
+
+
+def test_verbs_of_the_runtime_run_without_the_exporter(nano_bundle: Path, tmp_path: Path) -> None:
+    arguments = ["embed", str(nano_bundle), "--text", "a", "--task", "code"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.splitlines()[-1].split()
+    assert "trine.runtime.commands.embed.command" in loaded
+    assert "trine.runtime.commands.bench.command" not in loaded
