@@ -34,7 +34,8 @@ def project(
         weight: float32 [D, hidden].
         bias: float32 [D].
     """
-    return l2_normalise(rows @ weight.T + bias)
+    with np.errstate(over="ignore", invalid="ignore"):  # not finite is for the caller to judge
+        return l2_normalise(rows @ weight.T + bias)
 
 
 def truncate(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:

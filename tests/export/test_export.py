@@ -117,7 +117,8 @@ def test_output_ranges_are_of_a_task_alone_whatever_the_others_are_called(tmp_pa
             found[tasks] = dict(ranges)
     for name in names:
         for key, alone in found[name,].items():
-            np.testing.assert_array_equal(found[names][key], alone)
+            # A product's sums may differ by rounding with the size of the batch.
+            np.testing.assert_allclose(found[names][key], alone, rtol=0, atol=1e-6)
 
 
 NOWHERE = ExportOptions(source="nano", bundle=Path("bundle"))
