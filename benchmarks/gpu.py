@@ -37,7 +37,7 @@ from trine.runtime.engines.gpu.entries import ways_to_run
 from trine.runtime.errors import EngineError, TrineError
 from trine.runtime.hardware.machine import Driver, Gpu
 from trine.runtime.hardware.nvidia import read_driver
-from trine.runtime.inference.runner import BatchLimits
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 

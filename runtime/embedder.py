@@ -13,12 +13,12 @@ from trine.runtime.engines.base import Engine, EngineOptions
 from trine.runtime.engines.choice import choose_engine
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.errors import InputError
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.encoder import Encoder
-from trine.runtime.inference.runner import BatchLimits
 from trine.runtime.inference.self_test import SelfTest, measure_deviations
-from trine.runtime.inference.streaming import StreamOptions, stream_embeddings
+from trine.runtime.inference.streaming import StreamDefaults, stream_embeddings
 from trine.runtime.inputs import ImageText, Item, StreamItem
-from trine.runtime.outputs import Embedding, Embeddings, OutputDtype, check_output_dtype
+from trine.runtime.outputs import Embedding, Embeddings, OutputDtype
 from trine.runtime.published_methods import PublishedMethods
 from trine.runtime.request import Request, check_count, check_request
 from trine.runtime.scoring.quantisation import (
@@ -242,19 +242,20 @@ class Embedder(PublishedMethods):
                     f"item {index} is a {type(item).__name__}; give a str, or "
                     "ImageText((picture,)) for a picture"
                 )
-        if not return_single and not return_multivector:
-            raise InputError("return_single and return_multivector are both False; ask for one")
         request = check_request(
             self.tasks,
             self.bundle.manifest.model,
             num_items=len(listed),
             task=self.task if task is None else task,
             prompt_name=prompt_name,
-            truncate_dim=self._dim(truncate_dim),
+            truncate_dim=truncate_dim,
             max_length=max_length,
             max_pixels=max_pixels,
+            single=return_single,
+            multi=return_multivector,
+            output_dtype=output_dtype,
         )
-        return self._encode(listed, request, return_single, return_multivector, output_dtype)
+        return self._encode(listed, request)
 
     def encode_stream(
         self,
@@ -290,25 +291,25 @@ class Embedder(PublishedMethods):
         """
         if isinstance(items, str | ImageText | StreamItem) or not isinstance(items, Iterable):
             raise InputError(f"items is a {type(items).__name__}; give an iterable of items")
-        if not return_single and not return_multivector:
-            raise InputError("return_single and return_multivector are both False; ask for one")
-        options = StreamOptions(
-            task=self.task if task is None else task,
+        named = self.task if task is None else task
+        tasks = [] if named is None else [named]
+        request = check_request(
+            self.tasks,
+            self.bundle.manifest.model,
+            num_items=len(tasks),
+            task=tasks,
             prompt_name=prompt_name,
-            truncate_dim=self._dim(truncate_dim),
+            truncate_dim=truncate_dim,
             max_length=max_length,
             max_pixels=max_pixels,
             single=return_single,
             multi=return_multivector,
-            output_dtype=check_output_dtype(output_dtype),
+            output_dtype=output_dtype,
         )
+        check_output(request, self.output_ranges)
+        defaults = StreamDefaults(request, named, prompt_name)
         return stream_embeddings(
-            items,
-            options,
-            self.bundle.manifest.model,
-            self._encoder,
-            self._self_test,
-            self.output_ranges,
+            items, defaults, self._encoder, self._self_test, self.output_ranges
         )
 
     def deviations(self, modality: Modality, num_texts: int | None = None) -> list[Deviation]:
@@ -331,24 +332,16 @@ class Embedder(PublishedMethods):
         self._self_test.require("text")
         self._self_test.require("image")
 
-    def _encode(
-        self,
-        items: Sequence[Item],
-        request: Request,
-        single: bool,
-        multi: bool,
-        output_dtype: OutputDtype,
-    ) -> Embeddings:
+    def _encode(self, items: Sequence[Item], request: Request) -> Embeddings:
         # One object for the whole call, whatever is put in its place meanwhile.
         ranges = self.output_ranges
-        dim = request.truncate_dim or self.bundle.manifest.model.decoder.hidden_size
-        check_output(check_output_dtype(output_dtype), request.tasks, dim, multi, ranges)
+        check_output(request, ranges)
         if items:
             self._self_test.require("text")
         if any(isinstance(item, ImageText) for item in items):
             self._self_test.require("image")
-        found = self._encoder.encode(items, request, single, multi)
-        return quantise_embeddings(found, request.tasks, output_dtype, ranges)
+        found = self._encoder.encode(items, request)
+        return quantise_embeddings(found, request.tasks, request.output_dtype, ranges)
 
 
 def _checked_threads(threads: object) -> int:

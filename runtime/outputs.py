@@ -12,6 +12,7 @@ __all__ = [
     "OUTPUT_DTYPES",
     "Embedding",
     "Embeddings",
+    "Heads",
     "OutputDtype",
     "check_output_dtype",
     "stored_shape",
@@ -20,6 +21,21 @@ __all__ = [
 #: How the numbers of vectors are stored; `trine.kernels.quantise` defines the last three.
 OutputDtype = Literal["float32", "float16", "int8", "binary", "ubinary"]
 OUTPUT_DTYPES: tuple[OutputDtype, ...] = get_args(OutputDtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Which vectors are wanted.
+
+    Attributes:
+        single: whether one a sequence is.
+        multi: whether one a token is.
+        dim: leading values of single vectors, at most the model's hidden size.
+    """
+
+    single: bool
+    multi: bool
+    dim: int
 
 
 @dataclass(frozen=True, slots=True)

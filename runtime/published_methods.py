@@ -35,15 +35,8 @@ class PublishedMethods(ABC):
         """Tasks that calls may name now."""
 
     @abstractmethod
-    def _encode(
-        self,
-        items: Sequence[Item],
-        request: Request,
-        single: bool,
-        multi: bool,
-        output_dtype: OutputDtype,
-    ) -> Embeddings:
-        """Return the vectors of items, with the heads and in the type that were asked for."""
+    def _encode(self, items: Sequence[Item], request: Request) -> Embeddings:
+        """Return the vectors of items as a request wants them."""
 
     @overload
     def encode_text(
@@ -146,13 +139,14 @@ class PublishedMethods(ABC):
             num_items=len(items),
             task=self.task if task is None else task,
             prompt_name=prompt_name,
-            truncate_dim=self._dim(truncate_dim),
+            truncate_dim=truncate_dim,
             max_length=max_length,
             batch_size=batch_size,
+            single=not return_multivector,
+            multi=return_multivector,
+            output_dtype=output_dtype,
         )
-        result = self._encode(
-            items, request, not return_multivector, return_multivector, output_dtype
-        )
+        result = self._encode(items, request)
         num_cut = int(result.truncated.sum())
         if num_cut:
             warnings.warn(
@@ -224,19 +218,16 @@ class PublishedMethods(ABC):
             self.bundle.manifest.model,
             num_items=len(sources),
             task=self.task if task is None else task,
-            truncate_dim=self._dim(truncate_dim),
+            truncate_dim=truncate_dim,
             max_pixels=max_pixels,
             batch_size=batch_size,
+            single=not return_multivector,
+            multi=return_multivector,
+            output_dtype=output_dtype,
         )
         items: list[Item] = [ImageText((source,)) for source in sources]
-        result = self._encode(
-            items, request, not return_multivector, return_multivector, output_dtype
-        )
+        result = self._encode(items, request)
         return _plain(result, one)
-
-    def _dim(self, truncate_dim: int | None) -> int | None:
-        """Return the dimensions a call asks for, else those the checkpoint prescribes."""
-        return self.bundle.manifest.model.truncate_dim if truncate_dim is None else truncate_dim
 
 
 def _plain(result: Embeddings, one: bool) -> NDArray[Any] | list[NDArray[Any]]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from trine.runtime.bundle.model_config import MAX_TOKENS, PROMPTS, ModelConfig
 from trine.runtime.errors import InputError
+from trine.runtime.outputs import Heads, OutputDtype, check_output_dtype
 
 __all__ = ["Request", "check_count", "check_request"]
 
@@ -22,16 +23,45 @@ class Request:
     Attributes:
         tasks: of each item.
         prefixes: of each item's text, e.g. "Query: ".
-        truncate_dim: leading dimensions to keep, or None for all.
+        heads: which vectors are wanted, and how many of their dimensions.
+        output_dtype: in which the vectors are returned.
         max_length: of a text in tokens, prefix included.
-        max_pixels: of a picture after resizing.
+        max_pixels: of an image after resizing.
     """
 
     tasks: tuple[str, ...]
     prefixes: tuple[str, ...]
-    truncate_dim: int | None
+    heads: Heads
+    output_dtype: OutputDtype
     max_length: int
     max_pixels: int
+
+    def of_items(
+        self,
+        known_tasks: Sequence[str],
+        num_items: int,
+        task: str | Sequence[str],
+        prompt_name: str | Sequence[str] | None,
+    ) -> "Request":
+        """Return the same options for other items.
+
+        Args:
+            known_tasks: that may be named.
+            num_items: how many items there are.
+            task: an adapter's name, or one an item.
+            prompt_name: "query" (also if None) or "passage", or one an item.
+
+        Raises:
+            InputError: a name is unknown, or there are not as many as items.
+        """
+        tasks = _one_each("task", task, known_tasks, num_items)
+        prompt = "query" if prompt_name is None else prompt_name
+        prompts = _one_each("prompt_name", prompt, tuple(PROMPTS), num_items)
+        prefixes = (
+            PROMPTS["query" if task in SYMMETRIC_TASKS else prompt]
+            for task, prompt in zip(tasks, prompts, strict=True)
+        )
+        return replace(self, tasks=tasks, prefixes=tuple(prefixes))
 
     def part(self, first: int, last: int) -> "Request":
         """Return the same options for items `first` to `last`, the last excluded."""
@@ -49,8 +79,23 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
     max_length: int | None = None,
     max_pixels: int | None = None,
     batch_size: int = 1,
+    single: bool = True,
+    multi: bool = False,
+    output_dtype: str = "float32",
 ) -> Request:
     """Return the options of a call, with what was left out filled in.
+
+    Args:
+        known_tasks: that may be named.
+        model: whose limits and defaults hold.
+        num_items: how many items the call has.
+        task, prompt_name: of all items, or one an item.
+        truncate_dim: leading dimensions of single vectors; None for the checkpoint's own default.
+        max_length: of a text in tokens; None for the model's limit.
+        max_pixels: of an image; None for the model's limit.
+        batch_size: checked, and without any effect.
+        single, multi: which vectors are wanted.
+        output_dtype: one of `OUTPUT_DTYPES`.
 
     Raises:
         InputError: an option is unknown or out of range; the message lists what is allowed.
@@ -59,10 +104,8 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
         raise InputError(
             f"no task was given; pass task= or set embedder.task to one of {list(known_tasks)}"
         )
-    tasks = _one_each("task", task, known_tasks, num_items)
-    prompts = _one_each(
-        "prompt_name", "query" if prompt_name is None else prompt_name, tuple(PROMPTS), num_items
-    )
+    if not single and not multi:
+        raise InputError("return_single and return_multivector are both False; ask for one")
     if truncate_dim is not None and (
         not _is_whole(truncate_dim) or truncate_dim not in model.matryoshka_dims
     ):
@@ -76,16 +119,15 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
             f"max_pixels is {pixels}, less than the model's min_pixels of {model.image.min_pixels}"
         )
     check_count("batch_size", batch_size)
-    return Request(
-        tasks=tasks,
-        prefixes=tuple(
-            PROMPTS["query" if t in SYMMETRIC_TASKS else prompt]
-            for t, prompt in zip(tasks, prompts, strict=True)
-        ),
-        truncate_dim=None if truncate_dim is None else int(truncate_dim),
+    request = Request(
+        tasks=(),
+        prefixes=(),
+        heads=Heads(single, multi, int(truncate_dim or model.default_dim)),
+        output_dtype=check_output_dtype(output_dtype),
         max_length=min(length, model.max_tokens),
         max_pixels=pixels,
     )
+    return request.of_items(known_tasks, num_items, task, prompt_name)
 
 
 def _one_each(

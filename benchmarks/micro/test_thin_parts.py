@@ -19,7 +19,7 @@ from trine.kernels.pooling import l2_normalise, mean_rows, project, truncate
 from trine.kernels.processors import num_processors
 from trine.kernels.quantise import pack_ubinary, quantise_int8, to_float16
 from trine.runtime.bundle.model_config import ImageConfig
-from trine.runtime.inference.batch_planner import RunCosts, plan_decoder_runs
+from trine.runtime.inference.batch_planner import BatchCosts, plan_decoder_batches
 from trine.runtime.preprocessing.image_processor import patch_image
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.preprocessing.vision_inputs import VisionInputs, lay_out_images, pad_layout
@@ -64,8 +64,8 @@ def test_preprocess_a_picture_of_1600_by_1200(benchmark: BenchmarkFixture) -> No
 
 def test_plan_10000_sequences(benchmark: BenchmarkFixture) -> None:
     lengths = np.random.default_rng(0).integers(8, 512, 10_000).tolist()
-    costs = RunCosts.of(MODEL.decoder, pads_attention=True)
-    runs = benchmark(plan_decoder_runs, lengths, ["retrieval"] * len(lengths), 2048, costs)
+    costs = BatchCosts.of(MODEL.decoder, pads_attention=True)
+    runs = benchmark(plan_decoder_batches, lengths, ["retrieval"] * len(lengths), 2048, costs)
     assert sum(len(run) for run in runs) == len(lengths)
 
 

@@ -15,8 +15,10 @@ from trine.runtime.bundle.bundle import EMBEDDING_NAME, open_bundle
 from trine.runtime.bundle.model_config import MAX_TOKENS
 from trine.runtime.engines.base import EngineOptions
 from trine.runtime.engines.opening import open_engine
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.embedding_table import EmbeddingTable
-from trine.runtime.inference.runner import BatchLimits, Pipeline
+from trine.runtime.inference.runner import Runner
+from trine.runtime.outputs import Heads
 from trine.runtime.preprocessing.image_processor import patch_image
 from trine.runtime.preprocessing.sequence import TokenSequence, text_sequence
 from trine.runtime.preprocessing.vision_inputs import lay_out_images
@@ -41,7 +43,8 @@ class TrineEngine:
         options = EngineOptions(threads=setup.threads, tasks=tuple(self._tasks))
         self._engine = open_engine(bundle, entry, options)
         table = EmbeddingTable(bundle.path(EMBEDDING_NAME), model.decoder)
-        self._pipeline = Pipeline(model, self._engine, table, BatchLimits())
+        self._runner = Runner(model, self._engine, table, BatchLimits())
+        self._heads = Heads(single=True, multi=False, dim=model.decoder.hidden_size)
         self._setup = setup
         graphs = {entry.vision, *(entry.decoders[task] for task in self._tasks)}
         self.file_bytes = sum(
@@ -68,8 +71,9 @@ class TrineEngine:
     ) -> NDArray[np.float32]:
         with self._engine.adapters.hold(tasks) as handles:
             adapters = [handles[task] for task in tasks]
-            found = self._pipeline.run(sequences, adapters, single=True, multi=False)
-        return np.array([vectors.single for vectors in found])
+            single = self._runner.encode(sequences, adapters, self._heads).single
+        assert single is not None
+        return single
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

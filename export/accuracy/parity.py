@@ -25,7 +25,7 @@ from trine.runtime.engines.base import EngineOptions
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.errors import BundleError
 from trine.runtime.hardware.memory import resident_bytes
-from trine.runtime.inference.runner import BatchLimits
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.outputs import Embeddings
 
 __all__ = ["UNMEASURED", "check_float32", "measure_engine", "set_tolerance", "write_parity"]

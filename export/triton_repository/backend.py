@@ -17,7 +17,7 @@ from trine.export.triton_repository.bls_engine import BlsEngine
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import InputError, TrineError
-from trine.runtime.inference.runner import BatchLimits
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.outputs import Embeddings
 

@@ -116,3 +116,8 @@ class ModelConfig:
     #: Longest sequence in tokens: `MAX_TOKENS`, or less where the checkpoint's positions end
     #: sooner.
     max_tokens: int
+
+    @property
+    def default_dim(self) -> int:
+        """Dimensions of single vectors where a call does not say."""
+        return self.truncate_dim or self.decoder.hidden_size

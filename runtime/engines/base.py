@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.runtime.adapters.base import AdapterHandle, AdapterSource
+from trine.runtime.outputs import Heads
 from trine.runtime.preprocessing.vision_inputs import VisionInputs
 
 __all__ = [
@@ -83,16 +84,13 @@ class DecoderRun:
         inputs: packed sequences.
         adapters: of each sequence, held by the caller, all of one `run_group`.
         pooled: bool [T], tokens that count for single vectors.
-        single, multi: which vectors are wanted.
-        dim: values of single vectors, at most the hidden size.
+        heads: which vectors are wanted.
     """
 
     inputs: DecoderInputs
     adapters: Sequence[AdapterHandle]
     pooled: NDArray[np.bool_]
-    single: bool
-    multi: bool
-    dim: int
+    heads: Heads
 
 
 @dataclass(frozen=True, slots=True)

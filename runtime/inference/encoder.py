@@ -1,22 +1,20 @@
-"""Items to embeddings: prepares items in windows, runs them, gathers the vectors in order."""
+"""Encodes items: prepares them in windows, runs each, gathers the vectors in order."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trine.kernels.pooling import truncate
 from trine.runtime.adapters.base import AdapterHandle
 from trine.runtime.bundle.bundle import EMBEDDING_NAME, TOKENIZER_NAME, Bundle
 from trine.runtime.engines.base import Engine
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.embedding_table import EmbeddingTable
-from trine.runtime.inference.runner import BatchLimits, ItemVectors, Pipeline
+from trine.runtime.inference.runner import Runner
 from trine.runtime.inputs import Item, StreamItem
-from trine.runtime.outputs import Embeddings
+from trine.runtime.outputs import Embeddings, Heads
 from trine.runtime.preprocessing.prefetch import Slab, cut_slabs, prepare_ahead
 from trine.runtime.preprocessing.preprocessor import Preparation
 from trine.runtime.preprocessing.sequence import TokenSequence
@@ -54,19 +52,15 @@ class Encoder:
         self.engine = engine
         self.model = model
         self._limits = limits
-        self._pipeline = Pipeline(model, engine, table, limits)
+        self._runner = Runner(model, engine, table, limits)
         self._preparation = Preparation(model, TextTokenizer(bundle.path(TOKENIZER_NAME)))
 
-    def encode(
-        self, items: Sequence[Item], request: Request, single: bool, multi: bool
-    ) -> Embeddings:
-        """Return the vectors of `items`, in order.
+    def encode(self, items: Sequence[Item], request: Request) -> Embeddings:
+        """Return the vectors of `items`, in order, float32 whatever the request's output type.
 
         Args:
-            items: texts and pictures.
+            items: texts and images.
             request: the call's options.
-            single: whether single vectors are wanted.
-            multi: whether multi-vectors are wanted.
 
         Raises:
             InputError: an item cannot be used, or an adapter was unloaded meanwhile.
@@ -77,33 +71,19 @@ class Encoder:
         # Held for the whole request: an adapter replaced meanwhile is used by later requests only.
         with self.engine.adapters.hold(request.tasks) as handles:
             windows = self._windows(slabs, finish=False)
-            found = [self._run(window, handles, request, single, multi) for window in windows]
-        if len(found) == 1:
-            return found[0]
-        empty = np.empty(0, np.int64)
-        rows = [window.single for window in found if window.single is not None]
-        dim = request.truncate_dim or self.model.decoder.hidden_size
-        return Embeddings(
-            single=np.concatenate([np.empty((0, dim), np.float32), *rows]) if single else None,
-            multi=[rows for window in found for rows in window.multi or ()] if multi else None,
-            num_tokens=np.concatenate([empty, *(window.num_tokens for window in found)]),
-            truncated=np.concatenate(
-                [empty.astype(np.bool_), *(window.truncated for window in found)]
-            ),
-        )
+            found = [self._forward(window, handles, request.heads) for window in windows]
+        return found[0] if len(found) == 1 else _join(found, request.heads)
 
     def stream(
-        self, slabs: Iterator[Slab], request: Request, single: bool, multi: bool
+        self, slabs: Iterator[Slab], heads: Heads
     ) -> Generator[tuple[Window, Callable[[], Embeddings]], None, None]:
         """Yield windows of consecutive items, each with what computes its vectors.
 
         An adapter is held from its first use until the stream ends.
 
         Args:
-            slabs: the items.
-            request: the call's options; those of items are in the slabs.
-            single: whether single vectors are wanted.
-            multi: whether multi-vectors are wanted.
+            slabs: the items with their options.
+            heads: which vectors are wanted.
 
         Raises:
             InputError: an item cannot be used; all items before it have been yielded.
@@ -115,33 +95,13 @@ class Encoder:
                 for task in set(window.tasks) - set(handles):
                     context = self.engine.adapters.hold([task])
                     handles[task] = held.enter_context(context)[task]
-                yield window, partial(self._run, window, handles, request, single, multi)
+                yield window, partial(self._forward, window, handles, heads)
 
-    def _run(
-        self,
-        window: Window,
-        handles: Mapping[str, AdapterHandle],
-        request: Request,
-        single: bool,
-        multi: bool,
+    def _forward(
+        self, window: Window, handles: Mapping[str, AdapterHandle], heads: Heads
     ) -> Embeddings:
         adapters = [handles[task] for task in window.tasks]
-        dim = request.truncate_dim
-        vectors = self._pipeline.run(window.sequences, adapters, single, multi, dim)
-        return Embeddings(
-            single=self._stack(vectors, request.truncate_dim) if single else None,
-            multi=[cast(NDArray[np.float32], v.multi) for v in vectors] if multi else None,
-            num_tokens=np.array([len(sequence) for sequence in window.sequences], np.int64),
-            truncated=np.array([sequence.truncated for sequence in window.sequences], np.bool_),
-        )
-
-    def _stack(self, vectors: Sequence[ItemVectors], dim: int | None) -> NDArray[np.float32]:
-        size = self.model.decoder.hidden_size
-        if not vectors:
-            return np.empty((0, size if dim is None else dim), np.float32)
-        rows = np.array([v.single for v in vectors], np.float32)
-        # An engine with heads of its own has truncated them already.
-        return rows if dim is None or rows.shape[1] == dim else truncate(rows, dim)
+        return self._runner.encode(window.sequences, adapters, heads)
 
     def _windows(self, slabs: Iterator[Slab], finish: bool) -> Generator[Window, None, None]:
         """Yield consecutive items in groups, so that the memory of many items stays bounded.
@@ -175,3 +135,17 @@ class Encoder:
                     raise slab.error
             if window:
                 yield Window(window, tasks)
+
+
+def _join(found: Sequence[Embeddings], heads: Heads) -> Embeddings:
+    """Return the vectors of windows, or of none, as one."""
+    rows = [window.single for window in found if window.single is not None]
+    single = np.concatenate([np.empty((0, heads.dim), np.float32), *rows])
+    multi = [rows for window in found for rows in window.multi or ()]
+    empty = np.empty(0, np.int64)
+    return Embeddings(
+        single=single if heads.single else None,
+        multi=multi if heads.multi else None,
+        num_tokens=np.concatenate([empty, *(window.num_tokens for window in found)]),
+        truncated=np.concatenate([empty.astype(np.bool_), *(window.truncated for window in found)]),
+    )

@@ -10,7 +10,6 @@ from trine.kernels.pooling import l2_normalise, mean_rows, project
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.bundle.safetensors_file import TensorFile
 from trine.runtime.errors import BundleError
-from trine.runtime.preprocessing.sequence import TokenSequence
 
 __all__ = [
     "Projector",
@@ -60,14 +59,14 @@ def _projector(file: TensorFile, weight: str, bias: str, model: ModelConfig) -> 
     return Projector(file.float32(weight), file.float32(bias))
 
 
-def single_vector(hidden: NDArray[np.float32], sequence: TokenSequence) -> NDArray[np.float32]:
-    """Return float32 [hidden], normalised: the mean of the sequence's pooled tokens.
+def single_vector(hidden: NDArray[np.float32], pooled: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return float32 [hidden], normalised: the mean of a sequence's pooled tokens.
 
     Args:
         hidden: float32 [T, hidden], the sequence's own tokens.
-        sequence: says which are pooled.
+        pooled: bool [T], at least one True.
     """
-    return l2_normalise(mean_vector(hidden, sequence.pooled))
+    return l2_normalise(mean_vector(hidden, pooled))
 
 
 def mean_vector(hidden: NDArray[np.float32], pooled: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Runs sequences through the engine and the heads: plan, vision, decoder, vectors."""
+"""Runs sequences through the engine: plans batches, vision tower, decoder, pooling."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,52 +6,51 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.kernels.pooling import truncate
 from trine.kernels.processors import num_processors
 from trine.runtime.adapters.base import AdapterHandle
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.engines.base import DecoderInputs, DecoderRun, Engine, VectorEngine
-from trine.runtime.inference.batch_planner import RunCosts, plan_decoder_runs, plan_vision_runs
+from trine.runtime.inference.batch_planner import (
+    BatchCosts,
+    BatchLimits,
+    plan_decoder_batches,
+    plan_vision_batches,
+)
 from trine.runtime.inference.buffer_pool import FloatBuffers
 from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.pooling import multi_vector, single_vector
+from trine.runtime.outputs import Embeddings, Heads
 from trine.runtime.preprocessing.image_processor import ImagePatches
 from trine.runtime.preprocessing.sequence import TokenSequence, rope_tables
 from trine.runtime.preprocessing.vision_inputs import lay_out_images, pad_layout, window_order
 
-__all__ = ["BatchLimits", "ItemVectors", "Pipeline", "lay_out_sequences"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchLimits:
-    """How much one run of an engine may hold, and how much is prepared ahead of it.
-
-    Attributes:
-        tokens: of a decoder run; a longer sequence has a run of its own.
-        patches: of a vision run, likewise.
-        window_tokens: sequences prepared together, among which runs are planned.
-    """
-
-    tokens: int = 2048
-    patches: int = 4096
-    window_tokens: int = 16384
+__all__ = ["BatchVectors", "Runner", "lay_out_sequences"]
 
 
 @dataclass(frozen=True, slots=True)
-class ItemVectors:
-    """What one item came to.
+class BatchVectors:
+    """What one batch came to.
 
     Attributes:
-        single: float32 [hidden], or as many values as were asked for, normalised; None if not
-            asked for.
-        multi: float32 [T, projector_dim], rows normalised, or None if not asked for.
+        single: float32 [B, hidden], or as many values as were asked for, normalised; None if not
+            wanted.
+        multi: float32 [T, projector_dim] of each sequence, rows normalised; None if not wanted.
     """
 
     single: NDArray[np.float32] | None
-    multi: NDArray[np.float32] | None
+    multi: list[NDArray[np.float32]] | None
 
 
-class Pipeline:
-    """The compiled core with what surrounds it. Safe from several threads."""
+class Runner:
+    """An engine with what surrounds it: batches, embedding table, heads. Safe from several threads.
+
+    Args:
+        config: of the model.
+        engine: that runs the graphs.
+        table: of token embeddings.
+        limits: of one batch.
+    """
 
     def __init__(
         self,
@@ -63,124 +62,117 @@ class Pipeline:
         self.config = config
         self.engine = engine
         self.limits = limits
+        self.costs = BatchCosts.of(config.decoder, engine.pads_attention)
         self._table = table
         self._buffers = FloatBuffers()
 
-    def run(
-        self,
-        sequences: Sequence[TokenSequence],
-        adapters: Sequence[AdapterHandle],
-        single: bool,
-        multi: bool,
-        dim: int | None = None,
-    ) -> list[ItemVectors]:
-        """Return the vectors of each sequence, in order.
+    def encode(
+        self, sequences: Sequence[TokenSequence], adapters: Sequence[AdapterHandle], heads: Heads
+    ) -> Embeddings:
+        """Return the vectors of each sequence, in order, float32.
 
         Args:
             sequences: at least one token each.
             adapters: of each sequence, held by the caller.
-            single: whether single vectors are wanted.
-            multi: whether multi-vectors are wanted.
-            dim: values of single vectors where the engine truncates them itself; None for all.
+            heads: which vectors are wanted.
         """
-        results: dict[int, ItemVectors] = {}
-        if isinstance(self.engine, VectorEngine):
-            dim = self.config.decoder.hidden_size if dim is None else dim
-            results.update(self._vectors(self.engine, sequences, adapters, (single, multi, dim)))
-            return [results[index] for index in range(len(sequences))]
-        for index, rows in self.hidden_states(sequences, adapters):
-            results[index] = ItemVectors(
-                single_vector(rows, sequences[index]) if single else None,
-                multi_vector(rows, adapters[index].projector) if multi else None,
-            )
-        return [results[index] for index in range(len(sequences))]
+        groups = [self.engine.run_group(adapter) for adapter in adapters]
+        lengths = [len(sequence) for sequence in sequences]
+        plan = plan_decoder_batches(lengths, groups, self.limits.tokens, self.costs)
+        single = np.empty((len(sequences), heads.dim), np.float32) if heads.single else None
+        multi: dict[int, NDArray[np.float32]] = {}
+        found = self._batches(plan, sequences, adapters, heads)
+        for batch, vectors in zip(plan, found, strict=True):
+            if single is not None and vectors.single is not None:
+                # An engine with heads of its own has truncated them already.
+                whole = vectors.single.shape[1] > heads.dim
+                single[batch] = truncate(vectors.single, heads.dim) if whole else vectors.single
+            if vectors.multi is not None:
+                multi.update(zip(batch, vectors.multi, strict=True))
+        return Embeddings(
+            single=single,
+            multi=[multi[index] for index in range(len(sequences))] if heads.multi else None,
+            num_tokens=np.array(lengths, np.int64),
+            truncated=np.array([sequence.truncated for sequence in sequences], np.bool_),
+        )
 
-    def hidden_states(
+    def forward(
         self, sequences: Sequence[TokenSequence], adapters: Sequence[AdapterHandle]
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield each sequence's number and its hidden states, run by run, in the order of the runs.
+    ) -> list[NDArray[np.float32]]:
+        """Return the hidden states of each sequence of one batch, as it is.
 
-        The hidden states are float32 [T, hidden] after the final norm, a view into their run's.
+        They are float32 [T, hidden] after the final norm, views into the batch's.
 
         Args:
-            sequences: at least one token each.
-            adapters: of each sequence, held by the caller until the last is yielded.
+            sequences: at least one, of one or more tokens each.
+            adapters: of each sequence, held by the caller, all of one `run_group`.
         """
-        image_tokens = self._image_tokens(sequences)
-        for run in self._plan(sequences, adapters):
-            members = [sequences[i] for i in run]
-            inputs = self._decoder_inputs(run, members, image_tokens)
-            hidden = self.engine.run_decoder(inputs, [adapters[i] for i in run])
-            yield from zip(run, _split_rows(hidden, members), strict=True)
+        inputs = self._decoder_inputs(sequences, self._image_tokens(sequences))
+        return _split_rows(self.engine.run_decoder(inputs, adapters), sequences)
 
-    def _vectors(
+    def forward_vectors(
+        self, sequences: Sequence[TokenSequence], adapters: Sequence[AdapterHandle], heads: Heads
+    ) -> BatchVectors:
+        """Return the vectors of one batch, as it is.
+
+        Args:
+            sequences, adapters: as in `forward`.
+            heads: which vectors are wanted.
+        """
+        (found,) = self._batches([range(len(sequences))], sequences, adapters, heads)
+        return found
+
+    def _batches(
         self,
-        engine: VectorEngine,
+        plan: Sequence[Sequence[int]],
         sequences: Sequence[TokenSequence],
         adapters: Sequence[AdapterHandle],
-        wanted: tuple[bool, bool, int],
-    ) -> Iterator[tuple[int, ItemVectors]]:
-        """Yield each sequence's number and vectors from an engine that has the heads.
-
-        Args:
-            engine: this pipeline's.
-            sequences, adapters: as in `run`.
-            wanted: whether single vectors are, whether multi-vectors are, values of single ones.
-        """
+        heads: Heads,
+    ) -> Iterator[BatchVectors]:
+        """Yield the vectors of each batch of a plan; single ones may still be whole."""
         image_tokens = self._image_tokens(sequences)
-        plan = self._plan(sequences, adapters)
 
-        def make(run: list[int]) -> DecoderRun:
-            members = [sequences[i] for i in run]
-            return DecoderRun(
-                inputs=self._decoder_inputs(run, members, image_tokens),
-                adapters=[adapters[i] for i in run],
-                pooled=np.concatenate([member.pooled for member in members]),
-                single=wanted[0],
-                multi=wanted[1],
-                dim=wanted[2],
-            )
-
-        for run, found in zip(plan, engine.run_vectors(map(make, plan)), strict=True):
-            members = [sequences[i] for i in run]
-            multi = None if found.multi is None else _split_rows(found.multi, members)
-            for place, index in enumerate(run):
-                yield (
-                    index,
-                    ItemVectors(
-                        None if found.single is None else found.single[place],
-                        None if multi is None else multi[place],
-                    ),
+        def batches() -> Iterator[DecoderRun]:
+            for batch in plan:
+                members = [sequences[index] for index in batch]
+                tokens = {
+                    place: image_tokens[index]
+                    for place, index in enumerate(batch)
+                    if index in image_tokens
+                }
+                yield DecoderRun(
+                    inputs=self._decoder_inputs(members, tokens),
+                    adapters=[adapters[index] for index in batch],
+                    pooled=np.concatenate([member.pooled for member in members]),
+                    heads=heads,
                 )
 
-    def _plan(
-        self, sequences: Sequence[TokenSequence], adapters: Sequence[AdapterHandle]
-    ) -> list[list[int]]:
-        groups = [self.engine.run_group(adapter) for adapter in adapters]
-        costs = RunCosts.of(self.config.decoder, self.engine.pads_attention)
-        return plan_decoder_runs([len(s) for s in sequences], groups, self.limits.tokens, costs)
+        if isinstance(self.engine, VectorEngine):
+            for batch, found in zip(plan, self.engine.run_vectors(batches()), strict=True):
+                members = [sequences[index] for index in batch]
+                rows = None if found.multi is None else _split_rows(found.multi, members)
+                yield BatchVectors(found.single, rows)
+            return
+        for run in batches():
+            yield _pool(self.engine.run_decoder(run.inputs, run.adapters), run)
 
     def _decoder_inputs(
         self,
-        run: Sequence[int],
         members: Sequence[TokenSequence],
         image_tokens: Mapping[int, list[NDArray[np.float32]]],
     ) -> DecoderInputs:
-        """Return a run's inputs.
-
-        Args:
-            run: numbers of its sequences.
-            members: the sequences.
-            image_tokens: of the pictures of every sequence that has some, by its number.
-        """
-        rows = [self._embed(s, image_tokens.get(i, ())) for i, s in zip(run, members, strict=True)]
+        """Return a batch's inputs; `image_tokens` by the number of the member they are of."""
+        rows = [
+            self._embed(member, image_tokens.get(number, ()))
+            for number, member in enumerate(members)
+        ]
         embeddings = rows[0] if len(rows) == 1 else np.concatenate(rows)
         return lay_out_sequences(members, embeddings, self.config)
 
     def _image_tokens(
         self, sequences: Sequence[TokenSequence]
     ) -> dict[int, list[NDArray[np.float32]]]:
-        """Return the image tokens of each picture of the sequences that have some, by number."""
+        """Return the image tokens of each image of the sequences that have some, by number."""
         tokens = iter(self._run_vision([image for s in sequences for image in s.images]))
         return {
             index: [next(tokens) for _ in sequence.images]
@@ -189,17 +181,17 @@ class Pipeline:
         }
 
     def _run_vision(self, images: Sequence[ImagePatches]) -> list[NDArray[np.float32]]:
-        """Return the image tokens of each picture, float32 [N, hidden] in raster order."""
+        """Return the image tokens of each image, float32 [N, hidden] in raster order."""
         vision = self.config.vision
         results: dict[int, NDArray[np.float32]] = {}
-        for run in plan_vision_runs([i.num_patches for i in images], self.limits.patches):
-            members = [images[index] for index in run]
+        for batch in plan_vision_batches([i.num_patches for i in images], self.limits.patches):
+            members = [images[index] for index in batch]
             size = sum(image.num_patches for image in members)
             with self._buffers.borrow(size * vision.patch_features) as flat:
                 patches = flat.reshape(size, vision.patch_features)
                 inputs = lay_out_images(members, vision, patches, num_processors())
                 tokens = self.engine.run_vision(inputs)
-            for index, part in zip(run, np.split(tokens, len(run)), strict=True):
+            for index, part in zip(batch, np.split(tokens, len(batch)), strict=True):
                 order, _ = window_order(images[index].grid, vision)
                 results[index] = np.empty_like(part)
                 results[index][order] = part
@@ -213,6 +205,20 @@ class Pipeline:
         if image_tokens:
             embeddings[sequence.image_slots] = np.concatenate(image_tokens)
         return embeddings
+
+
+def _pool(hidden: NDArray[np.float32], run: DecoderRun) -> BatchVectors:
+    """Return the vectors of a batch whose engine has no heads."""
+    ends = np.cumsum(run.inputs.lengths)[:-1]
+    rows = np.split(hidden, ends)
+    single = multi = None
+    if run.heads.single:
+        pooled = np.split(run.pooled, ends)
+        single = np.stack([single_vector(r, p) for r, p in zip(rows, pooled, strict=True)])
+    if run.heads.multi:
+        projectors = (adapter.projector for adapter in run.adapters)
+        multi = [multi_vector(r, p) for r, p in zip(rows, projectors, strict=True)]
+    return BatchVectors(single, multi)
 
 
 def _split_rows(

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 from trine.runtime.bundle.bundle import GOLDEN_NAME, Bundle
@@ -10,7 +11,7 @@ from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.errors import EngineError
 from trine.runtime.inference.encoder import Encoder
 from trine.runtime.inputs import Item, Prompt
-from trine.runtime.outputs import Embeddings
+from trine.runtime.outputs import Embeddings, Heads
 from trine.runtime.request import check_request
 
 __all__ = ["SelfTest", "measure_deviations"]
@@ -42,7 +43,8 @@ def measure_deviations(
         request = check_request(
             names, encoder.model, num_items=len(items), task=task, prompt_name=prompts
         )
-        return encoder.encode(items, request, single=True, multi=True)
+        whole = Heads(single=True, multi=True, dim=encoder.model.decoder.hidden_size)
+        return encoder.encode(items, replace(request, heads=whole))
 
     known = [task for task in tasks if task in names]
     return list(golden_deviations(golden, encode, known, modality, num_texts or len(golden.texts)))

@@ -2,75 +2,65 @@
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.errors import InputError
 from trine.runtime.inference.encoder import Encoder, Window
 from trine.runtime.inference.self_test import SelfTest
 from trine.runtime.inputs import ImageText, Item, StreamItem
-from trine.runtime.outputs import Embedding, OutputDtype
+from trine.runtime.outputs import Embedding
 from trine.runtime.preprocessing.prefetch import cut_slabs
-from trine.runtime.request import Request, check_request
+from trine.runtime.request import Request
 from trine.runtime.scoring.quantisation import Int8Ranges, check_output, quantise_embeddings
 
-__all__ = ["StreamOptions", "stream_embeddings"]
+__all__ = ["StreamDefaults", "stream_embeddings"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOptions:
-    """Options of a stream, as in `Embedder.encode_stream`; of items, those without their own."""
+@dataclass(frozen=True, slots=True)
+class StreamDefaults:
+    """Options of a stream; of items, for those without their own.
 
+    Attributes:
+        request: checked options of all items.
+        task: an adapter's name; None where each item must name one.
+        prompt_name: "query" (also if None) or "passage".
+    """
+
+    request: Request
     task: str | None
     prompt_name: str | None
-    truncate_dim: int | None
-    max_length: int
-    max_pixels: int | None
-    single: bool
-    multi: bool
-    output_dtype: OutputDtype
 
 
 def stream_embeddings(
     items: Iterable[Item | StreamItem],
-    options: StreamOptions,
-    model: ModelConfig,
+    defaults: StreamDefaults,
     encoder: Encoder,
     self_test: SelfTest,
     ranges: Int8Ranges,
 ) -> Generator[Embedding, None, None]:
-    """Return the generator of `Embedder.encode_stream`; options are checked here.
+    """Yield the vectors of items, as `Embedder.encode_stream` describes.
 
     Raises:
-        InputError: an option is not usable; from the generator, an item.
+        InputError: an item cannot be used.
     """
 
     def check(first: int, members: Sequence[StreamItem]) -> Request:
-        return _check(members, options, model, encoder.engine.adapters.names)
+        return _check(members, defaults, encoder.engine.adapters.names)
 
-    named = [] if options.task is None else [StreamItem("", options.task)]
-    # Options that do not depend on the items, with the task that most items will have.
-    request = check(0, named)
-    dim = request.truncate_dim or model.decoder.hidden_size
-    check_output(options.output_dtype, request.tasks, dim, options.multi, ranges)
     slabs = cut_slabs(map(_stream_item, items), check)
-
-    def generate() -> Generator[Embedding, None, None]:
-        windows = encoder.stream(slabs, request, options.single, options.multi)
-        with closing(windows):
-            for window, run in windows:
-                check_output(options.output_dtype, window.tasks, dim, options.multi, ranges)
-                _test(window, self_test)
-                found = quantise_embeddings(run(), window.tasks, options.output_dtype, ranges)
-                for row in range(len(window.tasks)):
-                    yield Embedding(
-                        single=None if found.single is None else found.single[row],
-                        multi=None if found.multi is None else found.multi[row],
-                        num_tokens=int(found.num_tokens[row]),
-                        truncated=bool(found.truncated[row]),
-                    )
-
-    return generate()
+    options = defaults.request
+    with closing(encoder.stream(slabs, options.heads)) as windows:
+        for window, forward in windows:
+            check_output(replace(options, tasks=tuple(window.tasks)), ranges)
+            _test(window, self_test)
+            found = quantise_embeddings(forward(), window.tasks, options.output_dtype, ranges)
+            for row in range(len(window.tasks)):
+                yield Embedding(
+                    single=None if found.single is None else found.single[row],
+                    multi=None if found.multi is None else found.multi[row],
+                    num_tokens=int(found.num_tokens[row]),
+                    truncated=bool(found.truncated[row]),
+                )
 
 
 def _stream_item(item: Item | StreamItem) -> StreamItem:
@@ -78,33 +68,22 @@ def _stream_item(item: Item | StreamItem) -> StreamItem:
 
 
 def _check(
-    members: Sequence[StreamItem],
-    options: StreamOptions,
-    model: ModelConfig,
-    known_tasks: Sequence[str],
+    members: Sequence[StreamItem], defaults: StreamDefaults, known_tasks: Sequence[str]
 ) -> Request:
     tasks = []
     for member in members:
         if not isinstance(member.item, str | ImageText):
             kind = type(member.item).__name__
             raise InputError(f"is a {kind}; give a str, or ImageText((picture,)) for a picture")
-        task = options.task if member.task is None else member.task
+        task = defaults.task if member.task is None else member.task
         if task is None:
             raise InputError(
                 f"has no task; pass task=, set embedder.task, or give a StreamItem with one of "
                 f"{list(known_tasks)}"
             )
         tasks.append(task)
-    return check_request(
-        known_tasks,
-        model,
-        num_items=len(members),
-        task=tasks,
-        prompt_name=[m.prompt_name or options.prompt_name or "query" for m in members],
-        truncate_dim=options.truncate_dim,
-        max_length=options.max_length,
-        max_pixels=options.max_pixels,
-    )
+    prompts = [member.prompt_name or defaults.prompt_name or "query" for member in members]
+    return defaults.request.of_items(known_tasks, len(members), tasks, prompts)
 
 
 def _test(window: Window, self_test: SelfTest) -> None:

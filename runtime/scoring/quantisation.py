@@ -31,6 +31,7 @@ from trine.kernels.quantise import pack_binary, pack_ubinary, quantise_int8, to_
 from trine.runtime.bundle.bundle import Bundle
 from trine.runtime.errors import BundleError, InputError
 from trine.runtime.outputs import Embeddings, OutputDtype
+from trine.runtime.request import Request
 
 __all__ = [
     "RANGES_NAME",
@@ -173,30 +174,25 @@ def bundle_ranges(bundle: Bundle) -> Int8Ranges:
     return read_ranges(bundle.path(RANGES_NAME))
 
 
-def check_output(
-    output_dtype: OutputDtype, tasks: Sequence[str], dim: int, multi: bool, ranges: Int8Ranges
-) -> None:
-    """Check that vectors can be returned in a type, before they cost anything.
+def check_output(request: Request, ranges: Int8Ranges) -> None:
+    """Check that vectors can be returned in a request's type, before they cost anything.
 
     Args:
-        output_dtype: wanted.
-        tasks: of the items.
-        dim: of their single vectors.
-        multi: whether multi-vectors are wanted.
+        request: the call's options.
         ranges: that are known.
 
     Raises:
         InputError: it is int8 and ranges are missing, or multi-vectors are wanted.
     """
-    if output_dtype != "int8":
+    if request.output_dtype != "int8":
         return
-    if multi:
+    if request.heads.multi:
         raise InputError(
             "output_dtype is 'int8', which multi-vectors do not come in; ask for 'float16' or "
             "'binary', or for single vectors alone"
         )
-    for task in dict.fromkeys(tasks):
-        ranges.of(task, dim)
+    for task in dict.fromkeys(request.tasks):
+        ranges.of(task, request.heads.dim)
 
 
 def quantise_embeddings(
@@ -205,7 +201,7 @@ def quantise_embeddings(
     """Return float32 embeddings in another type.
 
     Args:
-        found: what `check_output` let pass.
+        found: of a request that `check_output` let pass.
         tasks: of each item.
         output_dtype: wanted.
         ranges: for int8.

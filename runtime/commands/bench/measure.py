@@ -13,8 +13,10 @@ from trine.runtime.commands.bench.workloads import Workload, sequences_of
 from trine.runtime.engines.base import Engine, EngineOptions
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.hardware.memory import resident_bytes
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.embedding_table import EmbeddingTable
-from trine.runtime.inference.runner import BatchLimits, Pipeline
+from trine.runtime.inference.runner import Runner
+from trine.runtime.outputs import Heads
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 
 __all__ = [
@@ -38,8 +40,8 @@ class OpenedEngine:
     Attributes:
         bundle, entry: it is of.
         engine: loaded, with the decoder of `task`.
-        pipeline: around it.
-        table: of token embeddings, which the pipeline reads.
+        runner: around it.
+        table: of token embeddings, which the runner reads.
         tokenizer: of the bundle.
         task: whose adapter is used.
         threads: of one run; None for one a processor.
@@ -50,7 +52,7 @@ class OpenedEngine:
     bundle: Bundle
     entry: EngineEntry
     engine: Engine
-    pipeline: Pipeline
+    runner: Runner
     table: EmbeddingTable
     tokenizer: TextTokenizer
     task: str
@@ -105,13 +107,13 @@ def open_for_bench(
     )
     model = bundle.manifest.model
     table = EmbeddingTable(bundle.path(EMBEDDING_NAME), model.decoder)
-    pipeline = Pipeline(model, engine, table, BatchLimits())
+    runner = Runner(model, engine, table, BatchLimits())
     tokenizer = TextTokenizer(bundle.path(TOKENIZER_NAME))
     return OpenedEngine(
         bundle=bundle,
         entry=entry,
         engine=engine,
-        pipeline=pipeline,
+        runner=runner,
         table=table,
         tokenizer=tokenizer,
         task=task,
@@ -145,8 +147,10 @@ def workload_seconds(
     sequences = sequences_of(workload, opened.bundle.manifest.model, opened.tokenizer)
     with opened.engine.adapters.hold([opened.task]) as handles:
         adapters = [handles[opened.task]] * len(sequences)
+        hidden_size = opened.bundle.manifest.model.decoder.hidden_size
+        heads = Heads(single=True, multi=False, dim=hidden_size)
         return call_seconds(
-            lambda: opened.pipeline.run(sequences, adapters, single=True, multi=False),
+            lambda: opened.runner.encode(sequences, adapters, heads),
             fewest,
             seconds,
         )

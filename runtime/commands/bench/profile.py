@@ -151,7 +151,7 @@ def _stage_seconds(
     ends = np.cumsum([len(sequence) for sequence in sequences])
     parts = np.split(hidden, ends[:-1])
     stages["heads"] = _median(
-        lambda: [single_vector(p, s) for p, s in zip(parts, sequences, strict=True)]
+        lambda: [single_vector(p, s.pooled) for p, s in zip(parts, sequences, strict=True)]
     )
     return stages
 

@@ -169,7 +169,6 @@ class _Progress:
 def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
     """Return the options of the run, all checked before the model is loaded."""
     from trine.runtime.commands.embed.row_embedding import RowOptions
-    from trine.runtime.outputs import check_output_dtype
     from trine.runtime.request import check_request
     from trine.runtime.scoring.quantisation import bundle_ranges, check_output
 
@@ -184,24 +183,21 @@ def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
     if not 1 <= arguments.dpi <= MAX_DPI:
         raise InputError(f"--dpi is {arguments.dpi}; give a number from 1 to {MAX_DPI}")
     known = tuple(bundle.engine(arguments.engine).decoders)
-    check_request(
+    tasks = [] if arguments.task is None else [arguments.task]
+    request = check_request(
         known,
         bundle.manifest.model,
-        num_items=0,
-        task=() if arguments.task is None else arguments.task,
+        num_items=len(tasks),
+        task=tasks,
         prompt_name=arguments.prompt,
         truncate_dim=arguments.dim,
         max_length=arguments.max_length,
         max_pixels=arguments.max_pixels,
+        single=not arguments.multi_vector,
+        multi=arguments.multi_vector,
+        output_dtype=arguments.output_dtype,
     )
-    output_dtype = check_output_dtype(arguments.output_dtype)
-    check_output(
-        output_dtype,
-        () if arguments.task is None else (arguments.task,),
-        _single_dim(bundle, arguments.dim),
-        arguments.multi_vector,
-        bundle_ranges(bundle),
-    )
+    check_output(request, bundle_ranges(bundle))
     return RowOptions(
         task=arguments.task,
         prompt=arguments.prompt,
@@ -209,7 +205,7 @@ def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
         max_length=arguments.max_length,
         max_pixels=arguments.max_pixels,
         multi=arguments.multi_vector,
-        output_dtype=output_dtype,
+        output_dtype=request.output_dtype,
     )
 
 
@@ -222,7 +218,7 @@ def _announce(inputs: "Inputs") -> None:
 
 def _load(arguments: argparse.Namespace, survey: "Survey") -> "Embedder":
     from trine.runtime.embedder import Embedder
-    from trine.runtime.inference.runner import BatchLimits
+    from trine.runtime.inference.batch_planner import BatchLimits
 
     limits = BatchLimits()
     if arguments.batch_tokens is not None:
@@ -258,4 +254,4 @@ def _output(
 def _single_dim(bundle: "Bundle", dim: int | None) -> int:
     """Return the size of single vectors: what was asked for, else what the checkpoint says."""
     model = bundle.manifest.model
-    return dim or model.truncate_dim or model.decoder.hidden_size
+    return dim or model.default_dim

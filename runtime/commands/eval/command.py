@@ -194,23 +194,12 @@ def _options(
     arguments: argparse.Namespace, bundle: "Bundle", engines: Sequence[str]
 ) -> "EvaluationOptions":
     """Return what to measure, all checked before a model is loaded."""
-    from trine.runtime.commands.eval.evaluation import EvaluationOptions, check_output_types
+    from trine.runtime.commands.eval.evaluation import EvaluationOptions, check_evaluation
     from trine.runtime.outputs import check_output_dtype
-    from trine.runtime.request import check_request
     from trine.runtime.scoring.quantisation import bundle_ranges
 
-    model = bundle.manifest.model
     dims = tuple(dict.fromkeys(arguments.dim))
     dtypes = [check_output_dtype(name) for name in arguments.output_dtype or ["float32"]]
-    for engine in engines:
-        for dim in dims or (None,):
-            check_request(
-                tuple(bundle.engine(engine).decoders),
-                model,
-                num_items=1,
-                task=arguments.task,
-                truncate_dim=dim,
-            )
     options = EvaluationOptions(
         task=arguments.task,
         dims=dims,
@@ -218,7 +207,10 @@ def _options(
         multi=arguments.multi_vector,
         output_dtypes=tuple(dict.fromkeys(dtypes)),
     )
-    check_output_types(options, model, bundle_ranges(bundle))
+    ranges = bundle_ranges(bundle)
+    for engine in engines:
+        known = tuple(bundle.engine(engine).decoders)
+        check_evaluation(options, known, bundle.manifest.model, ranges)
     return options
 
 

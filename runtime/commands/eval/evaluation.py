@@ -18,6 +18,7 @@ from trine.runtime.embedder import Embedder
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import Prompt
 from trine.runtime.outputs import OutputDtype
+from trine.runtime.request import check_request
 from trine.runtime.scoring.quantisation import (
     Int8Ranges,
     check_output,
@@ -30,7 +31,7 @@ __all__ = [
     "EngineRun",
     "EvaluationOptions",
     "VectorResult",
-    "check_output_types",
+    "check_evaluation",
     "evaluate_pairs",
     "num_steps",
 ]
@@ -111,15 +112,34 @@ def num_steps(pairs: PairSet, options: EvaluationOptions) -> int:
     return len(pairs.candidates) + len(pairs.queries) * (1 + num_rankings)
 
 
-def check_output_types(options: EvaluationOptions, model: ModelConfig, ranges: Int8Ranges) -> None:
-    """Check that vectors can be measured in the types asked for, before they cost anything.
+def check_evaluation(
+    options: EvaluationOptions, known_tasks: Sequence[str], model: ModelConfig, ranges: Int8Ranges
+) -> None:
+    """Check that what is to be measured can be, before it costs anything.
+
+    Args:
+        options: what to measure.
+        known_tasks: of the engine.
+        model: of the bundle.
+        ranges: for int8.
 
     Raises:
-        InputError: int8 ranges are missing, or int8 multi-vectors are wanted.
+        InputError: the task or a size is unknown, int8 ranges are missing, or int8 multi-vectors
+            are wanted.
     """
     for dtype in options.output_dtypes:
-        for dim in options.dims or (model.truncate_dim or model.decoder.hidden_size,):
-            check_output(dtype, [options.task], dim, options.multi, ranges)
+        for dim in options.dims or (None,):
+            request = check_request(
+                known_tasks,
+                model,
+                num_items=1,
+                task=options.task,
+                truncate_dim=dim,
+                single=options.single,
+                multi=options.multi,
+                output_dtype=dtype,
+            )
+            check_output(request, ranges)
 
 
 def evaluate_pairs(
@@ -142,7 +162,9 @@ def evaluate_pairs(
     Raises:
         InputError: an option is not usable, or a picture cannot be read; the message has the line.
     """
-    check_output_types(options, embedder.bundle.manifest.model, embedder.output_ranges)
+    check_evaluation(
+        options, embedder.tasks, embedder.bundle.manifest.model, embedder.output_ranges
+    )
     started = time.perf_counter()
     queries = _embed(embedder, pairs.queries, "query", options, done)
     candidates = _embed(embedder, pairs.candidates, "passage", options, done)

@@ -12,7 +12,8 @@ from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.commands.bench.measure import OpenedEngine, open_for_bench, workload_seconds
 from trine.runtime.commands.bench.workloads import WORKLOADS, Workload
 from trine.runtime.engines.native.entries import native_entry
-from trine.runtime.inference.runner import BatchLimits, Pipeline
+from trine.runtime.inference.batch_planner import BatchLimits
+from trine.runtime.inference.runner import Runner
 
 __all__ = ["Candidate", "Measured", "Tuning", "tune"]
 
@@ -136,8 +137,8 @@ def _opened(bundle: Bundle, entry: EngineEntry, threads: int) -> OpenedEngine:
 def _rate(opened: OpenedEngine, workload: Workload, batch_tokens: int, seconds: float) -> float:
     """Return tokens a second by the median of calls that take about `seconds`."""
     limits = BatchLimits(tokens=batch_tokens)
-    pipeline = Pipeline(opened.pipeline.config, opened.engine, opened.table, limits)
-    limited = dataclasses.replace(opened, pipeline=pipeline)
+    runner = Runner(opened.runner.config, opened.engine, opened.table, limits)
+    limited = dataclasses.replace(opened, runner=runner)
     times = workload_seconds(limited, workload, FEWEST_CALLS, seconds)
     return workload.count / float(np.median(times))
 

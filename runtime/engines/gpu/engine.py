@@ -161,9 +161,7 @@ class GpuEngine:
                     lengths=lengths[members],
                     adapters=run.adapters[members],
                     pooled=run.pooled[ends[first] - lengths[first] : ends[end - 1]],
-                    single=run.single,
-                    multi=run.multi,
-                    dim=run.dim,
+                    heads=run.heads,
                 )
                 start = self._decoder_start(run.inputs, run.adapters, members, part)
                 yield (part, end == len(lengths)), start

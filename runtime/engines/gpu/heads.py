@@ -28,6 +28,7 @@ from trine.runtime.engines.gpu.cuda.memory import DeviceBuffer
 from trine.runtime.engines.gpu.cuda.transfer import upload_now
 from trine.runtime.engines.gpu.layout import GraphInput
 from trine.runtime.inference.pooling import Projector
+from trine.runtime.outputs import Heads
 
 __all__ = ["HEAD_KERNELS", "DeviceHeads", "HeadPart", "Kernels", "heads_obstacle"]
 
@@ -53,16 +54,13 @@ class HeadPart:
         lengths: int64 [B], tokens of each sequence.
         adapters: of each sequence.
         pooled: bool [T], tokens that count for single vectors.
-        single, multi: which vectors are wanted.
-        dim: values of single vectors.
+        heads: which vectors are wanted.
     """
 
     lengths: NDArray[np.int64]
     adapters: Sequence[AdapterHandle]
     pooled: NDArray[np.bool_]
-    single: bool
-    multi: bool
-    dim: int
+    heads: Heads
 
 
 def heads_obstacle(model: ModelConfig) -> str | None:
@@ -97,7 +95,7 @@ class DeviceHeads:
 
     def inputs(self, part: HeadPart) -> dict[str, GraphInput]:
         """Return what is to be copied to the device for a part."""
-        if not part.single:
+        if not part.heads.single:
             return {}
         starts = np.concatenate([[0], np.cumsum(part.lengths)]).astype(np.int32)
         pooled = part.pooled.astype(np.uint8)
@@ -119,8 +117,8 @@ class DeviceHeads:
         """
         outputs = []
         num_tokens = int(part.lengths.sum())
-        if part.single:
-            shape = (len(part.lengths), part.dim)
+        if part.heads.single:
+            shape = (len(part.lengths), part.heads.dim)
             place = lane.reserve("single", _num_bytes(shape))
             launch = launch_pool_segments(
                 self._rows(hidden, 0, num_tokens),
@@ -132,7 +130,7 @@ class DeviceHeads:
             )
             self._kernels.launch(launch, self._stream)
             outputs.append(Output(name="single", address=place, shape=shape))
-        if part.multi:
+        if part.heads.multi:
             shape = (num_tokens, self._dim)
             place = lane.reserve("multi", _num_bytes(shape))
             for projector, first, last in _same_projector(part):

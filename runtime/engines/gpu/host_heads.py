@@ -20,14 +20,16 @@ def host_vectors(hidden: NDArray[np.float32], part: HeadPart) -> RunVectors:
     ends = np.cumsum(part.lengths)[:-1]
     rows = np.split(hidden, ends)
     single = multi = None
-    if part.single:
+    if part.heads.single:
         means = [
             mean_rows(own[kept])
             for own, kept in zip(rows, np.split(part.pooled, ends), strict=True)
         ]
         vectors = l2_normalise(np.stack(means))
-        single = vectors if part.dim == vectors.shape[1] else truncate(vectors, part.dim)
-    if part.multi:
+        single = (
+            vectors if part.heads.dim == vectors.shape[1] else truncate(vectors, part.heads.dim)
+        )
+    if part.heads.multi:
         multi = np.concatenate(
             [
                 project(own, adapter.projector.weight, adapter.projector.bias)

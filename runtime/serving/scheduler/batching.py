@@ -9,17 +9,16 @@ runs it is computed in depends on what a run costs: see `leading`.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trine.runtime.inference.batch_planner import PADDING_ALLOWANCE
+from trine.runtime.inference.batch_planner import BatchCosts, Load, OpenBatch
 from trine.runtime.serving.scheduler.forward_cost import RunCost
 
 __all__ = [
     "LOOK_AHEAD",
     "SHORT_TURNS",
     "BatchBudget",
-    "Load",
     "Plan",
     "Turns",
     "fewest",
@@ -41,21 +40,6 @@ LOSS = 0.02
 #: That part where items are few, times their number: the engine then has time to spare, or the
 #: queue would be longer.
 LOSS_OF_FEW = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What one waiting item asks of the engine.
-
-    Attributes:
-        tokens: of its sequence, at least 1.
-        patches: of its pictures.
-        group: items of different groups never share a run.
-    """
-
-    tokens: int
-    patches: int
-    group: Hashable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +149,7 @@ def plan_batch(
     short: Sequence[Load],
     long: Sequence[Load],
     budget: BatchBudget,
+    costs: BatchCosts,
     turns: Turns = Turns(),
     cost: RunCost | None = None,
 ) -> Plan:
@@ -179,13 +164,14 @@ def plan_batch(
         short: items of the short lane, earliest deadline first.
         long: items of the long lane, likewise; the lanes are not both empty.
         budget: of the run.
+        costs: of batches of this engine, as the planner of `Runner.encode` takes them.
         turns: of the lanes so far.
         cost: of a run, if it is known.
     """
     goes_on = turns.left > 0
     if short and (not long or goes_on or turns.short < SHORT_TURNS):
-        run = _Run(short[0], budget)
-        whole = (0, *run.fill(short, 1))
+        run = OpenBatch(short[0], budget.tokens, budget.patches, costs)
+        whole = (0, *_fill(run, short, 1))
         sizes = [_size(short[number]) for number in whole]
         taken = whole[: leading(sizes, cost)]
         if not long:
@@ -193,47 +179,21 @@ def plan_batch(
         begun = Turns(turns.short, turns.left) if goes_on else Turns(turns.short + 1, sum(sizes))
         left = begun.left - sum(sizes[: len(taken)])
         return Plan(taken, (), Turns(begun.short, max(left, 0)))
-    whole = (0, *_Run(long[0], budget).fill(long, 1))
+    run = OpenBatch(long[0], budget.tokens, budget.patches, costs)
+    whole = (0, *_fill(run, long, 1))
     taken = whole[: fewest([_size(long[number]) for number in whole], cost)]
-    run = _Run(long[0], budget)
+    run = OpenBatch(long[0], budget.tokens, budget.patches, costs)
     for number in taken[1:]:
         run.take(long[number])
-    return Plan(tuple(run.fill(short, 0)), taken, Turns())
+    return Plan(tuple(_fill(run, short, 0)), taken, Turns())
 
 
-class _Run:
-    """A run being filled."""
-
-    def __init__(self, first: Load, budget: BatchBudget) -> None:
-        self._budget = budget
-        self._group = first.group
-        self._count = 1
-        self._tokens = self._longest = first.tokens
-        self._patches = first.patches
-
-    def fill(self, lane: Sequence[Load], start: int) -> list[int]:
-        """Add what fits of `lane` from number `start` on, and return the numbers."""
-        taken = []
-        for number in range(start, min(len(lane), LOOK_AHEAD)):
-            if self._tokens >= self._budget.tokens:
-                break
-            if self.take(lane[number]):
-                taken.append(number)
-        return taken
-
-    def take(self, load: Load) -> bool:
-        """Add an item if it fits, and return whether it does."""
-        longest = max(self._longest, load.tokens)
-        fits = (
-            load.group == self._group
-            and self._tokens + load.tokens <= self._budget.tokens
-            and (not load.patches or self._patches + load.patches <= self._budget.patches)
-            # As in `plan_decoder_runs`: the padded view of attention stays within bounds.
-            and longest * (self._count + 1) <= PADDING_ALLOWANCE * self._budget.tokens
-        )
-        if fits:
-            self._count += 1
-            self._tokens += load.tokens
-            self._patches += load.patches
-            self._longest = longest
-        return fits
+def _fill(batch: OpenBatch, lane: Sequence[Load], start: int) -> list[int]:
+    """Add what fits of `lane` from number `start` on, and return the numbers."""
+    taken = []
+    for number in range(start, min(len(lane), LOOK_AHEAD)):
+        if batch.full:
+            break
+        if batch.take(lane[number]):
+            taken.append(number)
+    return taken

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from trine.runtime.inference.runner import ItemVectors, Pipeline
+from trine.runtime.inference.runner import Runner
 from trine.runtime.serving.http.priority import give_way
-from trine.runtime.serving.scheduler.vectors import run_entries
+from trine.runtime.serving.scheduler.vectors import ItemVectors, run_entries
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
 
 __all__ = ["EngineLoop", "RunResult"]
@@ -45,7 +45,7 @@ class EngineLoop:
 
     Args:
         queue: where entries come from.
-        pipeline: of the engine.
+        runner: of the engine.
         deliver: called with each result, in the engine's thread.
         failed: called in the engine's thread if it ends before the queue is closed.
     """
@@ -53,12 +53,12 @@ class EngineLoop:
     def __init__(
         self,
         queue: WorkQueue,
-        pipeline: Pipeline,
+        runner: Runner,
         deliver: Callable[[RunResult], None],
         failed: Callable[[], None],
     ) -> None:
         self._queue = queue
-        self._pipeline = pipeline
+        self._runner = runner
         self._deliver = deliver
         self._failed = failed
         self._thread = threading.Thread(target=self._run, name="trine-engine", daemon=True)
@@ -94,7 +94,7 @@ class EngineLoop:
         found: list[list[ItemVectors]] = []
         error: str | None = None
         try:
-            found = run_entries(self._pipeline, entries) if entries else []
+            found = run_entries(self._runner, entries) if entries else []
         except Exception as cause:  # whatever it was, the other runs must go on
             logger.exception("a run of %d sequences failed", len(entries))
             error = type(cause).__name__

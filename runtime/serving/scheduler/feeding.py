@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from trine.runtime.engines.base import Engine
+from trine.runtime.inference.batch_planner import Load
 from trine.runtime.serving.scheduler.admission import PatchRoom, estimate_tokens
-from trine.runtime.serving.scheduler.batching import Load
 from trine.runtime.serving.scheduler.preparing import Prepared, Preparer
 from trine.runtime.serving.scheduler.text_pool import TextPool
 from trine.runtime.serving.scheduler.tickets import Ticket

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from trine.runtime.bundle.model_config import PROMPTS, ModelConfig
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageText
+from trine.runtime.outputs import Heads
 from trine.runtime.preprocessing.preprocessor import Preparation
 from trine.runtime.preprocessing.sequence import TokenSequence, text_sequence
 from trine.runtime.request import SYMMETRIC_TASKS, Request
@@ -151,7 +152,8 @@ class Preparer:
         request = Request(
             tasks=(item.task,),
             prefixes=(prefix,),
-            truncate_dim=None,
+            heads=Heads(call.single, call.multi, self._model.decoder.hidden_size),
+            output_dtype="float32",
             max_length=max_length,
             max_pixels=self._max_pixels,
         )

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from trine.runtime.adapters.base import AdapterHandle
-from trine.runtime.inference.runner import ItemVectors
 from trine.runtime.serving.scheduler.admission import PatchRoom, Reservation
 from trine.runtime.serving.scheduler.preparing import Prepared
-from trine.runtime.serving.scheduler.vectors import image_spans
+from trine.runtime.serving.scheduler.vectors import ItemVectors, image_spans
 from trine.runtime.serving.scheduler.work_queue import Entry
 from trine.runtime.serving.service.calls import CallContext, EmbedCall, ImageSpan, Timings
 

@@ -1,6 +1,7 @@
-"""From runs of the engine to the vectors of a call's items."""
+"""Computes the vectors of a call's items from batches of the engine."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,44 +9,68 @@ from numpy.typing import NDArray
 from trine.kernels.pooling import l2_normalise, mean_rows, truncate
 from trine.runtime.engines.base import VectorEngine
 from trine.runtime.inference.pooling import mean_vector, multi_vector, single_vector
-from trine.runtime.inference.runner import ItemVectors, Pipeline
+from trine.runtime.inference.runner import Runner
+from trine.runtime.outputs import Heads
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.serving.scheduler.work_queue import Entry
 from trine.runtime.serving.service.calls import ImageSpan
 
-__all__ = ["image_spans", "item_vectors", "run_entries", "stack_multi", "stack_single"]
+__all__ = [
+    "ItemVectors",
+    "image_spans",
+    "item_vectors",
+    "run_entries",
+    "stack_multi",
+    "stack_single",
+]
 
 
-def run_entries(pipeline: Pipeline, entries: Sequence[Entry]) -> list[list[ItemVectors]]:
-    """Return the vectors of each entry's items, one, or one a text with late chunking.
+@dataclass(frozen=True, slots=True)
+class ItemVectors:
+    """What one item came to.
+
+    Attributes:
+        single: float32 [hidden], normalised unless the call wants it otherwise; None if not wanted.
+        multi: float32 [T, projector_dim], rows normalised; None if not wanted.
+    """
+
+    single: NDArray[np.float32] | None
+    multi: NDArray[np.float32] | None
+
+
+def run_entries(runner: Runner, entries: Sequence[Entry]) -> list[list[ItemVectors]]:
+    """Compute entries as one batch; return the vectors of each one's items.
+
+    They are one, or one a text with late chunking.
 
     An engine with heads of its own, on a GPU, makes them where the hidden states are, unless some
     entry wants what its heads do not make. Then hidden states come back for all entries: that costs
-    less than a second run, which would read all weights again.
+    less than a second batch, which would read all weights again.
 
     Args:
-        pipeline: of the engine.
-        entries: at least one.
+        runner: of the engine.
+        entries: at least one; a batch as `plan_batch` makes them.
     """
     sequences = [entry.sequence for entry in entries]
     adapters = [entry.adapter for entry in entries]
-    if isinstance(pipeline.engine, VectorEngine) and not any(map(_needs_hidden_states, entries)):
-        single, multi = any(e.single for e in entries), any(e.multi for e in entries)
-        whole = pipeline.run(sequences, adapters, single, multi)
+    if isinstance(runner.engine, VectorEngine) and not any(map(_needs_hidden_states, entries)):
+        heads = Heads(
+            single=any(entry.single for entry in entries),
+            multi=any(entry.multi for entry in entries),
+            dim=runner.config.decoder.hidden_size,
+        )
+        found = runner.forward_vectors(sequences, adapters, heads)
         return [
             [
                 ItemVectors(
-                    vectors.single if entry.single else None,
-                    vectors.multi if entry.multi else None,
+                    found.single[row] if found.single is not None and entry.single else None,
+                    found.multi[row] if found.multi is not None and entry.multi else None,
                 )
             ]
-            for entry, vectors in zip(entries, whole, strict=True)
+            for row, entry in enumerate(entries)
         ]
-    found = {
-        index: item_vectors(entries[index], hidden)
-        for index, hidden in pipeline.hidden_states(sequences, adapters)
-    }
-    return [found[index] for index in range(len(entries))]
+    hidden = runner.forward(sequences, adapters)
+    return [item_vectors(entry, rows) for entry, rows in zip(entries, hidden, strict=True)]
 
 
 def _needs_hidden_states(entry: Entry) -> bool:
@@ -68,9 +93,7 @@ def item_vectors(entry: Entry, hidden: NDArray[np.float32]) -> list[ItemVectors]
         if entry.single:
             pooled = entry.sequence.pooled
             single = (
-                single_vector(hidden, entry.sequence)
-                if entry.normalize
-                else mean_vector(hidden, pooled)
+                single_vector(hidden, pooled) if entry.normalize else mean_vector(hidden, pooled)
             )
         return [ItemVectors(single, multi)]
     results = []

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from trine.runtime.adapters.base import AdapterHandle
+from trine.runtime.inference.batch_planner import BatchCosts, Load
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.serving.scheduler.batching import (
     LOOK_AHEAD,
     BatchBudget,
-    Load,
     Turns,
     is_short,
     plan_batch,
@@ -95,13 +95,18 @@ class WorkQueue:
 
     Args:
         budget: of one run.
+        costs: of batches of the engine.
         cost: returns what a run costs; None while that is unknown.
     """
 
     def __init__(
-        self, budget: BatchBudget, cost: Callable[[], RunCost | None] = lambda: None
+        self,
+        budget: BatchBudget,
+        costs: BatchCosts,
+        cost: Callable[[], RunCost | None] = lambda: None,
     ) -> None:
         self._budget = budget
+        self._costs = costs
         self._cost = cost
         self._short = _Lane()
         self._long = _Lane()
@@ -153,7 +158,12 @@ class WorkQueue:
             if not self._count():
                 return ([], dropped) if dropped or not self._closed else None
             plan = plan_batch(
-                self._short.head(), self._long.head(), self._budget, self._turns, self._cost()
+                self._short.head(),
+                self._long.head(),
+                self._budget,
+                self._costs,
+                self._turns,
+                self._cost(),
             )
             self._turns = plan.turns
             return self._long.pull(plan.long) + self._short.pull(plan.short), dropped

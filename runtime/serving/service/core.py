@@ -1,4 +1,4 @@
-"""Opens what computes vectors: engine, pipeline, preparation; checked before anything is served."""
+"""Opens what computes vectors: engine, runner, preparation; checked before anything is served."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ from trine.runtime.engines.choice import resolve_engine
 from trine.runtime.engines.native.packed_file import packed_path
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.errors import InputError
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.encoder import Encoder
-from trine.runtime.inference.runner import BatchLimits, Pipeline
+from trine.runtime.inference.runner import Runner
 from trine.runtime.inference.self_test import SelfTest
 from trine.runtime.preprocessing.preprocessor import Preparation
 from trine.runtime.serving.config.settings import ServerSettings
@@ -28,13 +29,13 @@ class Core:
 
     Attributes:
         engine: whose runs are reported.
-        pipeline: of that engine.
+        runner: of that engine.
         preparation: of items into sequences.
         tokenizer: that the preparation uses.
     """
 
     engine: Engine
-    pipeline: Pipeline
+    runner: Runner
     preparation: Preparation
     tokenizer: ServingTokenizer
 
@@ -115,7 +116,7 @@ def open_core(
     tokenizer = ServingTokenizer(bundle.path(TOKENIZER_NAME))
     return Core(
         watched,
-        Pipeline(model, watched, table, limits),
+        Runner(model, watched, table, limits),
         Preparation(model, tokenizer),
         tokenizer,
     )

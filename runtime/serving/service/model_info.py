@@ -61,7 +61,7 @@ def describe_model(
         default_task=task,
         default_prompt=prompt,
         dimensions=model.decoder.hidden_size,
-        default_dimensions=model.truncate_dim or model.decoder.hidden_size,
+        default_dimensions=model.default_dim,
         matryoshka_dimensions=tuple(sorted(model.matryoshka_dims)),
         multi_dimensions=model.projector_dim,
         max_tokens=min(settings.max_length, model.max_tokens),

@@ -89,7 +89,7 @@ class EmbeddingService:
         )
         self._admission = Admission(settings.queue_tokens, self._budget, self._speed.seconds)
         self._room = PatchRoom(settings.queue_patches)
-        self._queue = WorkQueue(self._budget, self._speed.cost)
+        self._queue: WorkQueue | None = None
         threads = settings.prepare_threads
         self._texts = TextPool(threads)
         self._picture_threads = ThreadPoolExecutor(threads, "trine-picture")
@@ -156,10 +156,11 @@ class EmbeddingService:
         finally:
             loader.shutdown(wait=False)
         preparer = Preparer(self._model, core.preparation, core.tokenizer, self._max_pixels)
+        self._queue = queue = WorkQueue(self._budget, core.runner.costs, self._speed.cost)
         self._feeder = Feeder(
             preparer=preparer,
             engine=core.engine,
-            queue=self._queue,
+            queue=queue,
             room=self._room,
             texts=self._texts,
             picture_threads=self._picture_threads,
@@ -168,7 +169,7 @@ class EmbeddingService:
         )
         self._core = core
         self._admin.open(core.engine.adapters)
-        self._engine_loop = EngineLoop(self._queue, core.pipeline, deliver, failed)
+        self._engine_loop = EngineLoop(queue, core.runner, deliver, failed)
         self._engine_loop.start()
         if self._state == "loading":
             self._state = "ready"
@@ -187,7 +188,8 @@ class EmbeddingService:
         """Compute what is queued, then end the threads."""
         self.drain()
         self._closed = True
-        self._queue.close()
+        if self._queue is not None:
+            self._queue.close()
         if self._engine_loop is not None:
             await asyncio.to_thread(self._engine_loop.join)
         self._texts.shutdown()
@@ -364,7 +366,7 @@ class EmbeddingService:
         return await asyncio.to_thread(stack)
 
     def _close_ticket(self, ticket: Ticket) -> None:
-        if not ticket.complete:
+        if not ticket.complete and self._queue is not None:
             for entry in self._queue.remove(ticket):
                 ticket.dropped(entry)
         ticket.close()

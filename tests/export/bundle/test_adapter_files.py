@@ -337,7 +337,9 @@ def test_an_onnx_adapter_in_plain_onnx_runtime_gives_this_runtimes_vectors(
         want = embedder.encode(TEXTS, task, return_multivector=True)
         assert want.single is not None
         assert want.multi is not None
-        found = [single_vector(h, s)[None] for h, s in zip(hidden, plain.sequences, strict=True)]
+        found = [
+            single_vector(h, s.pooled)[None] for h, s in zip(hidden, plain.sequences, strict=True)
+        ]
         assert_close(found, [*want.single[:, None]], f"single, {task}")
         projector = heads.float32(f"{task}.weight"), heads.float32(f"{task}.bias")
         assert_close([project(h, *projector) for h in hidden], want.multi, f"multi, {task}")

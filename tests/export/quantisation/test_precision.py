@@ -23,7 +23,7 @@ from trine.runtime.bundle.precision import Precision
 from trine.runtime.commands.info.bundle_summary import bundle_lines
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import BundleError, EngineError, InputError
-from trine.runtime.inference.runner import BatchLimits
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inputs import ImageText, Item
 
 TEXTS = ["a", "Which warranty covers the inverter?", "def area(r):\n    return 3.14 * r * r"]

@@ -35,10 +35,12 @@ from trine.runtime.bundle.bundle import EMBEDDING_NAME, HEADS_NAME
 from trine.runtime.bundle.safetensors_file import widen
 from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.engines.ort.decoders import ONNX_TYPES, rank_mask
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.pooling import load_base_projector, load_projectors
-from trine.runtime.inference.runner import BatchLimits, Pipeline
+from trine.runtime.inference.runner import Runner
 from trine.runtime.inputs import ImageText
+from trine.runtime.outputs import Heads
 from trine.runtime.preprocessing.preprocessor import Preparation
 from trine.runtime.preprocessing.vision_inputs import VisionInputs
 from trine.runtime.request import check_request
@@ -223,9 +225,9 @@ def _agreement(
         for task in config.tasks:
             bank.add(task, adapter_from_peft(peft, task, layout))
         source_of = bank
-    runner = GraphRunner(source_of, sessions, bank, half)
+    engine = GraphRunner(source_of, sessions, bank, half)
     table = EmbeddingTable(folder / EMBEDDING_NAME, config.decoder)
-    pipeline = Pipeline(config, runner, table, BatchLimits())
+    runner = Runner(config, engine, table, BatchLimits())
     preparation = Preparation(config, tokenizer)
     items = [*GOLDEN_TEXTS, ImageText((golden_image(),))]
     inputs = []
@@ -234,16 +236,15 @@ def _agreement(
         sequences = preparation.sequences(items, request)
         inputs.extend(ReferenceInput(sequence, task) for sequence in sequences)
     want = Reference(checkpoint, peft).run(inputs)
+    heads = Heads(single=True, multi=True, dim=config.decoder.hidden_size)
     with source_of.hold(config.tasks) as handles:
-        have = pipeline.run(
-            [i.sequence for i in inputs], [handles[i.task] for i in inputs], True, True
-        )
+        have = runner.encode([i.sequence for i in inputs], [handles[i.task] for i in inputs], heads)
+    assert have.single is not None
+    assert have.multi is not None
     singles, rows = [], []
-    for a, b in zip(want, have, strict=True):
-        assert b.single is not None
-        assert b.multi is not None
-        singles.append(a.single.astype(np.float64) @ b.single)
-        rows.extend((a.multi.astype(np.float64) * b.multi).sum(axis=1))
+    for a, single, multi in zip(want, have.single, have.multi, strict=True):
+        singles.append(a.single.astype(np.float64) @ single)
+        rows.extend((a.multi.astype(np.float64) * multi).sum(axis=1))
     return Agreement(np.array(singles), np.array(rows), paths)
 
 

@@ -16,7 +16,7 @@ from trine.runtime.adapters.store import MAX_ADAPTERS
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.ort.engine import OrtCpuEngine
 from trine.runtime.errors import InputError
-from trine.runtime.inference.runner import BatchLimits
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.outputs import Embeddings
 
 PEFT = Path(__file__).parents[2] / "data" / "golden" / "checkpoint" / "adapters"

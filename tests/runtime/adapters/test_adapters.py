@@ -18,7 +18,7 @@ from trine.runtime.bundle.safetensors_file import narrow, widen
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.ort.engine import OrtCpuEngine
 from trine.runtime.errors import InputError
-from trine.runtime.inference.runner import BatchLimits
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.outputs import Embeddings
 from trine.runtime.preprocessing.preprocessor import Preparation

@@ -16,8 +16,8 @@ from trine.runtime.bundle.manifest import AdapterLayout
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.engines.ort.decoders import rank_mask
 from trine.runtime.errors import InputError
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.pooling import Projector
-from trine.runtime.inference.runner import BatchLimits
 
 Array = NDArray[np.float32]
 

@@ -82,6 +82,7 @@ class Untimed:
     def __init__(self, engine: Engine) -> None:
         self.adapters, self.description = engine.adapters, "untimed"
         self.run_decoder, self.run_vision = engine.run_decoder, engine.run_vision
+        self.pads_attention = engine.pads_attention
 
 
 def test_an_engine_that_does_not_time_its_operators_says_so(

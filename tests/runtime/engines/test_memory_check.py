@@ -25,7 +25,7 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from trine.runtime import Embedder, ImageText
-from trine.runtime.inference.runner import BatchLimits
+from trine.runtime.inference.batch_planner import BatchLimits
 
 # Not getrusage's: that one begins with the memory of the process this one was forked from.
 peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings, target
 from hypothesis import strategies as st
 
 from trine.runtime.embedder import Embedder
-from trine.runtime.inference.runner import BatchLimits
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.outputs import Embeddings
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trine.runtime import Embedder, ImageText, InputError, StreamItem
 from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.hardware.memory import resident_bytes
-from trine.runtime.inference.runner import BatchLimits
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inputs import Item
 from trine.runtime.preprocessing.preprocessor import Preparation
 from trine.runtime.preprocessing.vision_inputs import VisionInputs

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from tests.runtime.engines.gpu.simulated_gpu import SimulatedDevice
 from tests.runtime.engines.gpu.simulated_tensorrt import SimulatedDrivers
-from trine.runtime.bundle.bundle import open_bundle
+from trine.runtime.bundle.bundle import EMBEDDING_NAME, open_bundle
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.base import EngineOptions
 from trine.runtime.engines.gpu.opening import open_gpu_engine
 from trine.runtime.errors import EngineError
-from trine.runtime.inference.runner import BatchLimits
+from trine.runtime.inference.batch_planner import BatchLimits
+from trine.runtime.inference.embedding_table import EmbeddingTable
+from trine.runtime.inference.runner import Runner
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.outputs import Embeddings
 from trine.runtime.request import check_request
@@ -284,9 +286,9 @@ def test_hidden_states_are_those_of_the_cpu(make_bundle: MakeBundle) -> None:
         with encoder.engine.adapters.hold(["code"]) as handles:
             request = check_request(TASKS, encoder.model, num_items=3, task="code")
             sequences = encoder._preparation.sequences(["a", "b c d", "e " * 40], request)
-            listed = list(sequences)
-            rows = encoder._pipeline.hidden_states(listed, [handles["code"]] * 3)
-            found.append(dict(rows))
+            table = EmbeddingTable(embedder.bundle.path(EMBEDDING_NAME), encoder.model.decoder)
+            runner = Runner(encoder.model, encoder.engine, table, BatchLimits())
+            found.append(runner.forward(list(sequences), [handles["code"]] * 3))
     for index in range(3):
         scale = np.abs(found[1][index]).max()
         assert np.abs(found[0][index] - found[1][index]).max() <= 1e-5 * scale

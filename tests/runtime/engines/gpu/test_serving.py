@@ -11,13 +11,13 @@ from trine.runtime.adapters.base import AdapterHandle
 from trine.runtime.bundle.bundle import EMBEDDING_NAME, TOKENIZER_NAME, open_bundle
 from trine.runtime.engines.base import EngineOptions, VectorEngine
 from trine.runtime.engines.gpu.opening import open_gpu_engine
+from trine.runtime.inference.batch_planner import BatchLimits, Load
 from trine.runtime.inference.embedding_table import EmbeddingTable
-from trine.runtime.inference.runner import BatchLimits, Pipeline
+from trine.runtime.inference.runner import Runner
 from trine.runtime.preprocessing.preprocessor import Preparation
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import check_request
-from trine.runtime.serving.scheduler.batching import Load
 from trine.runtime.serving.scheduler.engine_meter import EngineRun, metered
 from trine.runtime.serving.scheduler.vectors import item_vectors, run_entries
 from trine.runtime.serving.scheduler.work_queue import Entry
@@ -52,7 +52,7 @@ def entry(
 
 
 class Server:
-    """A pipeline on the simulated GPU as the server has it."""
+    """A runner on the simulated GPU as the server has it."""
 
     def __init__(self, folder: Path) -> None:
         bundle = open_bundle(folder)
@@ -64,7 +64,7 @@ class Server:
         table = EmbeddingTable(bundle.path(EMBEDDING_NAME), self.model.decoder)
         watched = metered(engine, self.runs.append)
         assert isinstance(watched, VectorEngine)
-        self.pipeline = Pipeline(self.model, watched, table, BatchLimits(tokens=64))
+        self.runner = Runner(self.model, watched, table, BatchLimits(tokens=64))
         preparation = Preparation(self.model, TextTokenizer(bundle.path(TOKENIZER_NAME)))
         request = check_request(("code",), self.model, num_items=len(TEXTS), task="code")
         self.sequences = list(preparation.sequences(TEXTS, request))
@@ -83,8 +83,8 @@ class Server:
 
     def by_hidden_states(self, entries: Sequence[Entry]) -> list[object]:
         sequences = [e.sequence for e in entries]
-        hidden = dict(self.pipeline.hidden_states(sequences, [self.adapter] * len(entries)))
-        return [item_vectors(e, hidden[i]) for i, e in enumerate(entries)]
+        hidden = self.runner.forward(sequences, [self.adapter] * len(entries))
+        return [item_vectors(e, rows) for e, rows in zip(entries, hidden, strict=True)]
 
     def copied(self) -> int:
         return sum(size for kind, size in self.drivers.simulated.log if kind == "download")
@@ -106,13 +106,13 @@ def test_hidden_states_stay_on_the_device(make_bundle: MakeBundle) -> None:
     want = server.by_hidden_states(entries)
     server.runs.clear()
     server.drivers.simulated.log.clear()
-    check_same(run_entries(server.pipeline, entries), want)
+    check_same(run_entries(server.runner, entries), want)
     tokens = sum(len(sequence) for sequence in server.sequences)
     hidden, projected = server.model.decoder.hidden_size, server.model.projector_dim
     assert server.copied() == 4 * (len(entries) * hidden + tokens * projected)
     assert server.copied() < 4 * tokens * hidden
-    # Several runs of up to 64 tokens, each reported once.
-    assert len(server.runs) > 1
+    # One batch, reported once.
+    assert len(server.runs) == 1
     assert sum(run.units for run in server.runs) == tokens
     assert sum(run.items for run in server.runs) == len(entries)
     assert all(run.graph == "decoder" and run.seconds > 0 for run in server.runs)
@@ -126,7 +126,7 @@ def test_what_the_heads_do_not_make_comes_from_hidden_states(
     entries = server.entries(**last)
     want = server.by_hidden_states(entries)
     server.drivers.simulated.log.clear()
-    check_same(run_entries(server.pipeline, entries), want)
+    check_same(run_entries(server.runner, entries), want)
     tokens = sum(len(sequence) for sequence in server.sequences)
     assert server.copied() == 4 * tokens * server.model.decoder.hidden_size
 
@@ -134,4 +134,4 @@ def test_what_the_heads_do_not_make_comes_from_hidden_states(
 def test_heads_on_the_host_give_the_same(make_bundle: MakeBundle) -> None:
     server = Server(make_bundle(kernels=False))
     entries = server.entries()
-    check_same(run_entries(server.pipeline, entries), server.by_hidden_states(entries))
+    check_same(run_entries(server.runner, entries), server.by_hidden_states(entries))

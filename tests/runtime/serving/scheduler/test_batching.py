@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trine.runtime.inference.batch_planner import BatchCosts, Load, plan_decoder_batches
 from trine.runtime.serving.scheduler.batching import (
     LOSS,
     LOSS_OF_FEW,
     SHORT_TURNS,
     BatchBudget,
-    Load,
     Plan,
     Turns,
     fewest,
@@ -19,6 +19,8 @@ from trine.runtime.serving.scheduler.batching import (
 )
 from trine.runtime.serving.scheduler.forward_cost import RunCost
 
+#: Of an engine whose attention knows where sequences end, and of one that pads.
+COSTS, PADDED = BatchCosts(batch=16, slot_pair=0), BatchCosts(batch=16, slot_pair=5e-2)
 BUDGET = BatchBudget(tokens=100, patches=200, short_tokens=20)
 
 short_loads = st.builds(Load, st.integers(1, 20), st.just(0), st.sampled_from("ab"))
@@ -38,7 +40,7 @@ costs = st.none() | st.builds(RunCost, st.floats(0, 1), st.floats(0, 0.1))
 def test_a_run_is_within_its_budget_and_of_one_group(
     waiting: tuple[list[Load], list[Load]], turns: Turns, cost: RunCost | None
 ) -> None:
-    run = members(plan_batch(*waiting, BUDGET, turns, cost), *waiting)
+    run = members(plan_batch(*waiting, BUDGET, COSTS, turns, cost), *waiting)
     assert run
     assert len({load.group for load in run}) == 1
     if len(run) > 1:
@@ -52,7 +54,7 @@ def test_a_run_is_within_its_budget_and_of_one_group(
 def test_the_head_of_a_lane_is_always_in_the_run(
     waiting: tuple[list[Load], list[Load]], turns: Turns, cost: RunCost | None
 ) -> None:
-    plan = plan_batch(*waiting, BUDGET, turns, cost)
+    plan = plan_batch(*waiting, BUDGET, COSTS, turns, cost)
     assert (plan.long or plan.short)[0] == 0
     assert len(set(plan.short)) == len(plan.short)
     assert len(set(plan.long)) == len(plan.long)
@@ -65,7 +67,7 @@ def test_all_items_are_run_once(
     short, long = map(list, waiting)
     turns, num_run = Turns(), 0
     while short or long:
-        plan = plan_batch(short, long, BUDGET, turns, cost)
+        plan = plan_batch(short, long, BUDGET, COSTS, turns, cost)
         num_run += len(plan.short) + len(plan.long)
         short = [load for i, load in enumerate(short) if i not in plan.short]
         long = [load for i, load in enumerate(long) if i not in plan.long]
@@ -74,7 +76,7 @@ def test_all_items_are_run_once(
 
 
 def test_a_short_run_has_no_long_items() -> None:
-    plan = plan_batch([Load(5, 0, "a")], [Load(30, 0, "a")], BUDGET)
+    plan = plan_batch([Load(5, 0, "a")], [Load(30, 0, "a")], BUDGET, COSTS)
     assert (plan.short, plan.long) == ((0,), ())
 
 
@@ -82,27 +84,31 @@ def test_a_long_item_gets_its_turn_however_many_short_ones_come() -> None:
     for cost, runs_a_turn in ((None, 1), (RunCost(1e-9, 1.0), 5)):
         turns, runs = Turns(), []
         for _ in range(2 * (SHORT_TURNS * runs_a_turn + 1)):
-            plan = plan_batch([Load(20, 0, "a")] * 9, [Load(90, 0, "a")] * 9, BUDGET, turns, cost)
+            plan = plan_batch(
+                [Load(20, 0, "a")] * 9, [Load(90, 0, "a")] * 9, BUDGET, COSTS, turns, cost
+            )
             turns = plan.turns
             runs.append("long" if plan.long else "short")
         assert runs == 2 * (["short"] * SHORT_TURNS * runs_a_turn + ["long"])
 
 
 def test_a_short_item_waits_for_one_long_run_at_most() -> None:
-    plan = plan_batch([Load(5, 0, "a")], [Load(90, 0, "b")], BUDGET, Turns(SHORT_TURNS))
+    plan = plan_batch([Load(5, 0, "a")], [Load(90, 0, "b")], BUDGET, COSTS, Turns(SHORT_TURNS))
     assert plan.long == (0,)
-    assert plan_batch([Load(5, 0, "a")], [Load(90, 0, "b")], BUDGET, plan.turns).short == (0,)
+    assert plan_batch([Load(5, 0, "a")], [Load(90, 0, "b")], BUDGET, COSTS, plan.turns).short == (
+        0,
+    )
 
 
 def test_short_items_fill_a_long_run() -> None:
     plan = plan_batch(
-        [Load(5, 0, "a"), Load(5, 0, "b")], [Load(60, 0, "a")], BUDGET, Turns(SHORT_TURNS)
+        [Load(5, 0, "a"), Load(5, 0, "b")], [Load(60, 0, "a")], BUDGET, COSTS, Turns(SHORT_TURNS)
     )
     assert (plan.short, plan.long) == ((0,), (0,))
 
 
 def test_turns_are_counted_only_while_long_items_wait() -> None:
-    assert plan_batch([Load(5, 0, "a")], [], BUDGET, Turns(3)).turns == Turns()
+    assert plan_batch([Load(5, 0, "a")], [], BUDGET, COSTS, Turns(3)).turns == Turns()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,7 @@ def test_a_picture_counts_by_the_time_its_patches_take(load: Load, short: bool) 
 
 def test_patches_count_for_how_long_a_run_is() -> None:
     short = [Load(2, 64, "a")] + [Load(2, 0, "a")] * 9
-    assert plan_batch(short, [], BUDGET, cost=RunCost(1.0, 1.0)).short == (0,)
+    assert plan_batch(short, [], BUDGET, COSTS, cost=RunCost(1.0, 1.0)).short == (0,)
 
 
 def test_without_a_known_cost_all_that_fits_is_one_run() -> None:
@@ -193,9 +199,9 @@ def test_long_runs_are_the_smallest_that_give_little_throughput_away(
 
 def test_a_long_item_is_run_alone_where_company_gains_nothing() -> None:
     long = [Load(40, 0, "a")] * 2
-    assert plan_batch([], long, BUDGET, cost=RunCost(0.1, 1.0)).long == (0,)
-    assert plan_batch([], long, BUDGET, cost=RunCost(100.0, 1.0)).long == (0, 1)
-    assert plan_batch([], long, BUDGET).long == (0, 1), "the cost is unknown"
+    assert plan_batch([], long, BUDGET, COSTS, cost=RunCost(0.1, 1.0)).long == (0,)
+    assert plan_batch([], long, BUDGET, COSTS, cost=RunCost(100.0, 1.0)).long == (0, 1)
+    assert plan_batch([], long, BUDGET, COSTS).long == (0, 1), "the cost is unknown"
 
 
 def test_short_items_still_fill_a_run_of_one_long_item() -> None:
@@ -203,7 +209,18 @@ def test_short_items_still_fill_a_run_of_one_long_item() -> None:
         [Load(5, 0, "a")] * 3,
         [Load(40, 0, "a")] * 2,
         BUDGET,
+        COSTS,
         Turns(SHORT_TURNS),
         RunCost(0.1, 1.0),
     )
     assert (plan.short, plan.long) == ((0, 1, 2), (0,))
+
+
+def test_a_batch_is_one_that_the_planner_of_direct_encoding_would_allow() -> None:
+    lengths = [20, 20, 19, 2]
+    short = [Load(tokens, 0, "a") for tokens in lengths]
+    assert plan_batch(short, [], BUDGET, COSTS).short == (0, 1, 2, 3)
+    # The short text's slots would cost more than another batch.
+    assert plan_batch(short, [], BUDGET, PADDED).short == (0, 1, 2)
+    direct = plan_decoder_batches(lengths, ["a"] * 4, BUDGET.tokens, PADDED)
+    assert direct == [[0, 1, 2], [3]]

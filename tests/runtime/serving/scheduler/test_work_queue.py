@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from trine.runtime.adapters.base import AdapterHandle
+from trine.runtime.inference.batch_planner import BatchCosts, Load
 from trine.runtime.inference.pooling import Projector
 from trine.runtime.preprocessing.sequence import text_sequence
-from trine.runtime.serving.scheduler.batching import LOOK_AHEAD, BatchBudget, Load
+from trine.runtime.serving.scheduler.batching import LOOK_AHEAD, BatchBudget
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
 
+COSTS = BatchCosts(batch=16, slot_pair=0)
 BUDGET = BatchBudget(tokens=100, patches=200, short_tokens=20)
 HANDLE = AdapterHandle(
     "retrieval", 0, Projector(np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
@@ -40,7 +42,7 @@ def entry(
 
 
 def test_the_earliest_deadline_goes_first() -> None:
-    queue = WorkQueue(BUDGET)
+    queue = WorkQueue(BUDGET, COSTS)
     late, soon, between = entry(90, 9.0), entry(90, 3.0), entry(90, 5.0)
     queue.put([late, soon])
     queue.put([between])
@@ -49,14 +51,14 @@ def test_the_earliest_deadline_goes_first() -> None:
 
 
 def test_equal_deadlines_go_in_order_of_arrival() -> None:
-    queue = WorkQueue(BUDGET)
+    queue = WorkQueue(BUDGET, COSTS)
     entries = [entry() for _ in range(5)]
     queue.put(entries)
     assert queue.take(lambda: 0.0) == (entries, [])
 
 
 def test_what_nobody_waits_for_is_dropped_without_a_run() -> None:
-    queue = WorkQueue(BUDGET)
+    queue = WorkQueue(BUDGET, COSTS)
     late, left, wanted = entry(deadline=1.0), entry(abandoned=lambda: True), entry()
     queue.put([late, left, wanted])
     taken = queue.take(lambda: 1.0)
@@ -64,7 +66,7 @@ def test_what_nobody_waits_for_is_dropped_without_a_run() -> None:
 
 
 def test_only_dropped_entries_are_handed_over_too() -> None:
-    queue = WorkQueue(BUDGET)
+    queue = WorkQueue(BUDGET, COSTS)
     gone = entry(deadline=1.0)
     queue.put([gone])
     assert queue.take(lambda: 2.0) == ([], [gone])
@@ -78,7 +80,7 @@ def test_only_what_may_be_in_the_run_is_asked_whether_anybody_waits() -> None:
         asked.append(number)
         return number == 1
 
-    queue = WorkQueue(BUDGET)
+    queue = WorkQueue(BUDGET, COSTS)
     late = [entry(deadline=1.0) for _ in range(3)]
     waiting = [entry(abandoned=lambda n=number: note(n)) for number in range(LOOK_AHEAD + 5)]
     queue.put([*waiting, *late])
@@ -90,7 +92,7 @@ def test_only_what_may_be_in_the_run_is_asked_whether_anybody_waits() -> None:
 
 
 def test_an_owners_entries_can_be_removed() -> None:
-    queue = WorkQueue(BUDGET)
+    queue = WorkQueue(BUDGET, COSTS)
     ours, theirs = entry(owner="us"), entry(owner="them")
     queue.put([ours, theirs])
     assert queue.remove("us") == [ours]
@@ -98,7 +100,7 @@ def test_an_owners_entries_can_be_removed() -> None:
 
 
 def test_a_closed_queue_is_emptied_first() -> None:
-    queue = WorkQueue(BUDGET)
+    queue = WorkQueue(BUDGET, COSTS)
     last = entry()
     queue.put([last])
     queue.close()
@@ -108,7 +110,7 @@ def test_a_closed_queue_is_emptied_first() -> None:
 
 @pytest.mark.parametrize("wake", ["put", "close"])
 def test_taking_waits_for_entries(wake: str) -> None:
-    queue = WorkQueue(BUDGET)
+    queue = WorkQueue(BUDGET, COSTS)
     found: list[object] = []
     thread = threading.Thread(target=lambda: found.append(queue.take(lambda: 0.0)))
     thread.start()
@@ -119,7 +121,7 @@ def test_taking_waits_for_entries(wake: str) -> None:
 
 
 def test_a_run_waits_for_others_until_a_time_only() -> None:
-    queue = WorkQueue(BUDGET)
+    queue = WorkQueue(BUDGET, COSTS)
     first, second, third = (entry(deadline=float("inf")) for _ in range(3))
     queue.put([first])
     threading.Timer(0.05, lambda: queue.put([second])).start()
@@ -134,7 +136,7 @@ def test_a_run_waits_for_others_until_a_time_only() -> None:
 
 
 def test_a_run_waits_no_longer_for_what_was_removed() -> None:
-    queue = WorkQueue(BUDGET)
+    queue = WorkQueue(BUDGET, COSTS)
     queue.put([entry(owner="gone")])
     threading.Timer(0.02, lambda: queue.remove("gone")).start()
     assert queue.take(time.monotonic, wanted=2, until=time.monotonic() + 0.1) == ([], [])

@@ -385,8 +385,8 @@ def test_pictures_wait_for_room_instead_of_taking_memory(golden_bundle: Path, se
 
 def test_an_engine_that_fails_fails_its_run_only(golden_bundle: Path, serve: Serve) -> None:
     with serve(golden_bundle) as broken:
-        pipeline = broken.service._engine_loop._pipeline  # type: ignore[union-attr]
-        engine = pipeline.engine
+        runner = broken.service._engine_loop._runner  # type: ignore[union-attr]
+        engine = runner.engine
 
         class Failing:
             adapters = engine.adapters
@@ -397,11 +397,11 @@ def test_an_engine_that_fails_fails_its_run_only(golden_bundle: Path, serve: Ser
             def run_decoder(self, inputs: object, adapters: object) -> NDArray[np.float32]:
                 raise EngineError("out of order")
 
-        pipeline.engine = Failing()  # type: ignore[assignment]
+        runner.engine = Failing()  # type: ignore[assignment]
         with pytest.raises(ServiceError) as refused:
             broken.embed(text("a"))
         assert (refused.value.status, refused.value.code) == (500, "engine_failure")
-        pipeline.engine = engine
+        runner.engine = engine
         broken.embed(text("a"))
 
 
