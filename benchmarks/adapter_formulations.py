@@ -20,14 +20,18 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from machine import machine_record
 from numpy.typing import NDArray
 
 from trine.export.graphs.builder import CONTRIB, GraphBuilder, Weight
+from trine.runtime.libraries import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 HIDDEN, QKV, INNER, TASKS = 2048, 2560, 11008, 3
 PROJECTIONS = {
@@ -174,12 +178,12 @@ def grouped(rank: int, task_of_token: NDArray[np.int64]) -> tuple[ir.Model, Feed
     return layer(delta, declare), feeds
 
 
-def session(model: ir.Model) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
+def session(model: ir.Model) -> "onnxruntime.InferenceSession":
+    options = import_onnxruntime().SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
     data = ir.to_proto(model).SerializeToString()
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return import_onnxruntime().InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 def main() -> None:
@@ -231,7 +235,7 @@ def main() -> None:
         arguments.out.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
-def check_agreement(variants: dict[str, tuple[onnxruntime.InferenceSession, Feeds]]) -> None:
+def check_agreement(variants: dict[str, tuple["onnxruntime.InferenceSession", Feeds]]) -> None:
     """Raise if formulations of the same mix differ by more than rounding."""
     for mix in ("one task", "mixed"):
         outputs = [

@@ -20,14 +20,18 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 from machine import machine_record
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from trine.runtime.libraries import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Array = NDArray[np.float32]
 #: x [T, in] float32 to x · W [T, out].
@@ -66,7 +70,7 @@ def session(
     weights: dict[str, NDArray[np.generic]],
     num_in: int,
     threads: int,
-) -> onnxruntime.InferenceSession:
+) -> "onnxruntime.InferenceSession":
     """Return a session from x [T, num_in] to y."""
     graph = helper.make_graph(
         nodes,
@@ -77,11 +81,11 @@ def session(
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    settings = onnxruntime.SessionOptions()
+    settings = import_onnxruntime().SessionOptions()
     settings.intra_op_num_threads = threads
     # Threads that wait must not spin on the cores that the next option needs.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(
+    return import_onnxruntime().InferenceSession(
         model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )
 
@@ -106,7 +110,7 @@ def options(weight: Array, calibration: Array, threads: int) -> dict[str, Produc
     return made
 
 
-def runner(made: onnxruntime.InferenceSession) -> Product:
+def runner(made: "onnxruntime.InferenceSession") -> Product:
     return lambda x: np.asarray(made.run(None, {"x": x})[0], np.float32)
 
 

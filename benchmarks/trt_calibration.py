@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from machine import machine_record
 from numpy.typing import NDArray
 
@@ -41,6 +40,7 @@ from trine.runtime.adapters.peft import PeftAdapters
 from trine.runtime.bundle.bundle import EMBEDDING_NAME
 from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.runner import lay_out_sequences
+from trine.runtime.libraries import import_onnxruntime
 from trine.runtime.preprocessing.preprocessor import Preparation
 
 Feeds = dict[str, NDArray[np.generic]]
@@ -121,7 +121,9 @@ def measure(folder: Path, results: Path) -> None:
 
     def outputs(name: str) -> list[NDArray[np.float32]]:
         path = folder / f"{name}.onnx"
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = import_onnxruntime().InferenceSession(
+            str(path), providers=["CPUExecutionProvider"]
+        )
         feeds = ({key: run[key] for key in INPUTS} for run in runs)
         return [np.asarray(session.run(None, each)[0]) for each in feeds]
 

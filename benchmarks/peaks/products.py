@@ -30,9 +30,10 @@ def main() -> None:
 
 def onnxruntime_product(threads: int, rows: int, num_in: int, num_out: int) -> Callable[[], object]:
     """Return a run of MatMulInteger, uint8 by int8."""
-    import onnxruntime
-
     from trine.runtime.commands.bench.onnx_bytes import matmul_model
+    from trine.runtime.libraries import import_onnxruntime
+
+    onnxruntime = import_onnxruntime()
 
     source = np.random.default_rng(0)
     weight = source.integers(-127, 128, (num_in, num_out), np.int8)

@@ -33,6 +33,8 @@ def worker_environment(setup: Setup) -> dict[str, str]:
         # What torch.compile has compiled once it need not compile again.
         "TORCHINDUCTOR_CACHE_DIR": str(setup.work / "inductor"),
         "HF_HUB_OFFLINE": "1",
+        # Nothing that is measured talks to the network meanwhile.
+        "ORT_DISABLE_TELEMETRY": "1",
     }
 
 

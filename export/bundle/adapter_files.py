@@ -95,19 +95,21 @@ def write_onnx_adapters(
     `lora_mask_qkv` all true.
     """
     import numpy as np
-    from onnxruntime import AdapterFormat, OrtValue
 
     from trine.runtime.engines.ort.decoders import ONNX_TYPES
+    from trine.runtime.libraries import import_onnxruntime
 
+    onnxruntime = import_onnxruntime()
+    make = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type
     base = np.zeros((model.projector_dim, model.decoder.hidden_size), np.float32)
     for task, name in layout.files.items():
         bank = AdapterBank(model, layout, Projector(base, base[:, 0]))
         bank.add(task, adapter_from_peft(adapters, task, layout))
         values = {
-            key: OrtValue.ortvalue_from_numpy_with_onnx_type(array, ONNX_TYPES[layout.dtype])
+            key: make(array, ONNX_TYPES[layout.dtype])
             for key, array in bank.view([0]).arrays.items()
         }
-        file = AdapterFormat()
+        file = onnxruntime.AdapterFormat()
         file.set_adapter_version(1)
         file.set_model_version(1)
         file.set_parameters(values)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trine.runtime.errors import CheckpointError, missing_package
+from trine.runtime.libraries import quiet_libraries
 
 __all__ = ["BUILT_IN", "ResolvedSource", "read_license", "resolve_source"]
 
@@ -70,6 +71,7 @@ def resolve_source(source: str, revision: str | None = None) -> ResolvedSource:
 
 
 def _download(hub_id: str, revision: str | None) -> ResolvedSource:
+    quiet_libraries()
     try:
         import huggingface_hub
     except ImportError as cause:

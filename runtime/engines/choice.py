@@ -12,8 +12,9 @@ from trine.runtime.bundle.manifest import Builder, EngineEntry
 from trine.runtime.bundle.tuned_settings import TunedSettings, read_tuned
 from trine.runtime.engines.gpu.built import built_engine
 from trine.runtime.engines.gpu.entries import GPU_RUNNERS, gpu_entries
-from trine.runtime.errors import EngineError
+from trine.runtime.errors import DependencyError, EngineError
 from trine.runtime.hardware.probe import probe_cuda
+from trine.runtime.libraries import import_onnxruntime
 
 __all__ = ["EngineChoice", "choose_engine", "resolve_engine", "why_not"]
 
@@ -121,8 +122,8 @@ def _obstacle(bundle: Bundle, entry: EngineEntry, sm: int) -> str | None:
             return str(problem)
         return None
     try:
-        import onnxruntime
-    except ImportError:
+        onnxruntime = import_onnxruntime()
+    except DependencyError:
         return "onnxruntime is not installed"
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return f"onnxruntime {onnxruntime.__version__} was built without CUDA"

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from trine.runtime.hardware.isolation import RESULT_MARK
+from trine.runtime.libraries import import_onnxruntime, quiet_libraries
 
 __all__ = ["TINY_GRAPH", "main", "probe_cuda", "probe_import", "probe_provider", "probe_providers"]
 
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def probe_import(name: str) -> dict[str, object]:
     """Return the version of an importable module."""
+    quiet_libraries()
     try:
         module = importlib.import_module(name)
     except Exception as cause:  # a package of native code raises what it likes at import
@@ -117,6 +119,8 @@ def probe_providers(name: str) -> dict[str, object]:
     found = probe_import(name)
     if "problem" in found:
         return found
+    quiet_libraries()
+    quiet_libraries()
     module = importlib.import_module(name)
     return {**found, "providers": list(module.get_available_providers())}
 
@@ -127,8 +131,7 @@ def probe_provider(name: str) -> dict[str, object]:
     Returns:
         `version` of ONNX Runtime.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     # Where NVIDIA's libraries came as packages, this finds them; it prints what it does not find.
     if name != "CPUExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()

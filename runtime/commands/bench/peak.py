@@ -14,7 +14,7 @@ from trine.kernels.cpu.library import why_unavailable
 from trine.kernels.cpu.packed import PackedInt8
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.commands.bench.onnx_bytes import matmul_model
-from trine.runtime.errors import missing_package
+from trine.runtime.libraries import import_onnxruntime
 
 __all__ = ["GemmPeak", "PeakKind", "measure_peak", "peak_kind"]
 
@@ -92,10 +92,7 @@ def _best_rate(run: Callable[[], object], shape: tuple[int, int, int]) -> float:
 
 def _onnxruntime(kind: PeakKind, num_in: int, num_out: int, threads: int) -> Callable[[], object]:
     """Return a run of ONNX Runtime's product."""
-    try:
-        import onnxruntime
-    except ImportError as cause:
-        raise missing_package("onnxruntime", "cpu", "to measure the machine's peak") from cause
+    onnxruntime = import_onnxruntime(purpose="to measure the machine's peak")
     source = np.random.default_rng(0)
     x: NDArray[np.generic]
     if kind == "float32":

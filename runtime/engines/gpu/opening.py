@@ -23,7 +23,7 @@ from trine.runtime.engines.gpu.ort_library import (
     OrtLibrary,
     OrtRunner,
     OrtSettings,
-    import_onnxruntime,
+    onnxruntime_with,
 )
 from trine.runtime.engines.gpu.program import Program
 from trine.runtime.engines.gpu.tensorrt import TensorRt
@@ -64,9 +64,9 @@ class Drivers:
         """Return ONNX Runtime on a stream of a GPU.
 
         Raises:
-            EngineError, DependencyError: as `ort_library.import_onnxruntime`.
+            EngineError, DependencyError: as `ort_library.onnxruntime_with`.
         """
-        return OrtLibrary(import_onnxruntime(settings.runner), device, stream, settings)
+        return OrtLibrary(onnxruntime_with(settings.runner), device, stream, settings)
 
     def kernels(self, folder: Path, device: Device) -> Kernels:
         """Return the kernels that were compiled into a folder.

@@ -17,7 +17,8 @@ from typing import Any, Literal
 from trine.runtime.engines.gpu.buckets import Profiles
 from trine.runtime.engines.gpu.compiled import Binding, CompiledGraph, ExecutionContext
 from trine.runtime.engines.gpu.cuda.device import Device
-from trine.runtime.errors import EngineError, missing_package
+from trine.runtime.errors import EngineError
+from trine.runtime.libraries import import_onnxruntime
 
 __all__ = [
     "OrtGraph",
@@ -25,7 +26,7 @@ __all__ = [
     "OrtRunner",
     "OrtSettings",
     "cuda_options",
-    "import_onnxruntime",
+    "onnxruntime_with",
     "tensorrt_options",
 ]
 
@@ -70,17 +71,14 @@ class OrtSettings:
     profiles: Mapping[Path, Profiles]
 
 
-def import_onnxruntime(runner: OrtRunner) -> ModuleType:
+def onnxruntime_with(runner: OrtRunner) -> ModuleType:
     """Return ONNX Runtime, built with the runner's provider.
 
     Raises:
         DependencyError: it is not installed.
         EngineError: it was built without the provider, or the provider's libraries are missing.
     """
-    try:
-        import onnxruntime
-    except ImportError as cause:
-        raise missing_package("onnxruntime", "gpu", "to run on a GPU") from cause
+    onnxruntime = import_onnxruntime("gpu", "to run on a GPU")
     provider = PROVIDERS[runner]
     if provider not in onnxruntime.get_available_providers():
         raise EngineError(

@@ -15,6 +15,7 @@ from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.engines.ort.session import SessionSettings, open_session, run_session
 from trine.runtime.errors import BundleError
 from trine.runtime.inference.pooling import load_base_projector, load_projectors
+from trine.runtime.libraries import import_onnxruntime
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -99,14 +100,12 @@ class SharedDecoder:
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> dict[str, object]:
         """Return the graph's inputs beside `inputs`: the adapters' matrices, and whose is whose."""
-        from onnxruntime import OrtValue
-
+        make = import_onnxruntime().OrtValue.ortvalue_from_numpy_with_onnx_type
         view = self._bank.view([adapter.slot for adapter in adapters])
         layout = self._bank.layout
         # No copy: the values are views into the bank, which outlives every run.
         feeds: dict[str, object] = {
-            name: OrtValue.ortvalue_from_numpy_with_onnx_type(array, ONNX_TYPES[layout.dtype])
-            for name, array in view.arrays.items()
+            name: make(array, ONNX_TYPES[layout.dtype]) for name, array in view.arrays.items()
         }
         slots = np.repeat([adapter.slot for adapter in adapters], inputs.lengths)
         feeds["lora_mask"] = rank_mask(slots, view, layout.max_rank)

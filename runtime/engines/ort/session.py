@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from trine.kernels.processors import num_processors
 from trine.runtime.engines.base import DecoderInputs
-from trine.runtime.errors import EngineError, missing_package
+from trine.runtime.errors import EngineError
+from trine.runtime.libraries import import_onnxruntime
 from trine.runtime.preprocessing.vision_inputs import VisionInputs
 
 if TYPE_CHECKING:
@@ -78,10 +79,7 @@ def open_session(
         EngineError: ONNX Runtime refuses the graph.
         DependencyError: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as cause:
-        raise missing_package("onnxruntime", "cpu", "to run a bundle") from cause
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.log_severity_level = LOG_ERRORS

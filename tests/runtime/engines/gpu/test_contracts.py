@@ -25,7 +25,7 @@ from trine.runtime.engines.gpu.ort_library import (
     OrtGraph,
     OrtSettings,
     cuda_options,
-    import_onnxruntime,
+    onnxruntime_with,
     tensorrt_options,
 )
 from trine.runtime.errors import DependencyError, EngineError
@@ -217,7 +217,7 @@ def test_onnxruntime_of_the_processor_is_refused_with_the_swap() -> None:
     if "CUDAExecutionProvider" in runtime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed")
     with pytest.raises(EngineError, match=r"without CUDAExecutionProvider.*trine\[gpu\]"):
-        import_onnxruntime("ort_cuda")
+        onnxruntime_with("ort_cuda")
 
 
 def test_graphs_run_on_memory_bound_by_address(golden_bundle: Path) -> None:
@@ -299,12 +299,12 @@ RUN_CUDA = """
 import sys
 from pathlib import Path
 from tests.runtime.engines.gpu.simulated_gpu import SimulatedDevice
-from trine.runtime.engines.gpu.ort_library import OrtLibrary, OrtSettings, import_onnxruntime
+from trine.runtime.engines.gpu.ort_library import OrtLibrary, OrtSettings, onnxruntime_with
 runner = sys.argv[1]
 settings = OrtSettings(runner=runner, memory_bytes=None, cuda_graphs=True,
                        cache=Path("cache"), profiles={})
 try:
-    library = OrtLibrary(import_onnxruntime(runner), SimulatedDevice(), 1, settings)
+    library = OrtLibrary(onnxruntime_with(runner), SimulatedDevice(), 1, settings)
     library.load(Path(sys.argv[2]))
 except Exception as error:
     print(type(error).__name__, error)
