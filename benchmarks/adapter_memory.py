@@ -83,10 +83,10 @@ def measure(bundle: Path, tasks: str, threads: int) -> Memory:
 
 def measure_here(arguments: argparse.Namespace) -> Memory:
     """Load, embed one text, and return this process's memory."""
-    import onnxruntime  # noqa: F401 - part of what is there before loading
-
     from trine.runtime.embedder import Embedder
+    from trine.runtime.libraries import import_onnxruntime
 
+    import_onnxruntime()  # part of what is there before loading
     idle = resident()["VmRSS"]
     embedder = Embedder.load(
         arguments.merged,
