@@ -8,7 +8,7 @@ import pytest
 
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.ort import session as ort_session
-from trine.runtime.errors import EngineError
+from trine.runtime.errors import CheckpointError, EngineError, InputError
 from trine.runtime.inputs import ImageText
 
 PICTURE = np.full((60, 60, 3), 128, np.uint8)
@@ -69,3 +69,22 @@ def test_mapped_and_repacked_weights_give_the_same_vectors(
     assert repacked.single is not None
     assert mapped.single is not None
     assert float(np.abs(repacked.single - mapped.single).max()) <= 2e-6
+
+
+@pytest.mark.usefixtures("mapped_weights")
+def test_an_adapter_that_stays_is_still_tested_after_one_that_cannot_be_read(
+    nano_runtime_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(nano_runtime_bundle, tmp_path / "damaged"))
+    weights = bundle / "adapters" / "code.safetensors"
+    values = np.memmap(weights, np.uint8, mode="r+")
+    values[-200_000:] = 0
+    values.flush()
+    embedder = Embedder.load(bundle)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError):
+        embedder.load_adapter("code", tmp_path / "empty")
+    with pytest.raises(InputError, match="absent"):
+        embedder.unload_adapter("absent")
+    with pytest.raises(EngineError, match="failed its self-test on text"):
+        embedder.encode_text("a web server", "code")
