@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from trine.kernels.pooling import truncate
 from trine.kernels.quantise import pack_binary, pack_ubinary, quantise_int8, to_float16
 from trine.runtime.bundle.bundle import Bundle
+from trine.runtime.bundle.npz_file import write_arrays
 from trine.runtime.errors import BundleError, InputError
 from trine.runtime.outputs import Embeddings, OutputDtype
 from trine.runtime.request import Request
@@ -142,7 +143,7 @@ def write_ranges(path: Path, ranges: Int8Ranges) -> None:
         for dim in sorted(ranges.by_task[task])
     }
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        write_arrays(file, arrays)
 
 
 def read_ranges(path: Path) -> Int8Ranges:

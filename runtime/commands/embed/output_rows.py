@@ -22,6 +22,7 @@ from typing import IO, Any, BinaryIO, Protocol, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.runtime.bundle.npz_file import write_arrays
 from trine.runtime.errors import missing_package
 from trine.runtime.outputs import OutputDtype, stored_shape
 
@@ -177,7 +178,7 @@ class NpzWriter:
         }
         if self._multi:
             arrays["offsets"] = np.cumsum([0, *self._lengths], dtype=np.int64)
-        np.savez(self._file, allow_pickle=False, **arrays)
+        write_arrays(self._file, arrays)
 
 
 class ParquetWriter:

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from trine.export.options import ExportOptions
 from trine.export.sample.checkpoint import write_sample_checkpoint
 from trine.export.sample.spec import SampleSpec, changed_spec
 from trine.runtime.bundle.bundle import open_bundle
+from trine.runtime.embedder import Embedder
 
 Tensors = dict[str, NDArray[Any]]
 WEIGHTS = "model.safetensors"
@@ -48,6 +50,10 @@ def same(checkpoint: Path, tmp_path: Path, expected: dict[str, str]) -> Callable
     return check
 
 
+def read(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
 def change_tensors(path: Path, change: Callable[[Tensors], Tensors]) -> None:
     save_file(change(load_file(path)), path)
 
@@ -62,6 +68,86 @@ def test_lm_head_is_ignored(checkpoint: Path, same: Callable[[], None]) -> None:
     head = {"lm_head.weight": np.full((800, 64), np.nan, np.float32)}
     change_tensors(checkpoint / WEIGHTS, lambda tensors: tensors | head)
     same()
+
+
+def test_a_tied_table_may_be_saved_as_the_head(checkpoint: Path, same: Callable[[], None]) -> None:
+    def rename(tensors: Tensors) -> Tensors:
+        (table,) = (name for name in tensors if name.endswith("embed_tokens.weight"))
+        return {"lm_head.weight" if n == table else n: value for n, value in tensors.items()}
+
+    change_tensors(checkpoint / WEIGHTS, rename)
+    same()
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"module.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: f"_fsdp_wrapped_module.{name}".replace(
+            "layers.0.", "layers.0._fsdp_wrapped_module._checkpoint_wrapped_module."
+        ),
+        lambda name: name.replace("blocks.0.", "blocks.0._orig_mod."),
+    ],
+    ids=["compile", "ddp", "ddp-compile", "fsdp", "compiled-block"],
+)
+def test_names_may_hold_what_wrappers_added(
+    rename: Callable[[str], str], checkpoint: Path, same: Callable[[], None]
+) -> None:
+    change_tensors(
+        checkpoint / WEIGHTS, lambda tensors: {rename(n): value for n, value in tensors.items()}
+    )
+    same()
+
+
+def test_settings_of_images_may_be_where_transformers_5_keeps_them(
+    checkpoint: Path, same: Callable[[], None]
+) -> None:
+    old = checkpoint / "preprocessor_config.json"
+    settings = {"processor_class": "JinaEmbeddingsV4Processor", "image_processor": read(old)}
+    (checkpoint / "processor_config.json").write_text(json.dumps(settings))
+    old.unlink()
+    same()
+
+
+def test_json_files_may_begin_with_a_byte_order_mark(
+    checkpoint: Path, same: Callable[[], None]
+) -> None:
+    for path in checkpoint.rglob("*config.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    same()
+
+
+def test_adapters_may_have_a_folder_each(checkpoint: Path, same: Callable[[], None]) -> None:
+    adapters = checkpoint / "adapters"
+    tensors = load_file(adapters / "adapter_model.safetensors")
+    for task in read(checkpoint / "config.json")["task_names"]:
+        (adapters / task).mkdir()
+        shutil.copy(adapters / "adapter_config.json", adapters / task)
+        own = {n.replace(f".{task}.", "."): v for n, v in tensors.items() if f".{task}." in n}
+        save_file(own, adapters / task / "adapter_model.safetensors")
+    (adapters / "adapter_config.json").unlink()
+    (adapters / "adapter_model.safetensors").unlink()
+    same()
+
+
+def test_adapters_may_lie_at_the_root(checkpoint: Path, same: Callable[[], None]) -> None:
+    for path in (checkpoint / "adapters").iterdir():
+        path.rename(checkpoint / path.name)
+    (checkpoint / "adapters").rmdir()
+    same()
+
+
+def test_a_checkpoint_with_its_adapter_merged_in_is_of_the_task_that_is_named(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(checkpoint / "adapters")
+    options = ExportOptions(source=str(checkpoint), bundle=tmp_path / "b", tasks=("code",))
+    export_checkpoint(options, io.StringIO())
+    embedder = Embedder.load(tmp_path / "b")
+    assert embedder.tasks == ("code",)
+    assert embedder.encode_text("a", "code").ndim == 1
 
 
 def test_index_may_omit_a_sibling_shard(checkpoint: Path, same: Callable[[], None]) -> None:

@@ -191,7 +191,7 @@ def test_a_file_of_something_else_is_refused(
 ) -> None:
     path = tmp_path / RANGES_NAME
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=True, **arrays)
+        np.savez(file, **arrays)
     with pytest.raises(BundleError, match="damaged"):
         read_ranges(path)
 
