@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from trine.kernels.cpu import scores
 from trine.kernels.cpu.library import native_library
-from trine.kernels.processors import num_processors
 
 __all__ = ["largest", "maxsim_scores", "maxsim_with_numpy"]
 
@@ -23,7 +22,7 @@ MIN_PRODUCTS = 1 << 16
 
 
 def maxsim_scores(
-    queries: Sequence[NDArray[np.float32]], documents: Sequence[NDArray[Any]]
+    queries: Sequence[NDArray[np.float32]], documents: Sequence[NDArray[Any]], threads: int = 1
 ) -> NDArray[np.float32]:
     """Return float32 [queries, documents]: for each query token its best document token, summed.
 
@@ -31,6 +30,7 @@ def maxsim_scores(
         queries: float32 [T_i, D] each; one without rows scores 0.
         documents: float32, float16 or int8 [T_j, D] each, with at least one row, multiplied as the
             numbers they hold. C-order is read in place.
+        threads: that share the work, where there is enough of it.
     """
     library = native_library()
     if library is None or not queries or not documents:
@@ -54,7 +54,7 @@ def maxsim_scores(
             addresses,
             lengths,
             dtype=dtype,
-            threads=num_processors() if many else 1,
+            threads=threads if many else 1,
         )
         end = 0
         for index in range(first, last):

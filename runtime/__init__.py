@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         DependencyError,
         EngineError,
         InputError,
+        MemoryLimitError,
         TrineError,
     )
     from trine.runtime.inputs import ImageText, StreamItem
@@ -30,6 +31,7 @@ _HOMES = {
     "EngineError": "errors",
     "ImageText": "inputs",
     "InputError": "errors",
+    "MemoryLimitError": "errors",
     "TrineError": "errors",
     "cosine_similarity": "scoring.similarity",
     "StreamItem": "inputs",
@@ -48,6 +50,7 @@ __all__ = [
     "EngineError",
     "ImageText",
     "InputError",
+    "MemoryLimitError",
     "StreamItem",
     "TopK",
     "TrineError",

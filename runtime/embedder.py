@@ -5,7 +5,6 @@ from collections.abc import Generator, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
-from trine.kernels.processors import num_processors
 from trine.runtime.bundle.bundle import Bundle, open_bundle
 from trine.runtime.bundle.golden import Deviation, Modality
 from trine.runtime.bundle.manifest import EngineEntry
@@ -13,6 +12,7 @@ from trine.runtime.engines.base import Engine, EngineOptions
 from trine.runtime.engines.choice import choose_engine
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.errors import InputError
+from trine.runtime.hardware.processors import num_processors
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.encoder import Encoder
 from trine.runtime.inference.self_test import SelfTest, measure_deviations

@@ -5,6 +5,7 @@
     ├── CheckpointError    the checkpoint is incomplete, damaged or of an unsupported kind
     ├── BundleError        the bundle is incomplete, damaged, too new or already there
     ├── EngineError        the engine asked for cannot run on this machine
+    │   └── MemoryLimitError   a batch takes more memory than this process may have now
     └── DependencyError    a package is missing; the message has its install line
 
 A message says what was wrong, shows the value, and says how to fix it, in one sentence.
@@ -16,6 +17,7 @@ __all__ = [
     "DependencyError",
     "EngineError",
     "InputError",
+    "MemoryLimitError",
     "TrineError",
 ]
 
@@ -38,6 +40,10 @@ class BundleError(TrineError):
 
 class EngineError(TrineError):
     """The engine asked for cannot run on this machine."""
+
+
+class MemoryLimitError(EngineError):
+    """A batch takes more memory than the machine, or the container, has left for this process."""
 
 
 class DependencyError(TrineError, ImportError):

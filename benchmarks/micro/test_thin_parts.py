@@ -16,9 +16,9 @@ from trine.export.sample.config import sample_model
 from trine.export.sample.spec import SampleSpec
 from trine.kernels.maxsim import maxsim_scores
 from trine.kernels.pooling import l2_normalise, mean_rows, project, truncate
-from trine.kernels.processors import num_processors
 from trine.kernels.quantise import pack_ubinary, quantise_int8, to_float16
 from trine.runtime.bundle.model_config import ImageConfig
+from trine.runtime.hardware.processors import num_processors
 from trine.runtime.inference.batch_planner import BatchCosts, plan_decoder_batches
 from trine.runtime.preprocessing.image_processor import patch_image
 from trine.runtime.preprocessing.tokenizer import TextTokenizer

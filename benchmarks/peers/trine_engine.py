@@ -88,7 +88,7 @@ class TrineThinParts:
             query, *documents = multi_vectors(inputs.case.lengths)
 
             def score() -> None:
-                maxsim_scores([query], documents)
+                maxsim_scores([query], documents, self.setup.threads)
 
             return score
         if inputs.case.kind == "preprocessing":

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from trine.kernels.maxsim import maxsim_scores
 from trine.runtime.bundle.golden import Modality
+from trine.runtime.hardware.processors import num_processors
 from trine.runtime.scoring.rank_metrics import rank_metrics
 
 __all__ = [
@@ -253,7 +254,7 @@ def _scores(side: CorpusVectors, modality: Modality, head: Head) -> Array:
     documents = side.images if modality == "image" else side.passages
     if head == "single":
         return side.queries.single @ documents.single.T
-    return maxsim_scores(side.queries.multi, documents.multi)
+    return maxsim_scores(side.queries.multi, documents.multi, num_processors())
 
 
 def _cosines(first: Array, second: Array) -> NDArray[np.float64]:

@@ -6,8 +6,8 @@ they are resident or mapped already.
 
 from trine.runtime.bundle.model_config import DecoderConfig, VisionConfig
 from trine.runtime.engines.native.stack import strip_rows
-from trine.runtime.errors import InputError
-from trine.runtime.hardware.cpu import read_cpu
+from trine.runtime.errors import MemoryLimitError
+from trine.runtime.hardware.memory import available_bytes
 
 __all__ = [
     "native_decoder_bytes",
@@ -64,7 +64,7 @@ def require_decoder_memory(num_bytes: int, num_tokens: int) -> None:
         num_tokens: of the run.
 
     Raises:
-        InputError: less is available, to the machine or to its container; with both numbers.
+        MemoryLimitError: less is available, to the machine or to its container; with both numbers.
     """
     _require(
         num_bytes,
@@ -81,7 +81,7 @@ def require_vision_memory(num_bytes: int, num_patches: int) -> None:
         num_patches: of the run.
 
     Raises:
-        InputError: less is available, to the machine or to its container; with both numbers.
+        MemoryLimitError: less is available, to the machine or to its container; with both numbers.
     """
     _require(
         num_bytes,
@@ -93,9 +93,9 @@ def require_vision_memory(num_bytes: int, num_patches: int) -> None:
 def _require(num_bytes: int, what: str, remedy: str) -> None:
     if num_bytes < MIN_CHECKED:
         return
-    available = read_cpu().available_bytes
+    available = available_bytes()
     if available is not None and available < num_bytes:
-        raise InputError(
+        raise MemoryLimitError(
             f"{what} needs about {num_bytes / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB "
             f"are available; {remedy}"
         )

@@ -1,11 +1,46 @@
-"""How much memory this process holds, and how it gives back what it maps."""
+"""Says how much memory this process may take, how much it holds, and gives back what it maps."""
 
 import ctypes
 import mmap
 import os
 from pathlib import Path
 
-__all__ = ["release_mapped", "resident_bytes"]
+from trine.runtime.hardware.cgroup import CGROUP, PROC, memory_limits, read_fields
+
+__all__ = ["available_bytes", "release_mapped", "resident_bytes", "total_bytes"]
+
+
+def total_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
+    """Return the machine's memory, or the container's limit where that is less; None if unknown.
+
+    Args:
+        proc: the folder with `meminfo` and `self/cgroup`.
+        cgroup: where the control groups are mounted.
+    """
+    total = _meminfo(proc, "MemTotal")
+    limits = (group.limit for group in memory_limits(proc, cgroup))
+    return None if total is None else min(total, *limits, total)
+
+
+def available_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
+    """Return the memory that this process can take without swapping, or being killed for it.
+
+    Page cache counts as available, since the system gives it back. None if unknown.
+
+    Args:
+        proc: the folder with `meminfo` and `self/cgroup`.
+        cgroup: where the control groups are mounted.
+    """
+    available = _meminfo(proc, "MemAvailable")
+    if available is None:
+        return None
+    limits = (group.limit - group.used for group in memory_limits(proc, cgroup))
+    return max(0, min(available, *limits, available))
+
+
+def _meminfo(proc: Path, name: str) -> int | None:
+    value = read_fields(proc / "meminfo", ":").get(name, "").removesuffix(" kB").strip()
+    return int(value) * 1024 if value.isdigit() else None
 
 
 def resident_bytes() -> int:

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.pooling import truncate
-from trine.kernels.processors import num_processors
 from trine.runtime.adapters.base import AdapterHandle
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.engines.base import DecoderInputs, DecoderRun, Engine, VectorEngine
+from trine.runtime.hardware.processors import num_processors
 from trine.runtime.inference.batch_planner import (
     BatchCosts,
     BatchLimits,

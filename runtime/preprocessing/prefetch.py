@@ -6,8 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 
-from trine.kernels.processors import num_processors
 from trine.runtime.errors import InputError
+from trine.runtime.hardware.processors import num_processors
 from trine.runtime.inputs import ImageText, Item, StreamItem
 from trine.runtime.preprocessing.preprocessor import Preparation
 from trine.runtime.preprocessing.sequence import TokenSequence

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from trine.kernels.maxsim import largest, maxsim_scores
 from trine.kernels.pooling import l2_normalise
 from trine.runtime.errors import InputError
+from trine.runtime.hardware.processors import num_processors
 
 __all__ = ["TopK", "cosine_similarity", "maxsim", "maxsim_top_k"]
 
@@ -70,7 +71,7 @@ def maxsim(
             sizes.add(item.shape[1])
     if len(sizes) > 1:
         raise InputError(f"multi-vectors of {sorted(sizes)} dimensions cannot be compared")
-    return maxsim_scores(queries, documents)
+    return maxsim_scores(queries, documents, num_processors())
 
 
 def maxsim_top_k(query: NDArray[np.float32], documents: Sequence[NDArray[Any]], k: int) -> TopK:

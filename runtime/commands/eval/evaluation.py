@@ -16,6 +16,7 @@ from trine.runtime.commands.embed.row_embedding import error_at
 from trine.runtime.commands.eval.pair_files import PairItem, PairSet
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import InputError
+from trine.runtime.hardware.processors import num_processors
 from trine.runtime.inputs import Prompt
 from trine.runtime.outputs import OutputDtype
 from trine.runtime.request import check_request
@@ -284,7 +285,11 @@ def _maxsim_metrics(
     longest = max(len(candidate) for candidate in candidates)
     parts = []
     for block in _blocks([max(len(candidates), len(query) * longest) for query in queries]):
-        parts.append(rank_metrics(maxsim_scores(queries[block], candidates), relevant[block]))
+        parts.append(
+            rank_metrics(
+                maxsim_scores(queries[block], candidates, num_processors()), relevant[block]
+            )
+        )
         done(parts[-1].num_queries)
     return mean_metrics(parts)
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.kernels.processors import num_processors
 from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.errors import EngineError
+from trine.runtime.hardware.memory import available_bytes
+from trine.runtime.hardware.processors import num_processors
 from trine.runtime.libraries import import_onnxruntime
 from trine.runtime.preprocessing.vision_inputs import VisionInputs
 
@@ -28,6 +29,8 @@ __all__ = ["SessionSettings", "choose_settings", "open_session", "run_session"]
 
 #: Part of the free memory that repacked weights may take.
 REPACK_SHARE = 0.4
+#: Free memory where the system does not say: a cautious guess.
+UNKNOWN_BYTES = 8 << 30
 #: ONNX Runtime's level for errors; its warnings are about the graph's making, not the user's input.
 LOG_ERRORS = 3
 
@@ -58,9 +61,11 @@ def choose_settings(
         share_weights: whether other processes map the same files: then nothing is repacked.
         spin: whether threads of a run wait busily for one another.
     """
+    free = available_bytes()
+    room = REPACK_SHARE * (UNKNOWN_BYTES if free is None else free)
     return SessionSettings(
         threads=threads or num_processors(),
-        repack=not share_weights and weight_bytes < REPACK_SHARE * _available_bytes(),
+        repack=not share_weights and weight_bytes < room,
         spin=spin,
     )
 
@@ -123,16 +128,3 @@ def _read_ahead(path: Path) -> None:
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-def _available_bytes() -> int:
-    """Return the memory that can be taken without swapping, in bytes."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # no Linux
-    # Elsewhere: a cautious guess.
-    return 8 << 30

@@ -1,10 +1,13 @@
 """Why the service ends a call without vectors."""
 
+from trine.runtime.errors import MemoryLimitError
 from trine.runtime.serving.service.calls import ServiceError
 from trine.runtime.serving.service.item_fields import ItemPlace
 
 __all__ = ["at_item", "client_left", "engine_failure", "item_error", "not_ready", "too_late"]
 
+#: Exceptions that say that memory is missing, which is neither the request's fault nor a defect.
+NO_MEMORY = (MemoryLimitError.__name__, MemoryError.__name__)
 #: Seconds after which a client should ask again while the server loads or drains.
 RETRY_NOT_READY = 5
 
@@ -27,7 +30,14 @@ def too_late() -> ServiceError:
 
 
 def engine_failure(kind: str) -> ServiceError:
-    """Return 500: a run ended with the exception called `kind`."""
+    """Return 503 or 500: a batch ended with the exception called `kind`."""
+    if kind in NO_MEMORY:
+        return ServiceError(
+            503,
+            "out_of_memory",
+            "the server has not the memory for this request now; try again, or send less at once",
+            retry_after=RETRY_NOT_READY,
+        )
     return ServiceError(500, "engine_failure", f"the engine failed on this run ({kind})")
 
 

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from trine.runtime.errors import TrineError
+from trine.runtime.hardware.processors import num_processors
 from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.http.event_loop import run_on_loop
 from trine.runtime.serving.observability.logs import set_up_logs
@@ -76,8 +77,7 @@ class Supervisor:
     """
 
     def __init__(self, settings: ServerSettings, listener: socket.socket) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        threads = settings.threads or max(cores // settings.workers, 1)
+        threads = settings.threads or max(num_processors() // settings.workers, 1)
         self._settings = dataclasses.replace(settings, threads=threads)
         self._listener = listener
         self._context = multiprocessing.get_context("spawn")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trine import Embedder, ImageText
-from trine.runtime.errors import BundleError, EngineError, InputError
+from trine.runtime.errors import BundleError, EngineError, InputError, MemoryLimitError
 from trine.runtime.inputs import Prompt
 from trine.runtime.serving.service.calls import EmbedCall, EmbedItem, ImageSpan, ServiceError
 from trine.runtime.serving.service.item_fields import ItemField
@@ -394,13 +394,20 @@ def test_an_engine_that_fails_fails_its_run_only(golden_bundle: Path, serve: Ser
             run_group = staticmethod(engine.run_group)
             run_vision = staticmethod(engine.run_vision)
 
+            error: EngineError = EngineError("out of order")
+
             def run_decoder(self, inputs: object, adapters: object) -> NDArray[np.float32]:
-                raise EngineError("out of order")
+                raise self.error
 
         runner.engine = Failing()  # type: ignore[assignment]
         with pytest.raises(ServiceError) as refused:
             broken.embed(text("a"))
         assert (refused.value.status, refused.value.code) == (500, "engine_failure")
+        Failing.error = MemoryLimitError("no memory")
+        with pytest.raises(ServiceError) as refused:
+            broken.embed(text("a"))
+        assert (refused.value.status, refused.value.code) == (503, "out_of_memory")
+        assert refused.value.retry_after
         runner.engine = engine
         broken.embed(text("a"))
 
