@@ -24,6 +24,7 @@ from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.engines.base import DecoderInputs, Engine, EngineOptions
 from trine.runtime.engines.opening import open_engine
+from trine.runtime.engines.select import select_engine
 from trine.runtime.inference.runner import lay_out_sequences
 from trine.runtime.preprocessing.sequence import text_sequence
 
@@ -38,7 +39,7 @@ def decoder_inputs(lengths: list[int], model: ModelConfig) -> DecoderInputs:
 
 def opened(folder: Path, tasks: tuple[str, ...]) -> tuple[Engine, ModelConfig]:
     bundle = open_bundle(folder)
-    entry = bundle.engine("auto")
+    entry = select_engine(bundle).entry
     engine = open_engine(bundle, entry, EngineOptions(threads=None, tasks=tasks))
     return engine, bundle.manifest.model
 
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, help="also write the JSON there")
     arguments = parser.parse_args()
-    tasks = tuple(open_bundle(arguments.runtime).engine("auto").decoders)
+    tasks = tuple(select_engine(open_bundle(arguments.runtime)).entry.decoders)
     merged, model = opened(arguments.merged, tasks[:1])
     runtime, _ = opened(arguments.runtime, tasks)
     ragged = [64, 27, 51, 40, 64, 18, 33, 55]

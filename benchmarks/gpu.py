@@ -34,6 +34,7 @@ from trine.runtime.commands.roofline.tables import (
 )
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.gpu.entries import ways_to_run
+from trine.runtime.engines.select import engine_named
 from trine.runtime.errors import EngineError, TrineError
 from trine.runtime.hardware.machine import Driver, Gpu
 from trine.runtime.hardware.nvidia import read_driver
@@ -147,7 +148,7 @@ def measure_engine(bundle: Bundle, name: str, gpu: Gpu, repeats: int) -> list[Me
     Raises:
         TrineError: the engine cannot run here, or failed its self-test.
     """
-    entry = bundle.engine(name)
+    entry = engine_named(bundle, name)
     task = next(iter(entry.decoders))
     sheet, precision = sheet_of(gpu.name), RATES.get(entry.precision)
     merged = entry.adapters == "merged"

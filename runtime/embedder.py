@@ -9,8 +9,8 @@ from trine.runtime.bundle.bundle import Bundle, open_bundle
 from trine.runtime.bundle.golden import Deviation, Modality
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.engines.base import Engine, EngineOptions
-from trine.runtime.engines.choice import choose_engine
 from trine.runtime.engines.opening import open_engine
+from trine.runtime.engines.select import read_host, select_engine
 from trine.runtime.errors import InputError
 from trine.runtime.hardware.processors import num_processors
 from trine.runtime.inference.batch_planner import BatchLimits
@@ -103,7 +103,7 @@ class Embedder(PublishedMethods):
         if not isinstance(engine, str):
             raise InputError(f"engine is {engine!r}; give a name, or 'auto'")
         opened = open_bundle(Path(bundle))
-        chosen = choose_engine(opened, engine, device)
+        chosen = select_engine(opened, engine, read_host(opened, device))
         if chosen.tuned is not None:
             threads = threads or chosen.tuned.threads
             limits = limits or BatchLimits(tokens=chosen.tuned.batch_tokens)

@@ -7,6 +7,7 @@ from pathlib import Path
 from peers.contract import EngineChoice
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.engines.native.entries import runs_here
+from trine.runtime.engines.select import engine_named, engines_of
 
 __all__ = ["choose_engines"]
 
@@ -32,7 +33,7 @@ def choose_engines(words: Sequence[str], bundle: Path) -> tuple[EngineChoice, ..
 
 
 def _engine_names(bundle: Path) -> list[str]:
-    return [entry.name for entry in open_bundle(bundle).engines if runs_here(entry)]
+    return [entry.name for entry in engines_of(open_bundle(bundle)) if runs_here(entry)]
 
 
 def _choice(word: str, bundle: Path) -> EngineChoice:
@@ -40,6 +41,6 @@ def _choice(word: str, bundle: Path) -> EngineChoice:
     if match is None:
         raise ValueError(f"--engine is {word!r}; write [LABEL=]NAME[@BUNDLE]")
     folder = Path(match["bundle"] or bundle).resolve()
-    entry = open_bundle(folder).engine(match["name"])
+    entry = engine_named(open_bundle(folder), match["name"])
     label = match["label"] or entry.name
     return EngineChoice(label=label, name=entry.name, bundle=folder, precision=entry.precision)

@@ -15,6 +15,7 @@ from trine.runtime.bundle.bundle import EMBEDDING_NAME, open_bundle
 from trine.runtime.bundle.model_config import MAX_TOKENS
 from trine.runtime.engines.base import EngineOptions
 from trine.runtime.engines.opening import open_engine
+from trine.runtime.engines.select import engine_named
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.runner import Runner
@@ -37,7 +38,7 @@ class TrineEngine:
 
     def __init__(self, setup: Setup, choice: EngineChoice, all_tasks: bool) -> None:
         bundle = open_bundle(choice.bundle)
-        entry = bundle.engine(choice.name)
+        entry = engine_named(bundle, choice.name)
         model = bundle.manifest.model
         self._tasks = model.tasks if all_tasks else (setup.task,)
         options = EngineOptions(threads=setup.threads, tasks=tuple(self._tasks))

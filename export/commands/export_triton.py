@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.export.triton_repository.models import ServingChoices
     from trine.export.triton_repository.repository import write_repository
     from trine.runtime.bundle.bundle import open_bundle
+    from trine.runtime.engines.select import select_engine
 
     for name in ("max_batch", "max_delay_us", "instances"):
         value, least = getattr(arguments, name), 0 if name == "max_delay_us" else 1
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     bundle = open_bundle(arguments.bundle)
     models = write_repository(
         bundle,
-        bundle.engine(arguments.engine),
+        select_engine(bundle, arguments.engine).entry,
         arguments.repository,
         ServingChoices(
             graphs=arguments.graphs,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from trine.export.triton_repository.bls_engine import BlsEngine
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.embedder import Embedder
+from trine.runtime.engines.select import select_engine
 from trine.runtime.errors import InputError, TrineError
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inputs import ImageText, Item
@@ -60,7 +61,7 @@ class TritonPythonModel:
         self._default_task = parameters["default_task"] or None
         if parameters["graphs"] == "models":
             bundle = open_bundle(folder)
-            entry = bundle.engine(parameters["engine"])
+            entry = select_engine(bundle, parameters["engine"]).entry
             engine = BlsEngine(bundle, entry, self._triton)
             # The other models may be loaded after this one; the first request tests them.
             self._embedder = Embedder(bundle, entry, engine, BatchLimits(), True)

@@ -11,7 +11,7 @@ from trine.runtime.bundle.bundle import Bundle, open_bundle
 from trine.runtime.bundle.golden import Modality, worst
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.embedder import Embedder
-from trine.runtime.engines.choice import why_not
+from trine.runtime.engines.select import engine_named, engines_of, obstacle_to, read_host
 from trine.runtime.errors import InputError
 
 __all__ = ["verify_bundle"]
@@ -77,9 +77,10 @@ def _chosen(
 ) -> tuple[tuple[EngineEntry, ...], tuple[tuple[str, str], ...]]:
     """Return the entries to run, and the names of others with why they cannot run here."""
     if engine is not None:
-        return (bundle.engine(engine),), ()
-    entries = [bundle.engine(entry.name) for entry in bundle.engines]
-    obstacles = [why_not(bundle, entry, device) for entry in entries]
+        return (engine_named(bundle, engine),), ()
+    host = read_host(bundle, device)
+    entries = [engine_named(bundle, entry.name) for entry in engines_of(bundle)]
+    obstacles = [obstacle_to(bundle, entry, host) for entry in entries]
     found = list(zip(entries, obstacles, strict=True))
     return (
         tuple(entry for entry, why in found if why is None),

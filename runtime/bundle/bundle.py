@@ -20,10 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from trine.runtime.bundle.manifest import EngineEntry, Manifest, manifest_from_json
-from trine.runtime.bundle.tuned_settings import TunedSettings, read_tuned
-from trine.runtime.engines.gpu.entries import GPU_RUNNERS, by_builder, gpu_entry
-from trine.runtime.engines.native.entries import native_entry, prefers_native
+from trine.runtime.bundle.manifest import Manifest, manifest_from_json
 from trine.runtime.errors import BundleError
 
 __all__ = [
@@ -57,61 +54,6 @@ class Bundle:
     def path(self, name: str) -> Path:
         """Return the path of the file `name`, with forward slashes, in the bundle."""
         return self.folder / name
-
-    @property
-    def engines(self) -> tuple[EngineEntry, ...]:
-        """All engines by the names `engine` knows: those listed, then those of native kernels."""
-        listed = self.manifest.engines
-        native = (native_entry(entry) for entry in listed)
-        return (*listed, *(entry for entry in native if entry is not None))
-
-    def engine(self, name: str) -> EngineEntry:
-        """Return the entry of the engine `name`, or of a way to run one on a GPU.
-
-        "auto" is what `trine tune` found to be the fastest on this machine, else `untuned_engine`;
-        `trine.runtime.engines.choice` looks for a GPU first. "ort_cpu" is the first that ONNX
-        Runtime can run on a CPU.
-
-        Raises:
-            BundleError: the bundle has no engine of that name.
-        """
-        if name == "auto":
-            return self.tuned_engine(read_tuned(self.folder))
-        if name == "ort_cpu":
-            return self.first_cpu_engine()
-        for entry in self.engines:
-            if entry.name == name:
-                return by_builder(entry)
-        found = gpu_entry(self.manifest.engines, name)
-        if found is not None:
-            return found
-        raise BundleError(
-            f"{self.folder}: has no engine {name!r}; it has {[e.name for e in self.engines]}"
-            + (
-                f"; {name} runs graphs that `trine export --target tensorrt` adds"
-                if name.rpartition(":")[2] in GPU_RUNNERS
-                else ""
-            )
-        )
-
-    def tuned_engine(self, tuned: TunedSettings | None) -> EngineEntry:
-        """Return the engine of the settings that were found here, or `untuned_engine` for none.
-
-        Raises:
-            BundleError: the bundle has no engine of that name.
-        """
-        return self.untuned_engine() if tuned is None else self.engine(tuned.engine)
-
-    def untuned_engine(self) -> EngineEntry:
-        """Return the first engine that a CPU can run, by the native kernels where they suit it."""
-        entry = self.first_cpu_engine()
-        native = native_entry(entry)
-        return native if native is not None and prefers_native(entry) else entry
-
-    def first_cpu_engine(self) -> EngineEntry:
-        """Return the first engine whose graphs a CPU can run; the first of all if none is."""
-        listed = self.manifest.engines
-        return next((entry for entry in listed if "cpu" in entry.devices), listed[0])
 
     def check_hashes(self, done: Callable[[int], None] = lambda size: None) -> list[str]:
         """Return a sentence for every file whose content is not what was written.

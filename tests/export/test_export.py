@@ -17,6 +17,7 @@ from trine.export.sample.spec import SampleSpec, changed_spec
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.commands.program import main
 from trine.runtime.embedder import Embedder
+from trine.runtime.engines.select import select_engine
 from trine.runtime.errors import InputError
 from trine.runtime.scoring.quantisation import RANGES_NAME
 
@@ -42,7 +43,7 @@ def test_only_the_chosen_tasks_are_written(tmp_path: Path) -> None:
         ExportOptions(source="nano", bundle=tmp_path / "b", tasks=("code",)), io.StringIO()
     )
     assert report.tasks == ("code",)
-    engine = open_bundle(tmp_path / "b").engine("auto")
+    engine = select_engine(open_bundle(tmp_path / "b")).entry
     assert list(engine.decoders) == ["code"]
     assert sorted(p.name for p in (tmp_path / "b" / "engines" / "ort-fp32").iterdir()) == [
         "decoder-code.data",

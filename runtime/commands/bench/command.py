@@ -61,15 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.bundle.bundle import open_bundle
     from trine.runtime.commands.bench.measure import open_for_bench
     from trine.runtime.engines.native.entries import runs_here
+    from trine.runtime.engines.select import engine_named, engines_of
     from trine.runtime.errors import InputError
 
     if arguments.threads is not None and arguments.threads < 1:
         raise InputError(f"--threads is {arguments.threads}; give at least 1")
     workloads = _workloads(arguments.case)
     bundle = open_bundle(arguments.bundle)
-    names = arguments.engine or [entry.name for entry in bundle.engines if runs_here(entry)]
+    names = arguments.engine or [entry.name for entry in engines_of(bundle) if runs_here(entry)]
     results = []
-    for entry in [bundle.engine(name) for name in dict.fromkeys(names)]:
+    for entry in [engine_named(bundle, name) for name in dict.fromkeys(names)]:
         task = arguments.task or next(iter(entry.decoders))
         if task not in entry.decoders:
             raise InputError(f"--task is {task!r}; {entry.name} has {list(entry.decoders)}")

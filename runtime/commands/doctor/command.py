@@ -32,13 +32,14 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.commands.doctor.report import Report, report_lines, report_object
     from trine.runtime.commands.doctor.survey import survey_machine
     from trine.runtime.commands.doctor.verdict import judge_engine, judge_runners, needs_of
+    from trine.runtime.engines.select import engines_of
 
     bundle = None if arguments.bundle is None else open_bundle(arguments.bundle)
     machine = survey_machine()
     if bundle is None:
         verdicts = judge_runners(machine)
     else:
-        entries = bundle.engines
+        entries = engines_of(bundle)
         verdicts = tuple(
             judge_engine(needs, machine)
             for entry in entries

@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.output is not None:
         check_output(arguments.output, multi=options.multi, force=arguments.force)
-    survey = survey_rows(inputs, tuple(bundle.engine(arguments.engine).decoders), options.task)
+    survey = survey_rows(inputs, _known_tasks(bundle, arguments), options.task)
     _announce(inputs)
     embedder = _load(arguments, survey)
     progress = _Progress(survey.num_rows)
@@ -182,7 +182,7 @@ def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
             raise InputError(f"{name} is {value}; give a number of at least 1")
     if not 1 <= arguments.dpi <= MAX_DPI:
         raise InputError(f"--dpi is {arguments.dpi}; give a number from 1 to {MAX_DPI}")
-    known = tuple(bundle.engine(arguments.engine).decoders)
+    known = _known_tasks(bundle, arguments)
     tasks = [] if arguments.task is None else [arguments.task]
     request = check_request(
         known,
@@ -233,6 +233,14 @@ def _load(arguments: argparse.Namespace, survey: "Survey") -> "Embedder":
         threads=arguments.threads,
         limits=limits,
     )
+
+
+def _known_tasks(bundle: "Bundle", arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the tasks of the engine that will run."""
+    from trine.runtime.engines.select import read_host, select_engine
+
+    host = read_host(bundle, arguments.device)
+    return tuple(select_engine(bundle, arguments.engine, host).entry.decoders)
 
 
 @contextmanager

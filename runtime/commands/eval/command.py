@@ -85,10 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.commands.info.bundle_summary import table_lines
 
     bundle = open_bundle(arguments.bundle)
-    known = [entry.name for entry in bundle.manifest.engines if "cpu" in entry.devices]
-    engines = arguments.engine or known
-    for name in engines:
-        bundle.engine(name)
+    engines = arguments.engine or _engines_here(bundle, arguments.device)
     options = _options(arguments, bundle, engines)
     pairs = read_pairs(arguments.pairs, arguments.limit)
     runs = {
@@ -195,6 +192,7 @@ def _options(
 ) -> "EvaluationOptions":
     """Return what to measure, all checked before a model is loaded."""
     from trine.runtime.commands.eval.evaluation import EvaluationOptions, check_evaluation
+    from trine.runtime.engines.select import read_host, select_engine
     from trine.runtime.outputs import check_output_dtype
     from trine.runtime.scoring.quantisation import bundle_ranges
 
@@ -207,11 +205,20 @@ def _options(
         multi=arguments.multi_vector,
         output_dtypes=tuple(dict.fromkeys(dtypes)),
     )
-    ranges = bundle_ranges(bundle)
+    ranges, host = bundle_ranges(bundle), read_host(bundle, arguments.device)
     for engine in engines:
-        known = tuple(bundle.engine(engine).decoders)
+        known = tuple(select_engine(bundle, engine, host).entry.decoders)
         check_evaluation(options, known, bundle.manifest.model, ranges)
     return options
+
+
+def _engines_here(bundle: "Bundle", device: int) -> list[str]:
+    """Return the engines of the processor, each as "auto" would run it."""
+    from trine.runtime.engines.select import best_way, read_host
+
+    host = read_host(bundle, device)
+    listed = (entry for entry in bundle.manifest.engines if "cpu" in entry.devices)
+    return [best_way(entry, host).name for entry in listed]
 
 
 def _run_engine(

@@ -73,8 +73,9 @@ def _write_packed(bundle: "Bundle", name: str, threads: int) -> int:
     from trine.runtime.engines.native.packed_file import packed_path, remove_others, write_packed
     from trine.runtime.engines.opening import open_engine
     from trine.runtime.engines.packing_engine import PackingEngine
+    from trine.runtime.engines.select import engine_named
 
-    entry = bundle.engine(name)
+    entry = engine_named(bundle, name)
     engine = open_engine(bundle, entry, EngineOptions(threads=threads, tasks=tuple(entry.decoders)))
     if not isinstance(engine, PackingEngine):
         remove_others(bundle, ())

@@ -12,6 +12,7 @@ from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.commands.bench.measure import OpenedEngine, open_for_bench, workload_seconds
 from trine.runtime.commands.bench.workloads import WORKLOADS, Workload
 from trine.runtime.engines.native.entries import native_entry
+from trine.runtime.engines.select import best_way, cpu_engine, engine_named, read_host
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.runner import Runner
 
@@ -110,7 +111,7 @@ def tune(
     fastest = _fastest(measured)
     budgets = tuple(_budgets(bundle, fastest, seconds / 2, report))
     best = _fastest(list(budgets)) if budgets else fastest
-    untuned = bundle.untuned_engine().name
+    untuned = best_way(cpu_engine(bundle), read_host(bundle, 0)).name
     return Tuning(
         engines=tuple(measured),
         budgets=budgets,
@@ -123,7 +124,7 @@ def tune(
 
 def _entries(bundle: Bundle) -> Iterator[EngineEntry]:
     """Yield the engine that is taken untuned, by every runner that this machine has for it."""
-    entry = bundle.first_cpu_engine()
+    entry = cpu_engine(bundle)
     native = native_entry(entry)
     if native is not None and why_unavailable() is None:
         yield native
@@ -151,7 +152,7 @@ def _budgets(
     if call_s * len(BUDGETS) * 2 > seconds:
         return
     chosen = fastest.candidate
-    opened = _opened(bundle, bundle.engine(chosen.engine), chosen.threads)
+    opened = _opened(bundle, engine_named(bundle, chosen.engine), chosen.threads)
     for budget in BUDGETS:
         found = Measured(
             candidate=Candidate(engine=chosen.engine, threads=chosen.threads, batch_tokens=budget),

@@ -52,7 +52,9 @@ class ServerSettings:
     engine: str = _option("auto", "of the bundle's engines, or a way to run one on a GPU")
     device: int = _option(0, "ordinal of the GPU, for engines that run on one")
     tasks: tuple[str, ...] = _option((), "adapters to load; all if none is named")
-    threads: int | None = _option(None, "of one run of the engine; one a processor and worker")
+    threads: int | None = _option(
+        None, "of one batch of the engine; what `trine tune` found, else one a processor and worker"
+    )
     spin: bool = _option(
         False,
         "let the engine's threads wait for one another busily: faster where clients run elsewhere "
@@ -72,7 +74,9 @@ class ServerSettings:
         metadata={"help": "adapters may be loaded from folders within it; off if not given"},
     )
 
-    batch_tokens: int = _option(2048, "of one run of the decoder")
+    batch_tokens: int | None = _option(
+        None, "of one batch of the decoder; what `trine tune` found, else 2048"
+    )
     batch_patches: int = _option(4096, "of one run of the vision tower")
     short_tokens: int = _option(256, "items up to this size are not kept behind longer ones")
     queue_tokens: int = _option(

@@ -1,14 +1,15 @@
 """Opens what computes vectors: engine, runner, preparation; checked before anything is served."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from trine.runtime.bundle.bundle import EMBEDDING_NAME, TOKENIZER_NAME, Bundle
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.engines.base import Engine, EngineOptions
-from trine.runtime.engines.choice import resolve_engine
 from trine.runtime.engines.native.packed_file import packed_path
 from trine.runtime.engines.opening import open_engine
+from trine.runtime.engines.select import AUTO, cpu_engine, read_host, select_engine
 from trine.runtime.errors import InputError
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.embedding_table import EmbeddingTable
@@ -20,7 +21,7 @@ from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.scheduler.engine_meter import EngineRun, metered
 from trine.runtime.serving.service.tokenization import ServingTokenizer
 
-__all__ = ["Core", "chosen_entry", "chosen_tasks", "open_core"]
+__all__ = ["Core", "chosen_engine", "chosen_tasks", "open_core"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +41,34 @@ class Core:
     tokenizer: ServingTokenizer
 
 
-def chosen_entry(bundle: Bundle, settings: ServerSettings) -> EngineEntry:
-    """Return the engine to run.
+def chosen_engine(bundle: Bundle, settings: ServerSettings) -> tuple[EngineEntry, ServerSettings]:
+    """Return the engine to run, and the settings with what `trine tune` found for it filled in.
 
     Raises:
         BundleError: the bundle has none of that name.
         InputError: it cannot share its weights with other workers, as they are asked to.
     """
-    entry = resolve_engine(bundle, settings.engine, settings.device)
-    if entry.runner != "native" or not _shares_weights(settings):
-        return entry
-    graphs = {entry.decoders[task] for task in chosen_tasks(entry, settings)} | {entry.vision}
-    if all(packed_path(bundle, graph).is_file() for graph in graphs):
-        return entry
-    if settings.engine != "auto":
-        raise InputError(
-            f"engine {entry.name} would pack its weights in the memory of each process, and "
-            f"{settings.workers} workers are to share theirs; run `trine tune` on the bundle, "
-            "which writes them packed, or add --worker-weights own"
-        )
-    return bundle.first_cpu_engine()
+    host = read_host(bundle, settings.device)
+    selection = select_engine(bundle, settings.engine, host)
+    entry, tuned = selection.entry, selection.tuned
+    if entry.runner == "native" and _shares_weights(settings):
+        graphs = {entry.decoders[task] for task in chosen_tasks(entry, settings)} | {entry.vision}
+        if not all(packed_path(bundle, graph).is_file() for graph in graphs):
+            if settings.engine != AUTO:
+                raise InputError(
+                    f"engine {entry.name} would pack its weights in the memory of each process, "
+                    f"and {settings.workers} workers are to share theirs; run `trine tune` on the "
+                    "bundle, which writes them packed, or add --worker-weights own"
+                )
+            entry, tuned = cpu_engine(bundle), None
+    found = BatchLimits().tokens if tuned is None else tuned.batch_tokens
+    # Threads were tuned for one process; several workers share the processors.
+    threads = None if tuned is None or settings.workers > 1 else tuned.threads
+    return entry, dataclasses.replace(
+        settings,
+        batch_tokens=settings.batch_tokens or found,
+        threads=settings.threads or threads,
+    )
 
 
 def _shares_weights(settings: ServerSettings) -> bool:
@@ -106,7 +115,8 @@ def open_core(
         device=settings.device,
     )
     engine = open_engine(bundle, entry, options)
-    limits = BatchLimits(tokens=settings.batch_tokens, patches=settings.batch_patches)
+    tokens = settings.batch_tokens or BatchLimits().tokens
+    limits = BatchLimits(tokens=tokens, patches=settings.batch_patches)
     self_test = SelfTest(bundle, entry, Encoder(bundle, engine, limits), enabled=True)
     self_test.require("text")
     self_test.require("image")

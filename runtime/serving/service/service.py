@@ -10,6 +10,7 @@ import numpy as np
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.bundle.model_config import PROMPTS
 from trine.runtime.errors import InputError
+from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inputs import Prompt
 from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.http.priority import give_way
@@ -41,7 +42,7 @@ from trine.runtime.serving.service.calls import (
     Timings,
     TokenizedText,
 )
-from trine.runtime.serving.service.core import Core, chosen_entry, chosen_tasks, open_core
+from trine.runtime.serving.service.core import Core, chosen_engine, chosen_tasks, open_core
 from trine.runtime.serving.service.model_info import default_role, describe_model
 from trine.runtime.serving.service.refusals import client_left, engine_failure, not_ready, too_late
 from trine.runtime.serving.workers.adapter_admin import AdapterAdmin
@@ -70,11 +71,11 @@ class EmbeddingService:
     def __init__(
         self, settings: ServerSettings, metrics: ServerMetrics, limits: RateLimits
     ) -> None:
-        self._settings = settings
         self._metrics = metrics
         self._limits = limits
         self._bundle = open_bundle(settings.bundle)
-        self._entry = chosen_entry(self._bundle, settings)
+        self._entry, settings = chosen_engine(self._bundle, settings)
+        self._settings = settings
         self._model = self._bundle.manifest.model
         default_role(settings)
         self._tasks = chosen_tasks(self._entry, settings)
@@ -83,7 +84,7 @@ class EmbeddingService:
         self._admin = AdapterAdmin(self._bundle, self._entry, self._tasks, settings)
         self._speed = Speed()
         self._budget = BatchBudget(
-            tokens=settings.batch_tokens,
+            tokens=settings.batch_tokens or BatchLimits().tokens,
             patches=settings.batch_patches,
             short_tokens=settings.short_tokens,
         )

@@ -8,7 +8,7 @@ from trine.runtime.errors import InputError
 from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.http.event_loop import run_on_loop
 from trine.runtime.serving.observability.logs import set_up_logs
-from trine.runtime.serving.service.core import chosen_entry, chosen_tasks
+from trine.runtime.serving.service.core import chosen_engine, chosen_tasks
 from trine.runtime.serving.service.model_info import default_role
 from trine.runtime.serving.workers.supervisor import Supervisor
 from trine.runtime.serving.workers.worker import WorkerOptions, run_worker
@@ -31,7 +31,8 @@ def serve(settings: ServerSettings) -> int:
     set_up_logs(settings.log_level)
     # What is wrong with the bundle or a name is said before any process is started.
     bundle = open_bundle(settings.bundle)
-    chosen_tasks(chosen_entry(bundle, settings), settings)
+    entry, _ = chosen_engine(bundle, settings)
+    chosen_tasks(entry, settings)
     default_role(settings)
     with open_listener(settings.host, settings.port) as listener:
         if settings.workers == 1:

@@ -22,6 +22,7 @@ from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.bundle.precision import Precision
 from trine.runtime.commands.info.bundle_summary import bundle_lines
 from trine.runtime.embedder import Embedder
+from trine.runtime.engines.select import engine_named
 from trine.runtime.errors import BundleError, EngineError, InputError
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inputs import ImageText, Item
@@ -278,7 +279,7 @@ def test_an_engine_runs_from_mapped_files_as_it_does_from_memory(
     engines: tuple[ExportReport, Path],
 ) -> None:
     bundle = open_bundle(engines[1])
-    entry = bundle.engine("ort-int8")
+    entry = engine_named(bundle, "ort-int8")
     mapped = MappedEngine(bundle, entry, ("code",))
     embedder = Embedder(bundle, entry, mapped, BatchLimits(), self_test=False)
     usual = Embedder.load(engines[1], engine="ort-int8", tasks=("code",))

@@ -19,6 +19,7 @@ from trine.runtime.commands.program import main
 from trine.runtime.engines.gpu.built import built_engine
 from trine.runtime.engines.gpu.heads import HEAD_KERNELS
 from trine.runtime.engines.gpu.opening import KERNELS_FOLDER
+from trine.runtime.engines.select import select_engine
 from trine.runtime.errors import BundleError, EngineError
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
@@ -73,7 +74,7 @@ def test_the_export_lists_the_graphs_with_their_precision(exported: Path) -> Non
     assert "mlp.gate" not in entry.precision_map.vision.linears
     assert "adapter deltas" not in entry.precision_map.float32
     # The engine of the processor stays the one that is taken by default.
-    assert bundle.engine("auto").name == "ort-fp32"
+    assert select_engine(bundle).entry.name == "ort-fp32"
 
 
 def test_built_engines_are_listed_with_sizes_and_hashes(built: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from trine.kernels.cpu.kernels import CpuKernels, Quantised
 from trine.kernels.cpu.packed import packed_layer
-from trine.kernels.processors import num_processors
+from trine.runtime.hardware.processors import num_processors
 
 FORKED = """
 import os, sys

@@ -14,6 +14,7 @@ from trine.runtime.bundle.bundle import Bundle, open_bundle
 from trine.runtime.bundle.safetensors_file import TensorFile
 from trine.runtime.commands.program import main
 from trine.runtime.embedder import Embedder
+from trine.runtime.engines.select import engine_named, select_engine
 from trine.runtime.errors import BundleError, EngineError, InputError, TrineError
 
 IMAGE = np.zeros((56, 56, 3), np.uint8)
@@ -363,8 +364,8 @@ def test_hashes_name_each_changed_file(bundle: Path) -> None:
 
 def test_auto_is_the_first_engine(golden_bundle: Path) -> None:
     opened: Bundle = open_bundle(golden_bundle)
-    assert opened.engine("auto") is opened.manifest.engines[0]
-    assert opened.engine("ort-fp32") is opened.manifest.engines[0]
+    assert select_engine(opened).entry is opened.manifest.engines[0]
+    assert engine_named(opened, "ort-fp32") is opened.manifest.engines[0]
 
 
 @pytest.mark.parametrize("verb", ["embed", "info", "verify"])

@@ -14,7 +14,7 @@ from trine.runtime.bundle.tuned_settings import TunedSettings, read_tuned, tuned
 from trine.runtime.commands.program import main
 from trine.runtime.commands.tune.search import Candidate, Measured, _fastest
 from trine.runtime.embedder import Embedder
-from trine.runtime.engines.choice import choose_engine
+from trine.runtime.engines.select import select_engine
 from trine.runtime.errors import BundleError
 from trine.runtime.hardware.cpu import read_cpu
 
@@ -67,10 +67,10 @@ def test_settings_are_those_of_the_engine_that_auto_takes(
 
     opened, read_text = open_bundle(bundle), Path.read_text
     monkeypatch.setattr(Path, "read_text", count)
-    chosen = choose_engine(opened, "auto", 0)
+    chosen = select_engine(opened)
     assert (chosen.entry.name, chosen.tuned) == ("ort-fp32", here())
     assert read.count(tuned_path(bundle)) == 1
-    assert choose_engine(opened, "ort-fp32", 0).tuned is None
+    assert select_engine(opened, "ort-fp32").tuned is None
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"engine": "ort-fp32"}'])
@@ -107,7 +107,7 @@ def test_tune_writes_what_auto_then_takes(
     assert "times as fast" in printed
     settings = json.loads(tuned_path(folder).read_text())
     assert settings["engine"] in ("native-int8", "ort-int8")
-    assert open_bundle(folder).engine("auto").name == settings["engine"]
+    assert select_engine(open_bundle(folder)).entry.name == settings["engine"]
     assert settings["threads"] <= read_cpu().cores
     packed = list((folder / "tuned").glob("*.packed"))
     assert len(packed) == (4 if settings["engine"] == "native-int8" else 0)

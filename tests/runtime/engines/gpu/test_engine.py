@@ -15,6 +15,7 @@ from trine.runtime.bundle.bundle import EMBEDDING_NAME, open_bundle
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.base import EngineOptions
 from trine.runtime.engines.gpu.opening import open_gpu_engine
+from trine.runtime.engines.select import engine_named
 from trine.runtime.errors import EngineError
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.embedding_table import EmbeddingTable
@@ -67,7 +68,7 @@ def load(
     cuda_graphs: bool = True,
 ) -> Embedder:
     bundle = open_bundle(folder)
-    entry = bundle.engine("tensorrt")
+    entry = engine_named(bundle, "tensorrt")
     options = EngineOptions(threads=None, tasks=tasks, cuda_graphs=cuda_graphs)
     engine = open_gpu_engine(bundle, entry, options, drivers)
     return Embedder(bundle, entry, engine, limits or BatchLimits(), self_test=False)
@@ -335,7 +336,7 @@ def test_kernels_of_another_gpu_are_refused_at_load(make_bundle: MakeBundle) -> 
 
 def test_the_self_test_holds_for_the_gpu(make_bundle: MakeBundle) -> None:
     bundle = open_bundle(make_bundle())
-    entry = bundle.engine("tensorrt")
+    entry = engine_named(bundle, "tensorrt")
     options = EngineOptions(threads=None, tasks=TASKS)
     engine = open_gpu_engine(bundle, entry, options, SimulatedDrivers())
     embedder = Embedder(bundle, entry, engine, BatchLimits(), self_test=True)

@@ -11,6 +11,7 @@ from trine.runtime.adapters.base import AdapterHandle
 from trine.runtime.bundle.bundle import EMBEDDING_NAME, TOKENIZER_NAME, open_bundle
 from trine.runtime.engines.base import EngineOptions, VectorEngine
 from trine.runtime.engines.gpu.opening import open_gpu_engine
+from trine.runtime.engines.select import engine_named
 from trine.runtime.inference.batch_planner import BatchLimits, Load
 from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.runner import Runner
@@ -58,7 +59,7 @@ class Server:
         bundle = open_bundle(folder)
         self.drivers = SimulatedDrivers()
         options = EngineOptions(threads=None, tasks=("code",))
-        engine = open_gpu_engine(bundle, bundle.engine("tensorrt"), options, self.drivers)
+        engine = open_gpu_engine(bundle, engine_named(bundle, "tensorrt"), options, self.drivers)
         self.runs: list[EngineRun] = []
         self.model = bundle.manifest.model
         table = EmbeddingTable(bundle.path(EMBEDDING_NAME), self.model.decoder)

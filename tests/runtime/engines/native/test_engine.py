@@ -24,6 +24,7 @@ from trine.runtime.engines.native import decoder as native_decoder
 from trine.runtime.engines.native import entries as native_entries
 from trine.runtime.engines.native import stack
 from trine.runtime.engines.native.stack import STRIP_ROWS, query_strips, strip_rows
+from trine.runtime.engines.select import engines_of, select_engine
 from trine.runtime.errors import BundleError, EngineError
 from trine.runtime.inputs import ImageText, Item
 
@@ -154,12 +155,12 @@ def test_auto_takes_the_native_kernels_where_they_are_faster(
     int8_bundle: MakeBundle, golden_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = open_bundle(int8_bundle("merged"))
-    assert [entry.name for entry in bundle.engines] == ["ort-int8", "native-int8"]
+    assert [entry.name for entry in engines_of(bundle)] == ["ort-int8", "native-int8"]
     monkeypatch.setattr(native_entries, "has_amx", lambda: False)
-    assert bundle.engine("auto").name == "native-int8"
+    assert select_engine(bundle).entry.name == "native-int8"
     monkeypatch.setattr(native_entries, "has_amx", lambda: True)
-    assert bundle.engine("auto").name == "ort-int8"
-    assert [entry.name for entry in open_bundle(golden_bundle).engines] == ["ort-fp32"]
+    assert select_engine(bundle).entry.name == "ort-int8"
+    assert [entry.name for entry in engines_of(open_bundle(golden_bundle))] == ["ort-fp32"]
     description = Embedder.load(bundle.folder, engine="native-int8").description
     assert description.startswith("native-int8: native kernels (AVX-512 VNNI), int8")
 
@@ -169,7 +170,7 @@ def test_without_the_kernels_auto_takes_onnx_runtime_and_native_says_why(
 ) -> None:
     monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
     bundle = open_bundle(int8_bundle("merged"))
-    assert bundle.engine("auto").name == "ort-int8"
+    assert select_engine(bundle).entry.name == "ort-int8"
     with pytest.raises(EngineError, match=r"native-int8 cannot run here.*apt-get install g\+\+"):
         Embedder.load(bundle.folder, engine="native-int8")
 

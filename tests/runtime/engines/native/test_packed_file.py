@@ -14,6 +14,7 @@ from trine.runtime.engines.base import EngineOptions
 from trine.runtime.engines.native import packed_file
 from trine.runtime.engines.native.engine import NativeCpuEngine
 from trine.runtime.engines.native.packed_file import open_store, packed_path, write_packed
+from trine.runtime.engines.select import engine_named
 from trine.runtime.errors import BundleError
 
 pytestmark = pytest.mark.skipif(
@@ -28,7 +29,7 @@ def bundle(int8_bundle: Callable[[str], Path], tmp_path: Path) -> Bundle:
 
 def engine(bundle: Bundle) -> NativeCpuEngine:
     options = EngineOptions(threads=1, tasks=("retrieval",))
-    return NativeCpuEngine(bundle, bundle.engine("native-int8"), options)
+    return NativeCpuEngine(bundle, engine_named(bundle, "native-int8"), options)
 
 
 def write_all(bundle: Bundle) -> None:
@@ -58,7 +59,7 @@ def test_mapped_weights_give_the_same_vectors(bundle: Bundle) -> None:
 
 def test_data_begin_on_a_cache_line(bundle: Bundle) -> None:
     write_all(bundle)
-    (graph,) = {bundle.engine("native-int8").decoders["retrieval"]}
+    (graph,) = {engine_named(bundle, "native-int8").decoders["retrieval"]}
     values = open_store(bundle, graph)._file
     assert values is not None
     assert {info.offset % 64 for info in values.tensors.values()} == {0}
@@ -74,7 +75,7 @@ def test_a_file_of_another_export_or_version_is_not_read(
 
 def test_weights_of_another_shape_are_refused(bundle: Bundle) -> None:
     write_all(bundle)
-    graph = bundle.engine("native-int8").decoders["retrieval"]
+    graph = engine_named(bundle, "native-int8").decoders["retrieval"]
     layers = dict(engine(bundle).packed[graph])
     first, second = "layers.0.self_attn.o", "layers.0.mlp.down"
     layers[first], layers[second] = layers[second], layers[first]
@@ -84,7 +85,7 @@ def test_weights_of_another_shape_are_refused(bundle: Bundle) -> None:
 
 
 def test_a_write_that_fails_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = bundle.engine("native-int8").decoders["retrieval"]
+    graph = engine_named(bundle, "native-int8").decoders["retrieval"]
     layers = engine(bundle).packed[graph]
     path = packed_path(bundle, graph)
 

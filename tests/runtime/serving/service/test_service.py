@@ -226,7 +226,7 @@ def test_an_empty_call_has_an_empty_answer(served: Served) -> None:
 
 
 def test_many_calls_at_once_get_their_own_vectors(either: Served, embedder: Embedder) -> None:
-    texts = [f"query number {i} " + "about chess " * (i % 60) for i in range(200)]
+    texts = [f"query number {i} " + "about chess " * (i % 12) for i in range(200)]
     tasks = [("retrieval", "code", "text-matching")[i % 3] for i in range(200)]
     runs = either.counted("trine_run_items_count")
 

@@ -1,18 +1,18 @@
 """Names of engines, and what "auto" takes."""
 
 import dataclasses
-import logging
 from pathlib import Path
 
 import pytest
 
 from trine.runtime.bundle.bundle import Bundle, open_bundle
 from trine.runtime.bundle.manifest import Builder, BuiltEngine, EngineEntry
+from trine.runtime.bundle.tuned_settings import TunedSettings, write_tuned
 from trine.runtime.embedder import Embedder
-from trine.runtime.engines import choice
-from trine.runtime.engines.choice import resolve_engine, why_not
 from trine.runtime.engines.gpu.entries import GPU_RUNNERS, gpu_entries
+from trine.runtime.engines.select import Host, engine_named, obstacle_to, read_host, select_engine
 from trine.runtime.errors import BundleError, InputError
+from trine.runtime.hardware.cpu import read_cpu
 
 
 def built(entry: EngineEntry, builder: Builder, version: str, *sms: int) -> EngineEntry:
@@ -64,52 +64,81 @@ def with_built(bundle: Bundle, builder: Builder, version: str, *sms: int) -> Bun
         ("trt-int8:tensorrt_rtx", "trt-int8", "tensorrt_rtx"),
         ("trt-int8", "trt-int8", "tensorrt"),
         ("ort_cpu", "ort-fp32", "onnxruntime"),
-        ("auto", "ort-fp32", "onnxruntime"),
     ],
 )
 def test_a_name_is_an_entry_and_a_runner(
     bundle: Bundle, name: str, entry: str, runner: str
 ) -> None:
-    found = bundle.engine(name)
+    found = engine_named(bundle, name)
     assert (found.name, found.runner) == (entry, runner)
 
 
 def test_graphs_are_run_by_what_built_them(bundle: Bundle) -> None:
     rtx = with_built(bundle, "tensorrt_rtx", "1.7.1", 89)
-    assert rtx.engine("trt-int8").runner == "tensorrt_rtx"
+    assert engine_named(rtx, "trt-int8").runner == "tensorrt_rtx"
     # Asked for by name, another is never put in its place.
-    assert rtx.engine("tensorrt").runner == "tensorrt"
+    assert engine_named(rtx, "tensorrt").runner == "tensorrt"
 
 
 def test_the_cuda_provider_takes_no_8_bit_graphs(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="has no engine 'trt-int8:ort_cuda'"):
-        bundle.engine("trt-int8:ort_cuda")
+        engine_named(bundle, "trt-int8:ort_cuda")
+
+
+def host(sm: int | str = "no GPU", no_native: str | None = None, **builders: str) -> Host:
+    return Host(sm=sm, no_native=no_native, no_cuda="built without CUDA", builders=builders)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("installed", "sm", "runner"),
+    ("machine", "runner"),
     [
-        ({"tensorrt": "11.4.0"}, 89, "tensorrt"),
-        ({"tensorrt": "11.3.0"}, 89, "onnxruntime"),
-        ({"tensorrt": "11.4.0"}, 90, "onnxruntime"),
-        ({}, 89, "onnxruntime"),
-        ({"tensorrt": "11.4.0"}, "there is no NVIDIA driver", "onnxruntime"),
+        (host(89, tensorrt="11.4.0"), "tensorrt"),
+        (host(89, tensorrt="11.3.0"), "onnxruntime"),
+        (host(90, tensorrt="11.4.0"), "onnxruntime"),
+        (host(89), "onnxruntime"),
+        (host("there is no NVIDIA driver", tensorrt="11.4.0"), "onnxruntime"),
     ],
 )
 def test_auto_takes_a_gpu_where_one_can_run_and_says_why_not(
-    bundle: Bundle,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    installed: dict[str, str],
-    sm: int | str,
-    runner: str,
+    bundle: Bundle, machine: Host, runner: str
 ) -> None:
-    caplog.set_level(logging.INFO, logger=choice.__name__)
-    monkeypatch.setattr(choice, "_installed", installed.get)
-    monkeypatch.setattr(choice, "_present_sm", lambda device: sm)
-    found = resolve_engine(with_built(bundle, "tensorrt", "11.4.0", 89), "auto", 0)
-    assert found.runner == runner
-    assert (runner == "tensorrt") == ("engine auto: not" not in caplog.text)
+    found = select_engine(with_built(bundle, "tensorrt", "11.4.0", 89), "auto", machine)
+    assert found.entry.runner == runner
+    assert (runner == "tensorrt") == (not found.reasons)
+    assert all(reason.startswith("not trt-") for reason in found.reasons)
+
+
+def test_a_named_engine_is_taken_whatever_the_machine(bundle: Bundle) -> None:
+    found = select_engine(bundle, "trt-int8", host())
+    assert (found.entry.name, found.tuned, found.reasons) == ("trt-int8", None, ())
+
+
+def tuned_copy(bundle: Bundle, folder: Path, engine: str) -> Bundle:
+    cpu = read_cpu()
+    settings = TunedSettings(
+        processor=cpu.name, cores=cpu.cores, engine=engine, threads=1, batch_tokens=64
+    )
+    (folder / "tuned").mkdir()
+    write_tuned(folder, settings)
+    return Bundle(folder, bundle.manifest)
+
+
+def test_auto_takes_what_was_tuned(bundle: Bundle, tmp_path: Path) -> None:
+    tuned = tuned_copy(bundle, tmp_path, "ort-fp32")
+    found = select_engine(tuned, "auto", host())
+    assert found.tuned is not None
+    assert (found.entry.name, found.tuned.threads) == ("ort-fp32", 1)
+
+
+def test_a_tuned_engine_that_cannot_run_here_is_passed_over_with_a_warning(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = dataclasses.replace(bundle.manifest.engines[0], precision="int8", name="ort-int8")
+    int8 = dataclasses.replace(bundle.manifest, engines=(listed,))
+    tuned = tuned_copy(Bundle(bundle.folder, int8), tmp_path, "native-int8")
+    found = select_engine(tuned, "auto", host(no_native="no kernels were compiled"))
+    assert (found.entry.name, found.tuned) == ("ort-int8", None)
+    assert "not native-int8, which `trine tune` found: no kernels were compiled" in caplog.text
 
 
 def test_auto_never_builds_while_it_loads(bundle: Bundle) -> None:
@@ -120,8 +149,9 @@ def test_auto_never_builds_while_it_loads(bundle: Bundle) -> None:
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="a driver is here")
 def test_without_a_gpu_its_engines_say_so(bundle: Bundle) -> None:
-    assert why_not(bundle, bundle.engine("ort_cpu"), 0) is None
-    problem = why_not(bundle, bundle.engine("tensorrt"), 0)
+    here = read_host(bundle, 0)
+    assert obstacle_to(bundle, engine_named(bundle, "ort_cpu"), here) is None
+    problem = obstacle_to(bundle, engine_named(bundle, "tensorrt"), here)
     assert problem is not None
     assert "no NVIDIA driver" in problem
 

@@ -1,0 +1,257 @@
+"""Selects the engine to run: by name, or the one that "auto" stands for on this machine.
+
+A bundle lists an engine for each of its graphs' precisions, say "ort-int8". The native kernels run
+int8 graphs as "native-int8", and graphs for TensorRT can be run in several ways
+(`trine.runtime.engines.gpu.entries`). This module alone answers "auto".
+"""
+
+import ctypes
+import importlib.metadata
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from trine.kernels.cpu.library import why_unavailable
+from trine.runtime.bundle.bundle import Bundle
+from trine.runtime.bundle.manifest import Builder, EngineEntry
+from trine.runtime.bundle.tuned_settings import TunedSettings, read_tuned
+from trine.runtime.engines.gpu.built import built_engine
+from trine.runtime.engines.gpu.entries import GPU_RUNNERS, by_builder, gpu_entries, gpu_entry
+from trine.runtime.engines.native.entries import native_entry, prefers_native
+from trine.runtime.errors import BundleError, DependencyError, EngineError
+from trine.runtime.hardware.probe import probe_cuda
+from trine.runtime.libraries import import_onnxruntime
+
+__all__ = [
+    "AUTO",
+    "Host",
+    "Selection",
+    "best_way",
+    "cpu_engine",
+    "engine_named",
+    "engines_of",
+    "obstacle_to",
+    "read_host",
+    "select_engine",
+]
+
+logger = logging.getLogger(__name__)
+
+#: The name that stands for the best engine of a machine.
+AUTO = "auto"
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+#: Distributions that bring each builder's module.
+PACKAGES: dict[Builder, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What this machine can run engines on, as far as can be seen without loading one.
+
+    Attributes:
+        sm: compute capability of the GPU times 10, or in one sentence why there is none.
+        no_native: why the native kernels cannot be used; None if they can.
+        no_cuda: why ONNX Runtime cannot use the GPU; None if it can.
+        builders: versions of the packages that run built engines.
+    """
+
+    sm: int | str
+    no_native: str | None
+    no_cuda: str | None
+    builders: Mapping[Builder, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What to run.
+
+    Attributes:
+        entry: of the engine.
+        tuned: settings that `trine tune` found for it on this machine; None if there are none, or
+            if the engine was named.
+        reasons: why engines that would have come before were not taken, a sentence each.
+    """
+
+    entry: EngineEntry
+    tuned: TunedSettings | None
+    reasons: tuple[str, ...]
+
+
+def select_engine(bundle: Bundle, name: str = AUTO, host: Host | None = None) -> Selection:
+    """Return the engine to run.
+
+    Nothing is loaded: an entry that seems to run and then does not is an error, not a reason to
+    take another.
+
+    Args:
+        bundle: that lists the engines.
+        name: of one; "auto" for the first that the GPU can run, else what `trine tune` found on
+            this machine, else the first that the processor can run, by the native kernels where
+            they suit it. An engine that was found by tuning and cannot run any more is passed over
+            with a warning.
+        host: what the machine can do; None to look.
+
+    Raises:
+        BundleError: the bundle has no engine of that name, or its settings are damaged.
+    """
+    if name != AUTO:
+        return Selection(engine_named(bundle, name), None, ())
+    host = host or read_host(bundle, 0)
+    reasons: list[str] = []
+    for entry in gpu_entries(bundle.manifest.engines):
+        obstacle = obstacle_to(bundle, entry, host)
+        if obstacle is None:
+            # What suits the processor's engine says nothing of a GPU's.
+            return Selection(entry, None, tuple(reasons))
+        reasons.append(f"not {entry.name} by {entry.runner}: {obstacle}")
+        logger.info("engine auto: %s", reasons[-1])
+    tuned = read_tuned(bundle.folder)
+    if tuned is not None:
+        entry = engine_named(bundle, tuned.engine)
+        obstacle = obstacle_to(bundle, entry, host)
+        if obstacle is None:
+            return Selection(entry, tuned, tuple(reasons))
+        reasons.append(f"not {entry.name}, which `trine tune` found: {obstacle}")
+        logger.warning("engine auto: %s", reasons[-1])
+    return Selection(best_way(cpu_engine(bundle), host), None, tuple(reasons))
+
+
+def best_way(entry: EngineEntry, host: Host) -> EngineEntry:
+    """Return an engine as "auto" runs it: by the native kernels where they suit it, else as listed.
+
+    Args:
+        entry: as the manifest has it.
+        host: the machine.
+    """
+    native = native_entry(entry)
+    suits = native is not None and host.no_native is None and prefers_native(entry)
+    return native if native is not None and suits else entry
+
+
+def engines_of(bundle: Bundle) -> tuple[EngineEntry, ...]:
+    """Return all engines of a bundle: those listed, then those of the native kernels."""
+    listed = bundle.manifest.engines
+    native = (native_entry(entry) for entry in listed)
+    return (*listed, *(entry for entry in native if entry is not None))
+
+
+def engine_named(bundle: Bundle, name: str) -> EngineEntry:
+    """Return the entry of an engine by its name, or by a way to run one on a GPU.
+
+    Args:
+        bundle: that lists it.
+        name: of an engine; "ort_cpu" is the first that ONNX Runtime can run on the processor,
+            "tensorrt" the first that TensorRT can, "trt-int8:ort_cuda" that one by ONNX Runtime.
+
+    Raises:
+        BundleError: the bundle has no engine of that name.
+    """
+    if name == "ort_cpu":
+        return cpu_engine(bundle)
+    engines = engines_of(bundle)
+    for entry in engines:
+        if entry.name == name:
+            return by_builder(entry)
+    found = gpu_entry(bundle.manifest.engines, name)
+    if found is not None:
+        return found
+    raise BundleError(
+        f"{bundle.folder}: has no engine {name!r}; it has {[e.name for e in engines]}"
+        + (
+            f"; {name} runs graphs that `trine export --target tensorrt` adds"
+            if name.rpartition(":")[2] in GPU_RUNNERS
+            else ""
+        )
+    )
+
+
+def cpu_engine(bundle: Bundle) -> EngineEntry:
+    """Return the first engine whose graphs ONNX Runtime runs on a CPU; the first if none is."""
+    listed = bundle.manifest.engines
+    return next((entry for entry in listed if "cpu" in entry.devices), listed[0])
+
+
+def obstacle_to(bundle: Bundle, entry: EngineEntry, host: Host) -> str | None:
+    """Return why an entry cannot run on a machine; None if nothing speaks against it.
+
+    Args:
+        bundle: that lists it.
+        entry: with the runner that it would be run by.
+        host: the machine.
+    """
+    if entry.runner == "native":
+        return host.no_native
+    if entry.runner not in GPU_RUNNERS:
+        known = ", ".join(entry.devices)
+        return None if "cpu" in entry.devices else f"its graphs run on {known} only"
+    if isinstance(host.sm, str):
+        return host.sm
+    if entry.runner != "tensorrt" and entry.runner != "tensorrt_rtx":
+        return host.no_cuda
+    version = host.builders.get(entry.runner)
+    if version is None:
+        return f"the package {entry.runner} is not installed"
+    try:
+        for graph in (entry.vision, *entry.decoders.values()):
+            built_engine(bundle, entry, graph, entry.runner, version, host.sm)
+    except EngineError as problem:
+        return str(problem)
+    return None
+
+
+def read_host(bundle: Bundle, device: int) -> Host:
+    """Return what this machine can do for a bundle; a GPU is looked for only if it has graphs.
+
+    Args:
+        bundle: whose engines are to be run.
+        device: ordinal of the GPU.
+    """
+    wanted = any(entry.runner in GPU_RUNNERS for entry in bundle.manifest.engines)
+    sm = _read_sm(device) if wanted else "the bundle has no graphs for GPUs"
+    return Host(
+        sm=sm,
+        no_native=why_unavailable(),
+        no_cuda=None if isinstance(sm, str) else _cuda_obstacle(),
+        builders={
+            builder: version
+            for builder, packages in PACKAGES.items()
+            if (version := _installed(packages)) is not None
+        },
+    )
+
+
+def _read_sm(device: int) -> int | str:
+    try:
+        library = ctypes.CDLL(DRIVER_LIBRARY)
+    except OSError as cause:
+        return f"there is no NVIDIA driver ({cause})"
+    found = probe_cuda(library)
+    if "problem" in found:
+        return str(found["problem"])
+    gpus = found["gpus"]
+    if not isinstance(gpus, list) or not 0 <= device < len(gpus):
+        return f"the driver shows no GPU {device}"
+    return int(gpus[device]["sm"])
+
+
+def _cuda_obstacle() -> str | None:
+    try:
+        onnxruntime = import_onnxruntime()
+    except DependencyError:
+        return "onnxruntime is not installed"
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return f"onnxruntime {onnxruntime.__version__} was built without CUDA"
+    return None
+
+
+def _installed(packages: tuple[str, ...]) -> str | None:
+    for package in packages:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
