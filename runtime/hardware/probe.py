@@ -15,7 +15,8 @@ import os
 import re
 import sys
 import tempfile
-from typing import Any
+from collections.abc import Callable
+from typing import IO, Any
 
 import numpy as np
 
@@ -120,7 +121,6 @@ def probe_providers(name: str) -> dict[str, object]:
     if "problem" in found:
         return found
     quiet_libraries()
-    quiet_libraries()
     module = importlib.import_module(name)
     return {**found, "providers": list(module.get_available_providers())}
 
@@ -140,8 +140,9 @@ def probe_provider(name: str) -> dict[str, object]:
     if name != "CPUExecutionProvider":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     values = np.array([[1, 2], [3, 4]], np.float32)
+    errors = _NativeErrors()
     try:
-        with _NativeErrors() as errors:
+        with errors:
             session = onnxruntime.InferenceSession(TINY_GRAPH, options, providers=[name])
             (result,) = session.run(None, {"x": values})
     except Exception as cause:  # onnxruntime has no common base for its own exceptions
@@ -157,10 +158,14 @@ def probe_provider(name: str) -> dict[str, object]:
 class _NativeErrors:
     """Keeps what native code writes to stderr, where alone the cause of a failed load is said."""
 
-    def __enter__(self) -> "_NativeErrors":
+    def __init__(self) -> None:
         self._text = ""
+
+    def __enter__(self) -> "_NativeErrors":
         self._stderr = os.dup(2)
-        self._file = tempfile.TemporaryFile()
+        # In memory where there is such a file: no disk need be writable.
+        anonymous = getattr(os, "memfd_create", None)
+        self._file = tempfile.TemporaryFile() if anonymous is None else _opened(anonymous)
         os.dup2(self._file.fileno(), 2)
         return self
 
@@ -175,6 +180,10 @@ class _NativeErrors:
         """Return the dynamic loader's words on what it did not find, if it said any."""
         found = LOADER_MESSAGE.search(self._text)
         return None if found is None else found.group().strip()
+
+
+def _opened(make: Callable[[str], int]) -> IO[bytes]:
+    return os.fdopen(make("stderr"), "w+b")
 
 
 def _first_line(text: str) -> str:

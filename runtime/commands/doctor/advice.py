@@ -15,7 +15,9 @@ TENSORRT = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 #: Extras that exclude one another: one of them is enough.
 ONNXRUNTIME_EXTRAS = ("cpu", "gpu")
 #: Extras that are of use with a GPU only, and one that is for comparisons, not for running.
-GPU_EXTRAS, REFERENCE_EXTRA = ("gpu", "tensorrt", "tensorrt-rtx"), "reference"
+GPU_EXTRAS = ("gpu", "tensorrt", "tensorrt-rtx")
+#: What no one needs to run bundles: comparisons, compilers of kernels and checks of the code.
+NOT_NEEDED = ("reference", "benchmarks", "dev", "kernels", "telemetry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def _tensorrt(machine: Machine) -> Iterator[Advice]:
 def _extras(machine: Machine) -> Iterator[Advice]:
     one_runs = machine.onnxruntime.version is not None
     for extra in machine.extras:
-        if extra.complete or extra.name == REFERENCE_EXTRA:
+        if extra.complete or extra.name in NOT_NEEDED:
             continue
         if extra.name in ONNXRUNTIME_EXTRAS and one_runs and not _outdated(extra):
             continue

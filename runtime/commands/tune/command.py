@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.seconds > 0:
         raise InputError(f"--seconds is {arguments.seconds}; give a number above 0")
     bundle = open_bundle(arguments.bundle)
+    _require_writable(tuned_path(bundle.folder))
     cpu = read_cpu()
     tuning = tune(bundle, cpu.cores, arguments.seconds, lambda m: print(_line(m), file=sys.stderr))
     best = tuning.best
@@ -62,6 +63,22 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"written: {tuned_path(bundle.folder)}", end="")
     print(f" and {written / 1e6:,.0f} MB of packed weights" if written else "")
     return 0
+
+
+def _require_writable(path: Path) -> None:
+    """Check that the settings can be written, before a minute is spent on finding them."""
+    from trine.runtime.bundle.tuned_settings import written_whole
+    from trine.runtime.errors import InputError
+
+    try:
+        with written_whole(path.with_name("writable")) as temporary:
+            temporary.touch()
+        path.with_name("writable").unlink()
+    except OSError as cause:
+        raise InputError(
+            f"{path.parent}: cannot be written ({cause.strerror}); tune keeps what it finds in the "
+            "bundle: mount it writable, or tune a copy of it"
+        ) from cause
 
 
 def _write_packed(bundle: "Bundle", name: str, threads: int) -> int:

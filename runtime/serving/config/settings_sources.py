@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,10 @@ __all__ = ["CONFIG_VARIABLE", "ENVIRONMENT_PREFIX", "add_flags", "read_settings"
 ENVIRONMENT_PREFIX = "TRINE_"
 #: Names the file of settings where no flag does.
 CONFIG_VARIABLE = "TRINE_CONFIG"
+#: What follows the name of a service in the variables that Kubernetes sets for it.
+SERVICE_LINK = re.compile(
+    r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
 #: Words for booleans in the environment.
 BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -82,9 +87,11 @@ def read_settings(
 
 
 def _is_service_link(variable: str, value: str) -> bool:
-    """Return whether Kubernetes set a variable, for a service that is called `trine`."""
+    """Return whether Kubernetes set a variable, for a service whose name begins with `trine`."""
     rest = variable.removeprefix(ENVIRONMENT_PREFIX)
-    return rest.startswith(("SERVICE_", "PORT_")) or (rest == "PORT" and "://" in value)
+    return bool(SERVICE_LINK.fullmatch(rest)) or (
+        rest.rpartition("_")[2] == "PORT" and "://" in value
+    )
 
 
 def _from_file(file: Path | None) -> Mapping[str, object]:

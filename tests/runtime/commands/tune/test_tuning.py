@@ -1,6 +1,7 @@
 """`trine tune` keeps the fastest settings, which count on the machine they were found on."""
 
 import dataclasses
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -117,3 +118,14 @@ def test_tune_writes_what_auto_then_takes(
 def test_a_time_that_is_none_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", str(bundle), "--seconds", "0"]) == 2
     assert "--seconds is 0.0; give a number above 0" in capsys.readouterr().err
+
+
+def test_a_bundle_that_cannot_be_written_is_said_before_anything_is_measured(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert main(["tune", str(bundle)]) == 2
+    assert "tuned: cannot be written (Read-only file system)" in capsys.readouterr().err

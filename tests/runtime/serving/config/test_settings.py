@@ -116,5 +116,13 @@ def test_variables_that_kubernetes_sets_for_a_service_are_no_settings() -> None:
         "TRINE_PORT": "tcp://10.0.0.1:8000",
         "TRINE_SERVICE_HOST": "10.0.0.1",
         "TRINE_PORT_8000_TCP_PROTO": "tcp",
+        "TRINE_WEB_SERVICE_HOST": "10.0.0.2",
+        "TRINE_WEB_SERVICE_PORT": "80",
+        "TRINE_WEB_SERVICE_PORT_HTTP": "80",
+        "TRINE_WEB_PORT": "tcp://10.0.0.2:80",
+        "TRINE_WEB_PORT_80_TCP": "tcp://10.0.0.2:80",
+        "TRINE_WEB_PORT_80_TCP_ADDR": "10.0.0.2",
     }
     assert from_flags("b", environment=links).port == 8000
+    with pytest.raises(InputError, match="TRINE_WEB_PORTS is no setting"):
+        from_flags("b", environment={"TRINE_WEB_PORTS": "80"})
