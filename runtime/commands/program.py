@@ -16,7 +16,7 @@ from types import FrameType
 
 from trine.runtime.errors import TrineError
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 #: The module of each verb, in the order of the help. Only the module of the verb that is run is
 #: imported, so that no verb pays for the others.
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as after the program's name on a command line; None for the process's own.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _parser(words[0] if words else "")
+    parser = make_parser(words[0] if words else "")
     parsed, rest = parser.parse_known_args(words)
     # argparse takes an empty list of INPUTs where options follow BUNDLE, and leaves those behind
     # the options over.
@@ -92,8 +92,12 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser(verb: str) -> argparse.ArgumentParser:
-    """Make the parser of one verb; of all where it is none, for the help and for errors."""
+def make_parser(verb: str = "") -> argparse.ArgumentParser:
+    """Return the parser of command lines.
+
+    Args:
+        verb: the only one to know; all are known where it is none, as help and errors need them.
+    """
     parser = argparse.ArgumentParser(
         prog="trine", description="jina-embeddings-v4 on ONNX Runtime, without torch."
     )
