@@ -29,6 +29,7 @@ from trine.runtime.commands.embed import command as embed
 from trine.runtime.commands.eval import command as evaluate
 from trine.runtime.commands.info import command as info
 from trine.runtime.commands.roofline import command as roofline
+from trine.runtime.commands.start import INTERRUPTED, interrupts_raise
 from trine.runtime.commands.tune import command as tune
 from trine.runtime.errors import TrineError
 
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and parsed.verb != "serve":
         signal.signal(signal.SIGTERM, _interrupt)
     try:
+        interrupts_raise()
         code = int(parsed.run(parsed))
         if sys.stdout is not None:  # closed by who started us
             sys.stdout.flush()  # here, where an error can still be said
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(f"trine {parsed.verb}: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
