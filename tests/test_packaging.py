@@ -130,7 +130,7 @@ def test_wheel_states_its_dependencies(built: Path) -> None:
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]
     base = [line.split()[1] for line in required if "extra ==" not in line]
     assert sorted(name.split(">")[0] for name in base) == ["numpy", "pillow", "tokenizers"]
-    assert "trine = trine.runtime.commands.program:main" in scripts
+    assert "trine = trine.runtime.commands.start:main" in scripts
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
+from trine.runtime.commands.start import INTERRUPTED, interrupts_raise
 from trine.runtime.errors import TrineError
 
 __all__ = ["main", "make_parser"]
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and parsed.verb != "serve":
         signal.signal(signal.SIGTERM, _interrupt)
     try:
+        interrupts_raise()
         code = int(parsed.run(parsed))
         if sys.stdout is not None:  # closed by who started us
             sys.stdout.flush()  # here, where an error can still be said
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(f"trine {parsed.verb}: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

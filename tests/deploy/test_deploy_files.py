@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from trine.runtime.serving.config.settings_sources import read_settings
+from trine.runtime.serving.workers.supervisor import END_S
+
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "docs" / "deploy"
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
@@ -135,6 +138,20 @@ def test_kubernetes_probes_ask_the_servers_health() -> None:
     assert service["spec"]["selector"].items() <= labels.items()
     volumes = {volume["name"] for volume in pod["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+
+
+def test_kubernetes_gives_the_server_the_time_it_takes_to_end() -> None:
+    deployment, _ = yaml_documents("kubernetes.yaml")
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    program, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert program == "sleep"
+    settings = read_settings(
+        {"bundle": "/bundle"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, file=None
+    )
+    assert settings.drain_delay > 0
+    ending = int(seconds) + settings.drain_delay + settings.drain_timeout
+    assert pod["terminationGracePeriodSeconds"] > ending + END_S
 
 
 def test_kubernetes_runs_as_the_images_user_without_rights() -> None:

@@ -20,7 +20,7 @@ DEFAULT_TASKS = (
     "code.passage",
 )
 #: A key's name and the SHA-256 of the key, in hexadecimal.
-KEY_HASH = re.compile(r"[A-Za-z0-9_.-]{1,64}=[0-9a-f]{64}")
+KEY_HASH = re.compile(r"[A-Za-z0-9_.-]{1,64}=[0-9A-Fa-f]{64}")
 
 
 def _option(default: Any, text: str) -> Any:
@@ -87,6 +87,10 @@ class ServerSettings:
         32768, "of pictures decoded and not yet computed, per worker; 5 kB of memory each"
     )
 
+    max_wait: float = _option(
+        10.0, "seconds until the engine begins with a request; one that may wait longer is refused"
+    )
+
     max_requests: int = _option(1024, "being answered at once, per worker")
     max_body_bytes: int = _option(67_108_864, "of a request")
     max_pending_bytes: int = _option(268_435_456, "of all requests' bodies held at once")
@@ -104,7 +108,12 @@ class ServerSettings:
     fetch_redirects: int = _option(3, "followed for one picture, each checked again")
 
     request_timeout: float = _option(60.0, "seconds until a request is given up")
-    drain_timeout: float = _option(30.0, "seconds that accepted requests get after SIGTERM")
+    drain_delay: float = _option(
+        0.0,
+        "seconds after SIGTERM in which requests are still taken, while readiness says no; 5 under "
+        "Kubernetes",
+    )
+    drain_timeout: float = _option(30.0, "seconds that accepted requests get after that")
     api_keys: tuple[str, ...] = _option(
         (), "NAME=HASH with the key's SHA-256 in hexadecimal; without any, no key is needed"
     )
@@ -127,10 +136,9 @@ class ServerSettings:
                 raise InputError(f"{name} is {value!r}; give a number above 0")
         if not 0 <= self.port <= 65535:
             raise InputError(f"port is {self.port}; give one of 0 to 65535")
-        if self.device < 0:
-            raise InputError(f"device is {self.device}; GPUs are numbered from 0")
-        if self.fetch_redirects < 0:
-            raise InputError(f"fetch_redirects is {self.fetch_redirects}; give 0 or more")
+        for name in _NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; give 0 or more")
         for entry in self.api_keys:
             if not KEY_HASH.fullmatch(entry):
                 raise InputError(
@@ -147,10 +155,11 @@ class ServerSettings:
             )
 
 
+#: Options that may be 0.
+_NOT_NEGATIVE = ("device", "fetch_redirects", "drain_delay")
 #: Options that must be above 0 where they are given.
 _POSITIVE = tuple(
     option.name
     for option in dataclasses.fields(ServerSettings)
-    if option.type in (int, float, int | None)
-    and option.name not in ("port", "device", "fetch_redirects")
+    if option.type in (int, float, int | None) and option.name not in ("port", *_NOT_NEGATIVE)
 )

@@ -21,6 +21,10 @@ CONFIG_VARIABLE = "TRINE_CONFIG"
 SERVICE_LINK = re.compile(
     r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
+#: Kubernetes sets this in every container. It takes a pod off its service's addresses at the same
+#: time as it sends SIGTERM, and the nodes learn of that some seconds later.
+KUBERNETES_VARIABLE = "KUBERNETES_SERVICE_HOST"
+KUBERNETES_DRAIN_DELAY_S = 5.0
 #: Words for booleans in the environment.
 BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -60,16 +64,16 @@ def read_settings(
             no bundle was named.
     """
     options = {option.name: option for option in dataclasses.fields(ServerSettings)}
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = _defaults(environment)
     for name, given in _from_file(file).items():
         if name not in options:
             raise InputError(f"{file}: {name!r} is no setting; known are {sorted(options)}")
         values[name] = _typed(options[name], given, f"{file}: {name}")
     for variable, text in environment.items():
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if not variable.startswith(ENVIRONMENT_PREFIX) or _is_service_link(variable, text):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
             continue
-        if variable == CONFIG_VARIABLE:
+        if _is_service_link(variable, text):
             continue
         if name not in options:
             raise InputError(
@@ -86,6 +90,11 @@ def read_settings(
     return ServerSettings(**values)
 
 
+def _defaults(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the defaults that depend on where the server runs."""
+    return {"drain_delay": KUBERNETES_DRAIN_DELAY_S} if KUBERNETES_VARIABLE in environment else {}
+
+
 def _is_service_link(variable: str, value: str) -> bool:
     """Return whether Kubernetes set a variable, for a service whose name begins with `trine`."""
     rest = variable.removeprefix(ENVIRONMENT_PREFIX)
@@ -98,7 +107,7 @@ def _from_file(file: Path | None) -> Mapping[str, object]:
     if file is None:
         return {}
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as cause:
         raise InputError(f"{file}: cannot be read as TOML ({cause}); check the file") from cause
 

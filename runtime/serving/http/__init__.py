@@ -1,1 +1,1 @@
-"""HTTP: connections, bodies, identity, limits and deadlines of requests."""
+"""HTTP below the dialects: how requests come in and under which limits."""

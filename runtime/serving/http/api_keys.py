@@ -10,7 +10,7 @@ __all__ = ["KeyRing", "presented_key"]
 
 
 def presented_key(headers: Mapping[str, str]) -> str | None:
-    """Return the key in `Authorization: Bearer …` or `x-api-key`, or None if there is none.
+    """Return the key in `Authorization: Bearer …`, `x-api-key` or Azure's `api-key`; None without.
 
     Args:
         headers: names in lower case.
@@ -18,7 +18,7 @@ def presented_key(headers: Mapping[str, str]) -> str | None:
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()
-    return headers.get("x-api-key") or None
+    return headers.get("x-api-key") or headers.get("api-key") or None
 
 
 def _digest(key: str) -> bytes:

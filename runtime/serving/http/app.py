@@ -17,6 +17,7 @@ from trine.runtime.serving.api.responses.errors import answer_error, error_respo
 from trine.runtime.serving.api.routes import api_routes
 from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.http.api_keys import KeyRing
+from trine.runtime.serving.http.entry_checks import EntryChecks
 from trine.runtime.serving.http.operation_routes import operation_routes
 from trine.runtime.serving.http.rate_limits import RateLimits
 from trine.runtime.serving.http.request_body import BodyReader
@@ -27,6 +28,7 @@ from trine.runtime.serving.media.url_fetch import FetchLimits, UrlFetcher
 from trine.runtime.serving.observability.logs import RequestLog
 from trine.runtime.serving.observability.loop_lag import LoopLag
 from trine.runtime.serving.observability.metrics import ServerMetrics
+from trine.runtime.serving.observability.request_record import RequestRecord
 from trine.runtime.serving.observability.tracing import Tracer
 from trine.runtime.serving.page.routes import page_routes
 from trine.runtime.serving.service.calls import ServiceError
@@ -132,19 +134,20 @@ def make_app(  # noqa: PLR0913 - the parts that meet here
         exception_handlers={HTTPException: _answer_http_error, Exception: _answer_fault},
     )
     log = RequestLog(settings.log_level in ("debug", "info"))
+    checks = EntryChecks(
+        service.check_load,
+        lag,
+        settings.max_requests,
+        KeyRing(settings.api_keys, settings.admin_key),
+        limits,
+    )
     gate = RequestGate(
         _ShortWay(routes, inner),
-        check_load=service.check_load,
-        lag=lag,
-        max_requests=settings.max_requests,
-        keys=KeyRing(settings.api_keys, settings.admin_key),
-        limits=limits,
-        bodies=BodyReader(settings.max_body_bytes, settings.max_pending_bytes),
-        metrics=metrics,
-        tracer=tracer,
-        log=log,
-        route_of=_RouteNames(routes),
-        timeout_s=settings.request_timeout,
+        checks,
+        BodyReader(settings.max_body_bytes, settings.max_pending_bytes),
+        tracer,
+        RequestRecord(metrics, log, _RouteNames(routes)),
+        settings.request_timeout,
     )
     outer: ASGIApp = gate
     # Outside of the gate, so that scripts can read what it refuses.

@@ -7,8 +7,10 @@ and does not read: its responses, and the requests behind them, would be held as
 """
 
 import asyncio
+from array import array
 from typing import Any
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -27,6 +29,31 @@ STALL_S = 60.0
 ANY_PATH = "/v1/"
 
 
+class _OfferlessParser(httptools.HttpRequestParser):
+    """A parser to which an offer of another protocol is no more than a header field.
+
+    The parser of httptools takes what follows such a head for that other protocol, and so loses the
+    body of a request whose client only offers to change, as Java's does. A server may ignore an
+    offer (RFC 9110, 7.8): here the head is parsed again without it, and the body with that.
+    """
+
+    def __init__(self, protocol: "BoundedProtocol") -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+
+    def feed_data(self, data: "bytes | bytearray | memoryview[int] | array[int]") -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                super().feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                if self.get_method() == b"CONNECT":  # which asks for a tunnel, and offers nothing
+                    raise
+                rest = rest[offer.args[0] :]
+                super().feed_data(self._protocol.head_without_offer())
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection.
 
@@ -36,6 +63,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.parser = _OfferlessParser(self)
+        # As uvicorn has it: a request may follow one that was to be the last.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._progress = False
         self._unparsed = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -73,7 +103,24 @@ class BoundedProtocol(HttpToolsProtocol):
                 "the request's header fields did not arrive in time",
             )
 
+    def head_without_offer(self) -> bytes:
+        """Return the head that was just parsed, without its offer of another protocol."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.split(b",")]
+                value = b", ".join(o for o in options if o.lower() != b"upgrade")
+            if name != b"upgrade":
+                lines.append(name + b": " + value)
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _is_offer(self) -> bool:
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+
     def on_headers_complete(self) -> None:
+        if self._is_offer():
+            return  # the same head comes again
         self._progress = True
         super().on_headers_complete()
 
@@ -82,6 +129,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._is_offer():
+            return
         self._progress = True
         super().on_message_complete()
 

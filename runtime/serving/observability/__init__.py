@@ -1,1 +1,1 @@
-"""Logs, metrics and traces."""
+"""Logs of a server: written without ever holding it up."""

@@ -1,9 +1,11 @@
 """What the server counts and times, for Prometheus. No global registry."""
 
+import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trine.runtime.errors import missing_package
+from trine.runtime.serving.observability.old_metrics import OldMetrics
 from trine.runtime.serving.scheduler.engine_meter import EngineRun
 from trine.runtime.serving.service.calls import EmbedCall, EmbedResult
 
@@ -21,11 +23,15 @@ __all__ = [
 
 #: Seconds: from a tokeniser's call to a long document on a slow machine.
 TIMES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-#: Tokens or patches of a run.
+#: Tokens or patches of a batch.
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
-#: Of a call.
-STAGES = ("prepare", "queue", "engine")
+#: Of a call, in the order of time.
+STAGES = {
+    "prepare": "Tokenising and decoding of a call",
+    "queue": "Wait of a call for the engine",
+    "engine": "Batches that a call was in",
+}
 
 
 class ServerMetrics:
@@ -43,37 +49,47 @@ class ServerMetrics:
             "trine_requests", "Requests answered", ["path", "status"], registry=registry
         )
         self.request_seconds = Histogram(
-            "trine_request_seconds", "Whole requests", ["path"], buckets=TIMES, registry=registry
+            "trine_request_duration_seconds",
+            "Whole requests",
+            ["path"],
+            buckets=TIMES,
+            registry=registry,
         )
-        self.rejects = Counter(
-            "trine_rejects", "Requests refused, by error code", ["code"], registry=registry
+        self.rejections = Counter(
+            "trine_rejected_requests",
+            "Requests refused, by error code",
+            ["reason"],
+            registry=registry,
         )
         self.items = Counter("trine_items", "Items embedded", ["task"], registry=registry)
         self.tokens = Counter("trine_tokens", "Tokens embedded", ["task"], registry=registry)
         self.truncated = Counter("trine_truncated_items", "Items that were cut", registry=registry)
-        self.stage_seconds = Histogram(
-            "trine_stage_seconds",
-            "Stages of a call: prepare, queue, engine",
-            ["stage"],
+        self.stage_seconds = [
+            Histogram(f"trine_{stage}_duration_seconds", text, buckets=TIMES, registry=registry)
+            for stage, text in STAGES.items()
+        ]
+        self.batch_seconds = Histogram(
+            "trine_batch_duration_seconds",
+            "Batches of a graph: decoder or vision",
+            ["graph"],
             buckets=TIMES,
             registry=registry,
         )
-        self.run_seconds = Histogram(
-            "trine_run_seconds", "Runs of a graph", ["graph"], buckets=TIMES, registry=registry
+        self.batch_tokens = Histogram(
+            "trine_batch_tokens", "Tokens of a decoder batch", buckets=SIZES, registry=registry
         )
-        self.run_units = Histogram(
-            "trine_run_units",
-            "Tokens (decoder) or patches (vision) of a run",
-            ["graph"],
-            buckets=SIZES,
+        self.batch_patches = Histogram(
+            "trine_batch_patches", "Patches of a vision batch", buckets=SIZES, registry=registry
+        )
+        self.batch_items = Histogram(
+            "trine_batch_items",
+            "Sequences of a decoder batch",
+            buckets=SIZES[:-3],
             registry=registry,
-        )
-        self.run_items = Histogram(
-            "trine_run_items", "Sequences of a decoder run", buckets=SIZES[:-3], registry=registry
         )
         self.padding_saved = Counter(
             "trine_padding_saved_tokens",
-            "Tokens that padding each run to its longest sequence would have added",
+            "Tokens that padding each batch to its longest sequence would have added",
             registry=registry,
         )
         self.pending_tokens = Gauge(
@@ -101,8 +117,22 @@ class ServerMetrics:
             multiprocess_mode="livesum",
         )
 
+        self.dropped_log_lines = Counter(
+            "trine_dropped_log_lines",
+            "Log lines dropped because nobody read the standard error",
+            registry=registry,
+        )
+
+        Gauge(
+            "trine_build_info",
+            "1; its labels say what serves",
+            ["version"],
+            registry=registry,
+            multiprocess_mode="max",
+        ).labels(importlib.metadata.version("trine")).set(1)
+        self._old = OldMetrics(registry, TIMES, SIZES)
+
         # Finding a child by its labels costs more than counting with it.
-        self._stages = [self.stage_seconds.labels(stage) for stage in STAGES]
         self._by_task: dict[str, tuple[Counter, Counter]] = {}
         self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
@@ -123,14 +153,27 @@ class ServerMetrics:
             self._by_route[route, status] = children
         children[0].inc()
         children[1].observe(seconds)
+        self._old.observe_request(route, seconds)
+
+    def count_rejection(self, reason: str) -> None:
+        """Count a request that was refused.
+
+        Args:
+            reason: the error's code.
+        """
+        self.rejections.labels(reason).inc()
+        self._old.count_rejection(reason)
 
     def observe_run(self, run: EngineRun) -> None:
-        """Count a run of the engine."""
-        self.run_seconds.labels(run.graph).observe(run.seconds)
-        self.run_units.labels(run.graph).observe(run.units)
+        """Count a batch of the engine."""
+        self._old.observe_run(run)
+        self.batch_seconds.labels(run.graph).observe(run.seconds)
         if run.graph == "decoder":
-            self.run_items.observe(run.items)
+            self.batch_tokens.observe(run.units)
+            self.batch_items.observe(run.items)
             self.padding_saved.inc(run.slots - run.units)
+        else:
+            self.batch_patches.observe(run.units)
 
     def observe_call(self, call: EmbedCall, result: EmbedResult) -> None:
         """Count a call that was answered."""
@@ -149,8 +192,9 @@ class ServerMetrics:
             self.truncated.inc(int(result.truncated.sum()))
         times = result.timings
         stages = (times.prepare_s, times.queue_s, times.engine_s)
-        for child, seconds in zip(self._stages, stages, strict=True):
-            child.observe(seconds)
+        for histogram, seconds in zip(self.stage_seconds, stages, strict=True):
+            histogram.observe(seconds)
+        self._old.observe_stages(*stages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,14 @@ __all__ = [
     "Work",
     "estimate_tokens",
     "estimate_work",
+    "expected_wait",
 ]
 
 #: Characters a token stands for in most European languages; other scripts are counted as one each.
 CHARACTERS_PER_TOKEN = 4
-#: Part of the time left that the work ahead may be predicted to take. Predictions are rough, the
-#: machine may have other work to do, and a deep queue makes every answer late without making more.
+#: Part of the time left, or of the longest wait, that the work ahead may be predicted to take.
+#: Predictions are rough, the machine may have other work to do, and a deep queue makes every answer
+#: late without making more.
 SAFE_SHARE = 0.5
 #: Longest Retry-After in seconds that clients of OpenAI's kind obey.
 LONGEST_RETRY = 120
@@ -53,6 +55,21 @@ def estimate_work(
     pictures = sum(num_pictures(item) for item in items)
     short = not pictures and max(tokens, default=0) <= budget.short_tokens
     return Work(sum(tokens), pictures * patches_per_picture, short)
+
+
+def expected_wait(short: bool, short_s: float, long_s: float, batch_s: float) -> float:
+    """Return the seconds until the engine would begin with a call that comes now.
+
+    Args:
+        short: whether the call is of the lane of short items.
+        short_s: seconds that what waits in that lane takes; 0 while speed is unknown.
+        long_s: seconds that what waits in the other lane takes.
+        batch_s: seconds of one full batch.
+    """
+    if not short:
+        return short_s + long_s
+    # Long batches that come between: one under way, and one for each few short ones.
+    return short_s + min(long_s, batch_s + short_s / SHORT_TURNS)
 
 
 def _estimate(item: EmbedItem, max_length: int) -> int:
@@ -116,17 +133,23 @@ class Admission:
     Args:
         max_tokens: accepted and not yet computed, of each lane.
         budget: of one run.
-        seconds: that so many tokens and patches take.
+        seconds: that so many tokens and patches take; 0 while that is unknown.
+        max_wait: seconds within which the engine is to begin with a call.
     """
 
     def __init__(
-        self, max_tokens: int, budget: BatchBudget, seconds: Callable[[int, int], float]
+        self,
+        max_tokens: int,
+        budget: BatchBudget,
+        seconds: Callable[[int, int], float],
+        max_wait: float,
     ) -> None:
         self._short = _Backlog()
         self._long = _Backlog()
         self._max_tokens = max_tokens
         self._budget = budget
         self._seconds = seconds
+        self._max_wait = max_wait
 
     @property
     def tokens(self) -> int:
@@ -161,24 +184,24 @@ class Admission:
                 "the server has as much work as it takes; try again later",
                 retry_after=self._retry_after(ahead / 2),
             )
-        if ahead > max(SAFE_SHARE * time_left, 0.0):
+        limit = SAFE_SHARE * min(time_left, self._max_wait)
+        if ahead > max(limit, 0.0):
             raise ServiceError(
                 429,
                 "queue_too_long",
                 f"the work ahead takes about {ahead:.1f} s, too long for the {time_left:.1f} s "
-                "this request has; try again later",
-                retry_after=self._retry_after(ahead - SAFE_SHARE * time_left),
+                f"this request has and the {self._max_wait:.1f} s it may wait; try again later",
+                retry_after=self._retry_after(ahead - limit),
             )
 
     def _time_ahead(self, short: bool) -> float:
         """Return the seconds of work that would be done before that of a new call."""
-        short_time = self._seconds(self._short.tokens, self._short.patches)
-        long_time = self._seconds(self._long.tokens, self._long.patches)
-        if not short:
-            return short_time + long_time
-        # Long runs that come between: one under way, and one for each few short ones.
-        one_run = self._seconds(self._budget.tokens, self._budget.patches)
-        return short_time + min(long_time, one_run + short_time / SHORT_TURNS)
+        return expected_wait(
+            short,
+            self._seconds(self._short.tokens, self._short.patches),
+            self._seconds(self._long.tokens, self._long.patches),
+            self._seconds(self._budget.tokens, self._budget.patches),
+        )
 
     @staticmethod
     def _retry_after(seconds: float) -> int:

@@ -1,10 +1,11 @@
 """Prepares an accepted call's items in threads and queues each as soon as it is ready."""
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from trine.runtime.engines.base import Engine
@@ -16,7 +17,7 @@ from trine.runtime.serving.scheduler.tickets import Ticket
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
 from trine.runtime.serving.service.call_checks import document_groups, num_pictures
 from trine.runtime.serving.service.calls import EmbedItem
-from trine.runtime.serving.service.refusals import item_error
+from trine.runtime.serving.service.refusals import item_error, not_ready
 
 __all__ = ["Feeder"]
 
@@ -145,17 +146,33 @@ class Feeder:
         pictures = num_pictures(ticket.call.items[index])
         held = self._room.clip(pictures * self._patches_per_picture)
         await self._room.acquire(held)
+        job = self._picture_threads.submit(self._preparer.picture, ticket.call, index, max_length)
         used = 0
         try:
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._picture_threads,
-                lambda: [self._preparer.picture(ticket.call, index, max_length)],
-            )
-            (entry,) = self._enqueue(ticket, found, (index,), max_length)
+            found = await asyncio.wrap_future(job)
+            (entry,) = self._enqueue(ticket, [found], (index,), max_length)
             used = self._room.clip(entry.load.patches)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if job.cancelled() and task is not None and not task.cancelling():
+                raise not_ready("draining") from None  # the threads were ended before its turn
+            raise
         finally:
             # What the entry uses is given back when it leaves the engine.
-            self._room.release(held - used)
+            self._release_after(job, held - used)
+
+    def _release_after(self, job: "Future[Prepared]", patches: int) -> None:
+        """Give room back once a job's thread is done, which may be after its call was given up."""
+        if job.done():
+            self._room.release(patches)
+            return
+        loop = asyncio.get_running_loop()
+
+        def ended(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the room with it
+                loop.call_soon_threadsafe(self._room.release, patches)
+
+        job.add_done_callback(ended)
 
     def _enqueue(
         self, ticket: Ticket, found: Sequence[Prepared], indices: Sequence[int], max_length: int

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from trine.runtime.serving.service.refusals import not_ready
+
 __all__ = ["TextPool"]
 
 T = TypeVar("T")
@@ -39,6 +41,7 @@ class TextPool:
         self._small = ThreadPoolExecutor(1, "trine-short-text")
         self._gathered: list[_Job] = []
         self._working = False
+        self._closed = False
 
     def submit(
         self,
@@ -58,11 +61,16 @@ class TextPool:
         """
         loop = asyncio.get_running_loop()
         job = _Job(work, wanted, done)
-        if characters > SMALL:
-            self._large.submit(_do, [job], lambda: loop.call_soon_threadsafe(_report, [job]))
-            return
-        self._gathered.append(job)
-        self._start(loop)
+        if self._closed:
+            loop.call_soon(_drop, [job])
+        elif characters > SMALL:
+            begun = self._large.submit(
+                _do, [job], lambda: loop.call_soon_threadsafe(_report, [job])
+            )
+            begun.add_done_callback(lambda ended: _drop([job] if ended.cancelled() else []))
+        else:
+            self._gathered.append(job)
+            self._start(loop)
 
     async def run(self, work: Callable[[], T], characters: int) -> T:
         """Return what `work` returns, done in a thread.
@@ -85,12 +93,16 @@ class TextPool:
         return await future
 
     def shutdown(self) -> None:
-        """End the threads; jobs that did not begin are dropped."""
+        """End the threads; jobs that did not begin end with 503."""
+        self._closed = True
         self._large.shutdown(wait=False, cancel_futures=True)
-        self._small.shutdown(wait=False, cancel_futures=True)
+        # The thread has begun with all jobs that it was given, as it gets them one by one.
+        self._small.shutdown(wait=False)
+        gathered, self._gathered = self._gathered, []
+        _drop(gathered)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._working or not self._gathered:
+        if self._working or not self._gathered:  # none is gathered once the threads have ended
             return
         jobs, self._gathered = self._gathered, []
         self._working = True
@@ -100,6 +112,12 @@ class TextPool:
         self._working = False
         self._start(loop)
         _report(jobs)
+
+
+def _drop(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.error = not_ready("draining")
+    _report(jobs)
 
 
 def _report(jobs: list[_Job]) -> None:

@@ -39,9 +39,10 @@ ItemContent: TypeAlias = str | tuple[int, ...] | ImageText
 #: Which end of a text that is too long is cut; "none" refuses it (422).
 Truncation: TypeAlias = Literal["end", "start", "none"]
 
-#: "loading": the socket is open, weights are not read yet. "draining": finishing what was accepted.
+#: "loading": the socket is open, weights are not read yet. "leaving": calls are still taken, while
+#: load balancers learn that none should come. "draining": finishing what was accepted.
 #: "failed": loading did not succeed; it stays so.
-ReadyState: TypeAlias = Literal["loading", "ready", "draining", "failed"]
+ReadyState: TypeAlias = Literal["loading", "ready", "leaving", "draining", "failed"]
 
 
 class ServiceError(Exception):

@@ -88,7 +88,9 @@ class EmbeddingService:
             patches=settings.batch_patches,
             short_tokens=settings.short_tokens,
         )
-        self._admission = Admission(settings.queue_tokens, self._budget, self._speed.seconds)
+        self._admission = Admission(
+            settings.queue_tokens, self._budget, self._speed.seconds, settings.max_wait
+        )
         self._room = PatchRoom(settings.queue_patches)
         self._queue: WorkQueue | None = None
         threads = settings.prepare_threads
@@ -180,8 +182,14 @@ class EmbeddingService:
         """Wait until the service can answer nothing any more, which it does not get over."""
         await self._failure.wait()
 
+    def leave(self) -> None:
+        """Say that no new requests should come, and take those that do."""
+        if self._state == "ready":
+            self._state = "leaving"
+            self._metrics.ready.set(0)
+
     def drain(self) -> None:
-        """Say that no new requests should come; calls of those under way are still taken."""
+        """Refuse new requests; calls of those under way are still taken."""
         self._state = "draining"
         self._metrics.ready.set(0)
 
@@ -205,7 +213,7 @@ class EmbeddingService:
         Raises:
             ServiceError: 429 too much waits already; 503 not ready.
         """
-        if self._state != "ready":
+        if self._state not in ("ready", "leaving"):
             raise not_ready(self._state)
         # What is asked is not known yet: refused is what would be in the quicker lane, too.
         self._admission.check(True, time_left)

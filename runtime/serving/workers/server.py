@@ -7,6 +7,7 @@ from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.errors import InputError
 from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.http.event_loop import run_on_loop
+from trine.runtime.serving.observability.log_writer import bounded_stderr
 from trine.runtime.serving.observability.logs import set_up_logs
 from trine.runtime.serving.service.core import chosen_engine, chosen_tasks
 from trine.runtime.serving.service.model_info import default_role
@@ -28,15 +29,15 @@ def serve(settings: ServerSettings) -> int:
         BundleError: the bundle is missing, damaged or newer than this code.
         InputError: a setting cannot be used, or the address is taken.
     """
-    set_up_logs(settings.log_level)
     # What is wrong with the bundle or a name is said before any process is started.
     bundle = open_bundle(settings.bundle)
     entry, _ = chosen_engine(bundle, settings)
     chosen_tasks(entry, settings)
     default_role(settings)
-    with open_listener(settings.host, settings.port) as listener:
+    with open_listener(settings.host, settings.port) as listener, bounded_stderr() as writer:
+        set_up_logs(settings.log_level)
         if settings.workers == 1:
-            return run_on_loop(run_worker(settings, listener, WorkerOptions()))
+            return run_on_loop(run_worker(settings, listener, WorkerOptions(), writer))
         return Supervisor(settings, listener).run()
 
 

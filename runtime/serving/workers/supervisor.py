@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,7 @@ from trine.runtime.errors import TrineError
 from trine.runtime.hardware.processors import num_processors
 from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.http.event_loop import run_on_loop
+from trine.runtime.serving.observability.log_writer import bounded_stderr
 from trine.runtime.serving.observability.logs import set_up_logs
 from trine.runtime.serving.observability.metrics import forget_worker, share_metrics
 from trine.runtime.serving.workers.control import AdapterChange, Done, Order, WorkerChannel
@@ -101,6 +103,8 @@ class Supervisor:
             while not self._stopping and not code:
                 self._start_due(Path(folder))
                 code = self._watch()
+            # The workers have it, too; it is closed for clients once the last of them lets go.
+            self._listener.close()
             self._end()
             return code
 
@@ -134,7 +138,15 @@ class Supervisor:
             name=f"trine-worker-{worker.number}",
             daemon=True,
         )
-        worker.process.start()
+        # A terminal's Ctrl-C reaches all processes. This one decides what it means, also while a
+        # worker is still loading Python; a mask is passed on to it. The tracker that `spawn` needs
+        # takes such a mask away when it starts, so it starts before.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            worker.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
         worker.pipe, worker.started = ours, time.monotonic()
         # A change that is on its way is not among those it was started with.
@@ -274,7 +286,8 @@ class Supervisor:
     def _end(self) -> None:
         """Have all workers drain, and kill those that do not end in time."""
         self._signal_all(signal.SIGTERM)
-        limit = time.monotonic() + self._settings.drain_timeout + END_S
+        settings = self._settings
+        limit = time.monotonic() + settings.drain_delay + settings.drain_timeout + END_S
         while any(worker.process for worker in self._workers) and time.monotonic() < limit:
             # A change that was asked for before is made to its end, and its asker answered.
             for worker in self._hear([], limit):
@@ -297,12 +310,13 @@ def _work(
     changes: tuple[AdapterChange, ...],
 ) -> None:
     """What a worker process runs."""
-    set_up_logs(settings.log_level)
-    share_metrics(number)
-    try:
-        channel = WorkerChannel(pipe, changes)
-        code = run_on_loop(run_worker(settings, listener, options, channel))
-    except TrineError as error:
-        logger.error("cannot serve: %s", error)
-        code = FAILED
+    with bounded_stderr() as writer:
+        set_up_logs(settings.log_level)
+        share_metrics(number)
+        try:
+            channel = WorkerChannel(pipe, changes)
+            code = run_on_loop(run_worker(settings, listener, options, writer, channel))
+        except TrineError as error:
+            logger.error("cannot serve: %s", error)
+            code = FAILED
     sys.exit(code)

@@ -20,6 +20,7 @@ from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.http.app import Application, make_app
 from trine.runtime.serving.http.connections import BoundedProtocol
 from trine.runtime.serving.http.rate_limits import RateLimits
+from trine.runtime.serving.observability.log_writer import LogWriter
 from trine.runtime.serving.observability.loop_lag import LoopLag
 from trine.runtime.serving.observability.metrics import ServerMetrics, make_registry
 from trine.runtime.serving.observability.tracing import NoTracer, OpenTelemetryTracer, Tracer
@@ -66,22 +67,31 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def stop_listening(self) -> None:
+        """Accept no more connections; those that are open stay."""
+        if self.started:
+            for server in self.servers:
+                server.close()
+
 
 async def run_worker(
     settings: ServerSettings,
     listener: socket.socket,
     options: WorkerOptions,
+    writer: LogWriter,
     channel: WorkerChannel | None = None,
 ) -> int:
     """Serve until SIGTERM, or SIGINT without a supervisor; return 0, `FAILED` or `BROKEN`.
 
-    At the signal new requests are refused with 503, while those that were accepted are finished, at
-    most for `drain_timeout`. A second signal ends the process at once.
+    At the signal readiness goes false, and requests are served for `drain_delay`. Then the listener
+    closes, new requests on open connections are refused with 503, and those that were accepted are
+    finished, at most for `drain_timeout`. A second signal ends the process at once.
 
     Args:
         settings: of the server.
         listener: bound and listening.
         options: of this worker.
+        writer: of this process's log lines; those it drops are counted.
         channel: to the supervisor, if there is one.
 
     Raises:
@@ -89,6 +99,7 @@ async def run_worker(
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     metrics = ServerMetrics(make_registry())
+    writer.report_drops(metrics.dropped_log_lines.inc)
     names = [entry.partition("=")[0] for entry in settings.api_keys]
     async with contextlib.AsyncExitStack() as stack:
         rate_file = None
@@ -201,8 +212,15 @@ class _Worker:
         return 0
 
     async def _drain(self) -> None:
-        """Let requests under way finish, while new ones are refused."""
+        """Serve on until load balancers look elsewhere, then let what is under way finish."""
+        delay = self._settings.drain_delay
+        if delay and self._service.state == "ready":
+            self._service.leave()
+            self._gate.leave()
+            logger.info("leaving", extra={"for_s": delay})
+            await asyncio.sleep(delay)
         self._service.drain()
+        self._server.stop_listening()
         logger.info("draining")
         limit = time.monotonic() + self._settings.drain_timeout
         try:

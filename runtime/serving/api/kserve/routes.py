@@ -27,8 +27,9 @@ from trine.runtime.serving.api.kserve.protocol import (
     parse_infer,
     write_infer,
 )
-from trine.runtime.serving.api.requests.bodies import WINDOW_BITS, read_bytes
+from trine.runtime.serving.api.requests.bodies import read_bytes
 from trine.runtime.serving.api.responses.embeddings import multi_vectors_of, single_vectors_of
+from trine.runtime.serving.http.content_encoding import WINDOW_BITS
 from trine.runtime.serving.service.calls import EmbedResult, ServiceError
 from trine.runtime.serving.service.item_fields import ItemField
 

@@ -1,21 +1,22 @@
 """Bytes of a request to a typed body, with a sentence for everything that is wrong with them."""
 
 import re
-import zlib
 from typing import TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from trine.runtime.serving.http.content_encoding import decompress
 from trine.runtime.serving.http.request_context import received_body
+from trine.runtime.serving.http.surrogates import surrogate_error
 from trine.runtime.serving.service.calls import ServiceError
 
-__all__ = ["Body", "decode_body", "decompress", "read_body", "read_bytes"]
+__all__ = ["Body", "decode_body", "read_body", "read_bytes"]
 
 #: The first field and, where it is a list, the element that msgspec names in its message.
 PLACE = re.compile(r"(?: - at `\$\.|required field `)(\w+)(?:\[(\d+)\])?")
-#: `wbits` of zlib: the wrapper that each Content-Encoding has around the stream.
-WINDOW_BITS = {"gzip": 31, "deflate": 15}
+#: Windows' tools begin files of UTF-8 with it; RFC 8259 lets a reader ignore it.
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,8 +67,10 @@ def decode_body(raw: bytes, kind: type[BodyType]) -> BodyType:
     """Return the typed body that JSON text describes.
 
     Raises:
-        ServiceError: 400 it is no JSON; 422 it is no object, or a field is of another type.
+        ServiceError: 400 it is no JSON, or a text holds half of a surrogate pair; 422 it is no
+            object, or a field is of another type.
     """
+    raw = raw.removeprefix(BYTE_ORDER_MARK)
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as cause:
@@ -81,50 +84,12 @@ def decode_body(raw: bytes, kind: type[BodyType]) -> BodyType:
             index=int(place[2]) if place and place[2] else None,
         ) from cause
     except (msgspec.DecodeError, UnicodeDecodeError) as cause:
-        raise ServiceError(
-            400, "invalid_json", f"the request's body is not JSON in UTF-8: {cause}"
-        ) from cause
+        message = f"the request's body is not JSON in UTF-8: {cause}"
+        raise surrogate_error(raw) or ServiceError(400, "invalid_json", message) from cause
     except RecursionError as cause:
         raise ServiceError(
             400, "invalid_json", "the request's body is nested too deeply; flatten it"
         ) from cause
-
-
-def decompress(raw: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Return what a body of a Content-Encoding holds, without ever making more than `max_bytes`.
-
-    Args:
-        raw: of the body.
-        encoding: "gzip", "deflate" or "identity".
-        max_bytes: of the result.
-
-    Raises:
-        ServiceError: 400 the bytes are damaged; 413 they hold more; 415 another encoding.
-    """
-    name = encoding.strip().lower()
-    if name in ("", "identity"):
-        return raw
-    if name not in WINDOW_BITS:
-        raise ServiceError(
-            415,
-            "unsupported_encoding",
-            f"Content-Encoding is {encoding!r}; send gzip, deflate or the plain body",
-        )
-    stream = zlib.decompressobj(WINDOW_BITS[name])
-    try:
-        # One byte more than allowed tells a body that is too long from one that just fits.
-        content = stream.decompress(raw, max_bytes + 1)
-    except zlib.error as cause:
-        raise ServiceError(
-            400, "invalid_compression", f"the request's body is not valid {name}: {cause}"
-        ) from cause
-    if len(content) > max_bytes:
-        raise _too_long(max_bytes)
-    if not stream.eof:
-        raise ServiceError(
-            400, "invalid_compression", f"the request's body ends within its {name} stream"
-        )
-    return content
 
 
 def _too_long(max_bytes: int) -> ServiceError:

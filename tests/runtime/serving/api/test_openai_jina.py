@@ -204,6 +204,12 @@ def test_compressed_bodies(client: Any, vector: Vector) -> None:
         headers = {"content-encoding": name}
         (got,) = _numbers(client.post("/v1/embeddings", content=content, headers=headers))
         assert np.array_equal(got, vector("a"))
+    members = gzip.compress(raw[:9]) + gzip.compress(raw[9:])
+    headers = {"content-encoding": "gzip"}
+    (got,) = _numbers(client.post("/v1/embeddings", content=members, headers=headers))
+    assert np.array_equal(got, vector("a"))
+    (got,) = _numbers(client.post("/v1/embeddings", content=b"\xef\xbb\xbf" + raw))
+    assert np.array_equal(got, vector("a")), "a byte order mark is no part of the text"
     bomb = gzip.compress(b" " * 2_000_000)
     for content, status in ((bomb, 413), (b"x", 400), (gzip.compress(raw)[:-9], 400)):
         headers = {"content-encoding": "gzip"}
@@ -220,7 +226,9 @@ def test_compressed_bodies(client: Any, vector: Vector) -> None:
         (b"{", 400, None, None),
         (b"\xff", 400, None, None),
         (b'{"input": "\xff"}', 400, None, None),
-        (b'{"input": "\\ud800"}', 400, None, None),
+        (b'{"input": "\\ud800"}', 400, "input", None),
+        (b'{"input": ["a", "b\\udc00"]}', 400, "input", 1),
+        (b'{"input": ["a", {"text": "\xed\xa0\x80"}]}', 400, "input", 1),
         (b"[" * 100_000, 422, None, None),
         (b'{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, None, None),
         (b"[]", 422, None, None),

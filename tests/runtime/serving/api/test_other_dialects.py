@@ -1,6 +1,7 @@
 """Scores, text-embeddings-inference, vLLM's pooling, the list of models, and errors of each."""
 
 import base64
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -273,3 +274,40 @@ def test_decoding_foreign_ids_needs_its_package(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "tiktoken", None)
     with pytest.raises(DependencyError, match="tiktoken"):
         open_cl100k()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/embed", {"inputs": ["a", "\ud800"]}, "inputs[1]"),
+        ("/embed_all", {"inputs": ["a", "\ud800"]}, "inputs[1]"),
+        ("/tokenize", {"inputs": ["a", "\ud800"]}, "inputs[1]"),
+        ("/pooling", {"input": ["a", "\ud800"]}, "input[1]"),
+        ("/v1/multi-vector", {"input": ["a", {"text": "\ud800"}]}, "input[1].text"),
+        ("/v1/embeddings", {"messages": [{"content": "\ud800"}]}, "messages[0].content"),
+        ("/v1/score", {"text_1": "a", "text_2": ["b", "\ud800"]}, "text_2[1]"),
+        ("/rerank", {"query": "\ud800", "documents": ["b"]}, "query"),
+        ("/rerank", {"query": "a", "documents": ["b", {"text": "\ud800"}]}, "documents[1].text"),
+        (
+            "/v2/models/jina-embeddings-v4/infer",
+            {
+                "inputs": [
+                    {"name": "text", "shape": [2], "datatype": "BYTES", "data": ["a", "\ud800"]}
+                ]
+            },
+            "inputs[0].data[1]",
+        ),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_by_name(
+    client: Any, path: str, body: dict[str, Any], named: str
+) -> None:
+    response = client.post(path, content=json.dumps(body).encode())
+    assert response.status_code == 400
+    found = response.json()
+    error = found["error"]
+    message = error if isinstance(error, str) else error["message"]
+    assert message.startswith(f"{named} holds half of a surrogate pair")
+    index = found.get("index") if isinstance(error, str) else error["index"]
+    if not path.startswith("/v2"):
+        assert index == (int(named.split("[")[1][0]) if "[" in named else None)

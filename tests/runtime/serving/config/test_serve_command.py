@@ -103,6 +103,87 @@ def test_a_server_drains_at_sigterm(nano_bundle: Path, tmp_path: Path) -> None:
         assert np.allclose(found, wanted[i::6], atol=5e-6)
 
 
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_rollout_drops_no_request(nano_bundle: Path, tmp_path: Path, workers: str) -> None:
+    options = ("--threads", "1", "--workers", workers, "--drain-delay", "1.5")
+    with started(nano_bundle, tmp_path, *options) as server:
+        server.wait_for("ready", int(workers))
+        ready = f"{server.url}/health/ready"
+        with httpx.Client(base_url=server.url, timeout=20) as kept:
+            assert kept.post(EMBEDDINGS, json={"input": "before"}).status_code == 200
+            server.process.send_signal(signal.SIGTERM)
+            signalled = time.monotonic()
+            server.wait_for("leaving", int(workers))
+            served = []
+            while time.monotonic() < signalled + 1:
+                assert httpx.get(ready).json() == {"status": "leaving"}
+                # On a connection of before, and on a new one.
+                served.append(kept.post(EMBEDDINGS, json={"input": "after"}))
+                served.append(httpx.post(server.url + EMBEDDINGS, json={"input": "after"}))
+        assert {answer.status_code for answer in served} == {200}
+        assert {answer.headers["connection"] for answer in served} == {"close"}
+        assert server.process.wait(30) == 0
+        assert 1.5 < time.monotonic() - signalled < 10
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(ready)
+
+
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_second_signal_ends_a_server_at_once(
+    nano_bundle: Path, tmp_path: Path, workers: str
+) -> None:
+    options = ("--threads", "1", "--workers", workers, "--drain-delay", "60")
+    with started(nano_bundle, tmp_path, *options) as server:
+        server.wait_for("ready", int(workers))
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("leaving", int(workers))
+        server.process.send_signal(signal.SIGINT)
+        server.process.wait(5)
+
+
+def test_a_terminals_interrupt_while_workers_start_shows_no_traceback(
+    nano_bundle: Path, tmp_path: Path
+) -> None:
+    program = "import sys; from trine.runtime.commands.program import main; sys.exit(main())"
+    log = tmp_path / "serve.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "serve", nano_bundle, "--port", "0", "--workers", "2"],
+            stderr=file,
+            start_new_session=True,
+        )
+    while log.read_text().count("worker started") < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.15)  # the workers load their modules now
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.wait(30) == 0
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_server_answers_and_ends_though_nobody_reads_its_log(nano_bundle: Path) -> None:
+    program = "import sys; from trine.runtime.commands.program import main; sys.exit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "serve", str(nano_bundle), "--port", "0"],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        assert process.stderr is not None
+        port = json.loads(process.stderr.readline())["port"]
+        # A pipe holds 64 KiB: some two hundred of these lines.
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            answers = [client.get("/nothing").status_code for _ in range(600)]
+            assert client.get("/health/live").status_code == 200
+        assert set(answers) == {404}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
 def test_an_answer_that_is_read_slowly_is_read_to_its_end(
     nano_bundle: Path, tmp_path: Path
 ) -> None:

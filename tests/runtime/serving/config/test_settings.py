@@ -48,6 +48,15 @@ def test_lists_are_repeated_or_separated_by_commas() -> None:
     )
 
 
+def test_under_kubernetes_a_server_serves_on_after_sigterm_unless_told_otherwise() -> None:
+    inside = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    assert from_flags("b").drain_delay == 0
+    assert from_flags("b", environment=inside).drain_delay == 5
+    assert from_flags("b", "--drain-delay", "0", environment=inside).drain_delay == 0
+    with pytest.raises(InputError, match="drain_delay is -1"):
+        from_flags("b", "--drain-delay", "-1")
+
+
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("0", False)])
 def test_switches_are_words_in_the_environment(word: str, value: bool) -> None:
     assert from_flags("b", environment={"TRINE_TELEMETRY": word}).telemetry is value
@@ -99,6 +108,12 @@ def test_a_key_is_never_shown_in_an_error() -> None:
     with pytest.raises(InputError) as refused:
         from_flags("b", "--api-keys", "sesame")
     assert "sesame" not in str(refused.value)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_bytes(b'\xef\xbb\xbfbundle = "b"\nmax_items = 3\n')
+    assert from_flags("--config", str(file)).max_items == 3
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 import hashlib
+from pathlib import Path
 
 import pytest
 
+from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.http.api_keys import KeyRing, presented_key
 from trine.runtime.serving.service.calls import ServiceError
 
@@ -19,6 +21,9 @@ RING = KeyRing([f"a={digest('one')}", f"b={digest('two')}"], digest("root"))
         ({"authorization": "Bearer one"}, "one"),
         ({"authorization": "bearer  one "}, "one"),
         ({"x-api-key": "one"}, "one"),
+        ({"api-key": "one"}, "one"),
+        ({"authorization": "Bearer one", "x-api-key": "two", "api-key": "three"}, "one"),
+        ({"x-api-key": "", "api-key": "three"}, "three"),
         ({"authorization": "Basic b25l"}, None),
         ({"authorization": "Bearer "}, None),
         ({}, None),
@@ -31,6 +36,15 @@ def test_where_a_key_is_read_from(headers: dict[str, str], key: str | None) -> N
 def test_a_key_is_the_bytes_that_were_hashed() -> None:
     sent = {"authorization": "Bearer " + "schlüssel".encode().decode("latin-1")}
     assert KeyRing([f"a={digest('schlüssel')}"], None).identify(presented_key(sent)) == "a"
+
+
+def test_a_hash_may_be_written_in_upper_case() -> None:
+    settings = ServerSettings(
+        bundle=Path("b"), api_keys=(f"a={digest('one').upper()}",), admin_key=digest("root").upper()
+    )
+    ring = KeyRing(settings.api_keys, settings.admin_key)
+    assert ring.identify("one") == "a"
+    ring.require_admin("root")
 
 
 def test_each_key_has_its_name() -> None:

@@ -400,16 +400,16 @@ def test_a_request_is_one_line_in_the_log(
 def test_errors_that_handlers_answer_are_logged_and_counted(
     served: Served, capsys: pytest.CaptureFixture[str], path: str, body: object, code: str
 ) -> None:
-    before = served.counted("trine_rejects_total", code=code)
+    before = served.counted("trine_rejected_requests_total", reason=code)
     served.request("POST", path, json=body, headers={"x-request-id": "mine"})
-    assert served.counted("trine_rejects_total", code=code) == before + 1
+    assert served.counted("trine_rejected_requests_total", reason=code) == before + 1
     time.sleep(2 * WRITE_AFTER_S)
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["error"] for line in lines if line["request_id"] == "mine"] == [code]
 
 
 def test_a_refusal_of_the_queue_is_counted_once(served: Served) -> None:
-    before = served.counted("trine_rejects_total", code="queue_full")
+    before = served.counted("trine_rejected_requests_total", reason="queue_full")
 
     async def ask() -> int:
         held = served.service._admission.admit(Work(10**6, 0, True), 60.0)
@@ -420,7 +420,7 @@ def test_a_refusal_of_the_queue_is_counted_once(served: Served) -> None:
             held.release()
 
     assert served.run(ask()) == 429
-    assert served.counted("trine_rejects_total", code="queue_full") == before + 1
+    assert served.counted("trine_rejected_requests_total", reason="queue_full") == before + 1
 
 
 def test_options_names_every_method_of_a_path(served: Served) -> None:
@@ -439,8 +439,8 @@ def test_metrics_count_what_was_done(served: Served) -> None:
         "items": ("trine_items_total", {"task": "retrieval"}),
         "tokens": ("trine_tokens_total", {"task": "retrieval"}),
         "truncated": ("trine_truncated_items_total", {}),
-        "queue": ("trine_stage_seconds_count", {"stage": "queue"}),
-        "runs": ("trine_run_seconds_count", {"graph": "decoder"}),
+        "queue": ("trine_queue_duration_seconds_count", {}),
+        "runs": ("trine_batch_duration_seconds_count", {"graph": "decoder"}),
         "padding": ("trine_padding_saved_tokens_total", {}),
     }
     before = {key: served.counted(name, **labels) for key, (name, labels) in names.items()}

@@ -22,9 +22,15 @@ def talk(conversation: Callable[[Callable[[], Coroutine[Any, Any, Streams]]], An
     """Serve, and hold a conversation, which is given what opens a connection."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        while (await receive()).get("more_body"):
-            pass
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
         content = "x" * LARGE if scope["path"] == "/large" else "fine"
+        if scope["path"] == "/echo":
+            content = f"{scope['method']} {body.decode()}."
         await PlainTextResponse(content)(scope, receive, send)
 
     async def run() -> Any:
@@ -154,3 +160,65 @@ def test_a_client_that_reads_slowly_is_not_given_up(monkeypatch: pytest.MonkeyPa
         return read
 
     assert talk(conversation) > LARGE
+
+
+OFFERS = (
+    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk",
+    "Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13",
+    "connection: upgrade\r\nupgrade: x/1, TLS/1.0",
+)
+BODIES = {
+    "content-length": "Content-Length: 5\r\n\r\nhello",
+    "chunked": "Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("body", BODIES)
+def test_an_offer_of_another_protocol_is_ignored(offer: str, body: str) -> None:
+    request = f"POST /echo HTTP/1.1\r\nHost: x\r\n{offer}\r\n{BODIES[body]}".encode()
+    plain = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    async def conversation(connect: Any) -> list[bytes]:
+        found = []
+        for size in (1, 50, 10_000):
+            reader, writer = await connect()
+            # The connection goes on afterwards, also where requests do not wait for answers.
+            sent = request + request + plain
+            for start in range(0, len(sent), size):
+                writer.write(sent[start : start + size])
+                await asyncio.sleep(0)
+            ends = (b"POST hello.", b"POST hello.", b"GET .")
+            found += [await reader.readuntil(end) for end in ends]
+        return found
+
+    for answer in talk(conversation):
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_an_offer_without_a_body_is_answered_and_a_tunnel_is_not() -> None:
+    async def conversation(connect: Any) -> tuple[bytes, bytes]:
+        reader, writer = await connect()
+        writer.write(f"GET /echo HTTP/1.1\r\nHost: x\r\n{OFFERS[0]}\r\n\r\n".encode())
+        answer = await reader.readuntil(b"GET .")
+        other, writer = await connect()
+        writer.write(b"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n")
+        return answer, await other.readline()
+
+    answer, refusal = talk(conversation)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert refusal.startswith(b"HTTP/1.1 4")
+
+
+def test_thousands_of_offers_at_once_are_ignored_one_by_one() -> None:
+    request = f"GET /echo HTTP/1.1\r\nHost: x\r\n{OFFERS[2]}\r\n\r\n".encode()
+
+    async def conversation(connect: Any) -> int:
+        reader, writer = await connect()
+        writer.write(request * 2000)
+        for _ in range(2000):
+            await reader.readuntil(b"GET .")
+        return 2000
+
+    assert talk(conversation) == 2000

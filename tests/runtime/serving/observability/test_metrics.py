@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from trine.runtime.serving.observability.metrics import (
     make_registry,
     render_metrics,
 )
+from trine.runtime.serving.scheduler.engine_meter import EngineRun
 
 COUNT = """
 from trine.runtime.serving.observability.metrics import ServerMetrics, make_registry, share_metrics
@@ -30,3 +32,39 @@ def test_a_worker_counts_on_where_the_one_before_ended(metrics_folder: Path) -> 
     assert "trine_ready_workers 1.0" in text
     forget_worker(1)
     assert "trine_ready_workers 1.0" not in render_metrics(metrics, shared=True).body.decode()
+
+
+def test_old_names_count_on_and_name_the_new_ones() -> None:
+    metrics = ServerMetrics(make_registry())
+    metrics.observe_request("/embed", 200, 0.1)
+    metrics.count_rejection("queue_full")
+    for graph in ("decoder", "vision"):
+        metrics.observe_run(EngineRun(graph=graph, units=7, slots=9, items=2, seconds=0.1))
+    value = metrics.registry.get_sample_value
+    for old, new in (
+        (
+            ("trine_rejects_total", {"code": "queue_full"}),
+            ("trine_rejected_requests_total", {"reason": "queue_full"}),
+        ),
+        (
+            ("trine_request_seconds_sum", {"path": "/embed"}),
+            ("trine_request_duration_seconds_sum", {"path": "/embed"}),
+        ),
+        (("trine_run_units_sum", {"graph": "decoder"}), ("trine_batch_tokens_sum", {})),
+        (("trine_run_units_sum", {"graph": "vision"}), ("trine_batch_patches_sum", {})),
+        (("trine_run_items_sum", {}), ("trine_batch_items_sum", {})),
+        (
+            ("trine_run_seconds_sum", {"graph": "vision"}),
+            ("trine_batch_duration_seconds_sum", {"graph": "vision"}),
+        ),
+    ):
+        assert value(*old) == value(*new) != 0
+    text = render_metrics(metrics, shared=False).body.decode()
+    moved = re.findall(
+        r"^# HELP (\S+) Old name, removed with the next release: use (.*)", text, re.M
+    )
+    assert len([name for name, _ in moved if not name.endswith("_created")]) == 6
+    for _, names in moved:
+        for name in re.findall(r"trine_\w+", names):
+            assert f"\n# TYPE {name} " in text
+    assert re.search(r'^trine_build_info{version="[^"]+"} 1.0$', text, re.M)

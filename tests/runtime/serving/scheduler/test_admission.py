@@ -12,15 +12,18 @@ from trine.runtime.serving.scheduler.admission import (
     Work,
     estimate_tokens,
     estimate_work,
+    expected_wait,
 )
-from trine.runtime.serving.scheduler.batching import BatchBudget
+from trine.runtime.serving.scheduler.batching import SHORT_TURNS, BatchBudget
 from trine.runtime.serving.service.calls import EmbedItem, ServiceError
 
 BUDGET = BatchBudget(tokens=20, patches=20, short_tokens=10)
 
 
-def admission(max_tokens: int = 100, rate: float = 0.0) -> Admission:
-    return Admission(max_tokens, BUDGET, lambda tokens, patches: rate * (tokens + patches))
+def admission(max_tokens: int = 100, rate: float = 0.0, max_wait: float = 1e9) -> Admission:
+    return Admission(
+        max_tokens, BUDGET, lambda tokens, patches: rate * (tokens + patches), max_wait
+    )
 
 
 def short(tokens: int) -> Work:
@@ -66,6 +69,42 @@ def test_what_cannot_be_done_in_time_is_refused_at_once() -> None:
         queue.admit(short(1), 60.0)
     assert refused.value.code == "queue_too_long"
     queue.admit(short(1), 110.0)
+
+
+def test_what_would_wait_too_long_is_refused_however_much_time_it_has() -> None:
+    queue = admission(rate=1.0, max_wait=20.0)
+    first = queue.admit(short(11), 60.0)  # on an idle server, nothing waits
+    with pytest.raises(ServiceError) as refused:
+        queue.check(True, 60.0)
+    assert (refused.value.status, refused.value.code) == (429, "queue_too_long")
+    assert refused.value.retry_after == 1
+    first.change(-1, 0)
+    queue.admit(short(1), 60.0)
+
+
+def test_nothing_is_refused_for_its_wait_before_speed_is_known() -> None:
+    queue = admission(max_tokens=10_000, max_wait=0.1)
+    for _ in range(400):
+        queue.admit(short(20), 60.0)
+        queue.admit(long(20), 60.0)
+
+
+@pytest.mark.parametrize(
+    ("is_short", "short_s", "long_s", "batch_s", "wait"),
+    [
+        (True, 0.0, 0.0, 2.0, 0.0),
+        (False, 0.0, 0.0, 2.0, 0.0),
+        (False, 3.0, 5.0, 2.0, 8.0),
+        (True, 0.0, 1.0, 2.0, 1.0),  # the one batch under way is smaller than a full one
+        (True, 0.0, 50.0, 2.0, 2.0),
+        (True, 4.0, 50.0, 2.0, 4.0 + 2.0 + 4.0 / SHORT_TURNS),
+        (True, 4.0, 0.5, 2.0, 4.5),
+    ],
+)
+def test_the_expected_wait_counts_the_own_lane_and_what_comes_between(
+    is_short: bool, short_s: float, long_s: float, batch_s: float, wait: float
+) -> None:
+    assert expected_wait(is_short, short_s, long_s, batch_s) == pytest.approx(wait)
 
 
 @given(st.lists(st.tuples(st.integers(-200, 200), st.integers(-200, 200)), max_size=20))

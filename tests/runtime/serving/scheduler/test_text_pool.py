@@ -4,6 +4,7 @@ import threading
 import pytest
 
 from trine.runtime.serving.scheduler.text_pool import SMALL, TextPool
+from trine.runtime.serving.service.calls import ServiceError
 
 
 def test_small_jobs_gather_while_a_thread_works() -> None:
@@ -56,3 +57,29 @@ def test_an_error_reaches_who_asked_and_nobody_else(size: int) -> None:
         pool.shutdown()
 
     asyncio.run(scenario())
+
+
+def test_jobs_that_threads_did_not_begin_end_when_the_pool_does() -> None:
+    async def scenario() -> list[object]:
+        pool, gate, begun = TextPool(1), threading.Event(), threading.Barrier(3)
+
+        def work() -> str:
+            begun.wait(5)
+            gate.wait(5)
+            return "done"
+
+        sizes = (1, SMALL + 1)
+        first = [asyncio.ensure_future(pool.run(work, size)) for size in sizes]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(begun.wait, 5)
+        waiting = [asyncio.ensure_future(pool.run(lambda: 1, size)) for size in sizes]
+        await asyncio.sleep(0)
+        pool.shutdown()
+        late = [asyncio.ensure_future(pool.run(lambda: 1, size)) for size in sizes]
+        dropped = await asyncio.wait_for(asyncio.gather(*waiting, *late, return_exceptions=True), 5)
+        assert {type(error) for error in dropped} == {ServiceError}
+        assert {error.status for error in dropped} == {503}
+        gate.set()
+        return await asyncio.wait_for(asyncio.gather(*first), 5)
+
+    assert asyncio.run(scenario()) == ["done", "done"]

@@ -2,6 +2,7 @@ import asyncio
 import dataclasses
 import io
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -228,7 +229,7 @@ def test_an_empty_call_has_an_empty_answer(served: Served) -> None:
 def test_many_calls_at_once_get_their_own_vectors(either: Served, embedder: Embedder) -> None:
     texts = [f"query number {i} " + "about chess " * (i % 12) for i in range(200)]
     tasks = [("retrieval", "code", "text-matching")[i % 3] for i in range(200)]
-    runs = either.counted("trine_run_items_count")
+    runs = either.counted("trine_batch_items_count")
 
     async def all_at_once() -> list[NDArray[np.float32] | None]:
         async def one(index: int) -> NDArray[np.float32] | None:
@@ -242,7 +243,7 @@ def test_many_calls_at_once_get_their_own_vectors(either: Served, embedder: Embe
     assert wanted is not None
     for have, want in zip(found, wanted, strict=True):
         assert close(have, want[None])
-    assert either.counted("trine_run_items_count") - runs < 100, "calls did not share runs"
+    assert either.counted("trine_batch_items_count") - runs < 100, "calls did not share runs"
 
 
 def test_tasks_share_runs_only_beside_runtime_adapters(
@@ -251,9 +252,9 @@ def test_tasks_share_runs_only_beside_runtime_adapters(
     items = [text("a", task) for task in ("retrieval", "code", "text-matching")]
     num_runs = []
     for either in (served, served_runtime):
-        before = either.counted("trine_run_items_count")
+        before = either.counted("trine_batch_items_count")
         either.embed(*items)
-        num_runs.append(either.counted("trine_run_items_count") - before)
+        num_runs.append(either.counted("trine_batch_items_count") - before)
     assert num_runs == [3, 1]
 
 
@@ -303,9 +304,9 @@ def test_the_work_of_a_client_that_left_is_dropped(served: Served) -> None:
             await waiting
         assert refused.value.status == 499
 
-    tokens = served.counted("trine_run_units_sum", graph="decoder")
+    tokens = served.counted("trine_batch_tokens_sum")
     served.run(leave())
-    assert served.counted("trine_run_units_sum", graph="decoder") - tokens < 100 * 500
+    assert served.counted("trine_batch_tokens_sum") - tokens < 100 * 500
 
 
 def test_a_full_queue_answers_at_once(golden_bundle: Path, serve: Serve) -> None:
@@ -321,6 +322,54 @@ def test_a_full_queue_answers_at_once(golden_bundle: Path, serve: Serve) -> None
     assert {error.status for error in refused} == {429}
     assert all(error.retry_after for error in refused)
     assert 0 < len(found) - len(refused) < 10
+
+
+def test_four_hundred_clients_at_once_wait_no_longer_than_allowed(
+    golden_bundle: Path, serve: Serve
+) -> None:
+    """An engine of a fixed speed, so that the machine's own does not matter."""
+    max_wait, token_s = 1.0, 0.001
+    call = EmbedCall(items=(text("word " * 16),))
+
+    with serve(golden_bundle, max_wait=max_wait, batch_tokens=128) as busy:
+        pipeline = busy.service._engine_loop._pipeline  # type: ignore[union-attr]
+        engine = pipeline.engine
+        inner = engine._engine  # type: ignore[attr-defined]
+
+        class Paced:
+            def __getattr__(self, name: str) -> object:
+                return getattr(inner, name)
+
+            def run_decoder(self, inputs: Any, adapters: Any) -> NDArray[np.float32]:
+                time.sleep(token_s * len(inputs.embeddings))
+                found: NDArray[np.float32] = inner.run_decoder(inputs, adapters)
+                return found
+
+        engine._engine = Paced()  # type: ignore[attr-defined]
+        busy.embed(*call.items)  # from now on, the speed is known
+        waits: list[float] = []
+        refused: list[ServiceError] = []
+
+        async def client() -> None:
+            for _ in range(3):
+                try:
+                    result = await busy.service.embed(call, busy.context())
+                    waits.append(result.timings.queue_s)
+                except ServiceError as error:
+                    refused.append(error)
+                    await asyncio.sleep(0.3)
+
+        async def all_at_once() -> None:
+            await asyncio.gather(*(client() for _ in range(400)))
+
+        busy.run(all_at_once())
+        assert len(waits) > 20
+        assert len(refused) > 400
+        assert {(error.status, error.code) for error in refused} == {(429, "queue_too_long")}
+        assert all(error.retry_after is not None for error in refused)
+        assert np.percentile(waits, 99) < max_wait
+        # The burst is over: nothing is refused any more.
+        assert busy.embed(*call.items).single is not None
 
 
 def test_too_many_items_or_tokens_are_refused(golden_bundle: Path, serve: Serve) -> None:
