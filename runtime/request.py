@@ -9,7 +9,7 @@ import numpy as np
 from trine.runtime.bundle.model_config import MAX_TOKENS, PROMPTS, ModelConfig
 from trine.runtime.errors import InputError
 
-__all__ = ["Request", "check_count", "check_request"]
+__all__ = ["SYMMETRIC_TASKS", "Request", "check_count", "check_request"]
 
 #: Tasks without roles: both sides are embedded with the query's prefix.
 SYMMETRIC_TASKS = ("text-matching",)

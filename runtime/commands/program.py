@@ -6,6 +6,7 @@ stdout carries data, stderr carries talk.
 
 import argparse
 import importlib.metadata
+import io
 import os
 import signal
 import sys
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: as after the program's name on a command line; None for the process's own.
     """
+    if arguments is None:
+        _prepare_streams()
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
     # argparse takes an empty list of INPUTs where options follow BUNDLE, and leaves those behind
@@ -76,6 +79,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _prepare_streams() -> None:
+    """Make the standard streams safe to use, however the process was started.
+
+    A closed one would give its number to the next file opened, an output among them, and what is
+    printed to a `sys.stderr` of None lands in stdout. A character that the encoding of the output
+    has not, is written as its escape.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is taken
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """End as by Ctrl-C, so that what was begun is removed."""
     raise KeyboardInterrupt
@@ -89,7 +110,10 @@ def _drop_output() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="trine", description="jina-embeddings-v4 on ONNX Runtime, without torch."
+        prog="trine",
+        description="jina-embeddings-v4 on ONNX Runtime, without torch.",
+        epilog="exit codes: 0 done; 1 a check did not pass; 2 the input cannot be used; "
+        "130 interrupted",
     )
     version = importlib.metadata.version("trine")
     parser.add_argument("--version", action="version", version=f"trine {version}")
