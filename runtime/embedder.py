@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
@@ -36,6 +37,31 @@ logger = logging.getLogger(__name__)
 MOST_THREADS = 64
 
 
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What opened an embedder, to open another in a process that it is sent to."""
+
+    folder: Path
+    entry: EngineEntry
+    options: EngineOptions
+    limits: BatchLimits
+    self_test: bool
+
+
+def _reopen(opening: _Opening, task: str | None, output_ranges: Int8Ranges) -> "Embedder":
+    embedder = Embedder.open(
+        open_bundle(opening.folder),
+        opening.entry,
+        device=opening.options.device,
+        tasks=opening.options.tasks,
+        threads=opening.options.threads,
+        limits=opening.limits,
+        self_test=opening.self_test,
+    )
+    embedder.task, embedder.output_ranges = task, output_ranges
+    return embedder
+
+
 class Embedder(PublishedMethods):
     """Turns texts and pictures into the vectors of jina-embeddings-v4.
 
@@ -57,8 +83,13 @@ class Embedder(PublishedMethods):
         self.task: str | None = None
         #: Used by output_dtype "int8": the bundle's, unless others are put in their place.
         self.output_ranges: Int8Ranges = bundle_ranges(bundle)
-        self._encoder = Encoder(bundle, engine, limits)
-        self._self_test = SelfTest(bundle, entry, self._encoder, self_test)
+        encoder = Encoder(bundle, engine, limits)
+        self._parts: tuple[Encoder, SelfTest] | None = (
+            encoder,
+            SelfTest(bundle, entry, encoder, self_test),
+        )
+        self._opening: _Opening | None = None
+        self._changed_adapters = False
 
     @classmethod
     def load(
@@ -152,8 +183,51 @@ class Embedder(PublishedMethods):
         options = EngineOptions(threads=threads, tasks=wanted, device=device)
         runner = open_engine(bundle, entry, options)
         embedder = cls(bundle, entry, runner, limits or BatchLimits(), self_test)
+        embedder._opening = _Opening(
+            bundle.folder.resolve(), entry, options, limits or BatchLimits(), self_test
+        )
         logger.info("loaded %s: %s", bundle.folder, runner.description)
         return embedder
+
+    def close(self) -> None:
+        """Let go of the engine, its weights and threads, once calls under way have ended.
+
+        Later calls raise InputError; closing again does nothing.
+        """
+        self._parts = None
+
+    def __enter__(self) -> "Embedder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle as what opens the bundle again; `copy.deepcopy` opens it anew as well.
+
+        Raises:
+            TypeError: it is closed, was not made by `load` or `open`, or adapters were changed.
+        """
+        if self._parts is None or self._opening is None or self._changed_adapters:
+            raise TypeError(
+                "an Embedder that is closed, has no bundle of its own, or has had adapters loaded "
+                "or unloaded cannot be pickled or copied; call Embedder.load, and load_adapter, "
+                "on the other side"
+            )
+        return _reopen, (self._opening, self.task, self.output_ranges)
+
+    @property
+    def _encoder(self) -> Encoder:
+        return self._open_parts()[0]
+
+    @property
+    def _self_test(self) -> SelfTest:
+        return self._open_parts()[1]
+
+    def _open_parts(self) -> tuple[Encoder, SelfTest]:
+        if self._parts is None:
+            raise InputError("the embedder is closed; make another with Embedder.load")
+        return self._parts
 
     @property
     def description(self) -> str:
@@ -187,6 +261,7 @@ class Embedder(PublishedMethods):
             raise InputError(f"the adapter's name is {name!r}; give a str that is not empty")
         if not isinstance(path, str | PathLike):
             raise InputError(f"the adapter's path is {path!r}; give the path of a folder")
+        self._changed_adapters = True
         adapters = self._encoder.engine.adapters
         staged = adapters.stage(name, Path(path), task)
         # Only now: an adapter that stays, since this one cannot be read, goes on being tested.
@@ -204,6 +279,7 @@ class Embedder(PublishedMethods):
             InputError: no adapter has that name, the engine has its adapters merged, or calls still
                 used it after `timeout_s`.
         """
+        self._changed_adapters = True
         self._encoder.engine.adapters.unload(name, timeout_s)
 
     def encode(

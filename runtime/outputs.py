@@ -60,6 +60,19 @@ class Embeddings:
     num_tokens: NDArray[np.int64]
     truncated: NDArray[np.bool_]
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return `single`, for `np.asarray` and what calls it.
+
+        Raises:
+            TypeError: there are multi-vectors only, which differ in their number.
+        """
+        if self.single is None:
+            raise TypeError("multi-vectors of several items are no one array; take them of .multi")
+        found = self.single if dtype is None else self.single.astype(dtype, copy=False)
+        if copy is False and found is not self.single:
+            raise ValueError(f"the vectors are {self.single.dtype}; as {dtype} they are a copy")
+        return found.copy() if copy and found is self.single else found
+
 
 @dataclass(frozen=True, slots=True)
 class Embedding:

@@ -2,17 +2,16 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trine.runtime.bundle.bundle import Bundle
-from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageSource, ImageText, Item
 from trine.runtime.outputs import Embeddings, OutputDtype
+from trine.runtime.preprocessing.text_lists import listed_texts
 from trine.runtime.request import Request, check_request
 
 __all__ = ["PublishedMethods"]
@@ -54,7 +53,7 @@ class PublishedMethods(ABC):
     @overload
     def encode_text(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         task: str | Sequence[str] | None = None,
         max_length: int = 32768,
         batch_size: int = 8,
@@ -67,7 +66,7 @@ class PublishedMethods(ABC):
     @overload
     def encode_text(
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         task: str | Sequence[str] | None = None,
         max_length: int = 32768,
         batch_size: int = 8,
@@ -81,7 +80,7 @@ class PublishedMethods(ABC):
 
     def encode_text(  # noqa: PLR0913 - the published names
         self,
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         task: str | Sequence[str] | None = None,
         max_length: int = 32768,
         batch_size: int = 8,
@@ -98,7 +97,8 @@ class PublishedMethods(ABC):
         Warns once a call if texts were cut to `max_length`.
 
         Args:
-            texts: one text, or several.
+            texts: one text, or several in any iterable that has an order: a list, a generator, a
+                numpy array, a Series of pandas or polars, an Arrow array.
             task: an adapter's name, or one for each text; None for `self.task`.
             max_length: of a text in tokens, prefix included, at most 32,768; the end is cut.
             batch_size: accepted for compatibility. Work is packed by tokens here (`BatchLimits`),
@@ -121,18 +121,7 @@ class PublishedMethods(ABC):
         Raises:
             InputError: an argument is not usable.
         """
-        if (
-            isinstance(texts, Path | bytes | bytearray)
-            or not isinstance(texts, str | Sequence | np.ndarray)
-            or (isinstance(texts, np.ndarray) and not texts.ndim)
-        ):
-            raise InputError(f"texts is a {type(texts).__name__}; give a str or a list of str")
-        items: list[Item] = [texts] if isinstance(texts, str) else list(texts)
-        for index, item in enumerate(items):
-            if not isinstance(item, str):
-                raise InputError(
-                    f"text {index} is a {type(item).__name__}, not a str; decode it first"
-                )
+        items: list[Item] = [texts] if isinstance(texts, str) else [*listed_texts(texts)]
         request = check_request(
             self.tasks,
             self.bundle.manifest.model,

@@ -10,7 +10,7 @@ from trine.runtime.bundle.model_config import MAX_TOKENS, PROMPTS, ModelConfig
 from trine.runtime.errors import InputError
 from trine.runtime.outputs import Heads, OutputDtype, check_output_dtype
 
-__all__ = ["Request", "check_count", "check_request"]
+__all__ = ["SYMMETRIC_TASKS", "Request", "check_count", "check_request"]
 
 #: Tasks without roles: both sides are embedded with the query's prefix.
 SYMMETRIC_TASKS = ("text-matching",)

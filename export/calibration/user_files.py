@@ -79,7 +79,7 @@ def _text(row: InputRow, text: str) -> CalibrationText:
     return CalibrationText(text, row.prompt or "passage")
 
 
-def _picture(picture: Path | PdfPage, where: str) -> NDArray[np.uint8]:
+def _picture(picture: Path | PdfPage | bytes, where: str) -> NDArray[np.uint8]:
     return render_page(picture) if isinstance(picture, PdfPage) else load_image(picture, where)
 
 

@@ -7,6 +7,7 @@ stdout carries data, stderr carries talk.
 import argparse
 import importlib
 import importlib.metadata
+import io
 import os
 import signal
 import sys
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: as after the program's name on a command line; None for the process's own.
     """
+    if arguments is None:
+        _prepare_streams()
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser = make_parser(words[0] if words else "")
     parsed, rest = parser.parse_known_args(words)
@@ -83,6 +86,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def _prepare_streams() -> None:
+    """Make the standard streams safe to use, however the process was started.
+
+    A closed one would give its number to the next file opened, an output among them, and what is
+    printed to a `sys.stderr` of None lands in stdout. A character that the encoding of the output
+    has not, is written as its escape.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is taken
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """End as by Ctrl-C, so that what was begun is removed."""
     raise KeyboardInterrupt
@@ -101,7 +122,10 @@ def make_parser(verb: str = "") -> argparse.ArgumentParser:
         verb: the only one to know; all are known where it is none, as help and errors need them.
     """
     parser = argparse.ArgumentParser(
-        prog="trine", description="jina-embeddings-v4 on ONNX Runtime, without torch."
+        prog="trine",
+        description="jina-embeddings-v4 on ONNX Runtime, without torch.",
+        epilog="exit codes: 0 done; 1 a check did not pass; 2 the input cannot be used; "
+        "130 interrupted",
     )
     version = importlib.metadata.version("trine")
     parser.add_argument("--version", action="version", version=f"trine {version}")

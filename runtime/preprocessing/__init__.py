@@ -1,1 +1,1 @@
-"""Items to sequences: tokens, patches, positions."""
+"""Turns texts and images into what the engines take."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageSource
+from trine.runtime.preprocessing.png_metadata import SIGNATURE, without_metadata
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,8 +31,8 @@ def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint
     """Return uint8 [height, width, 3] RGB, C-order; it may share memory with an array given.
 
     Args:
-        source: a path, the bytes of an image file, a Pillow image, or uint8 [h, w], [h, w, 1],
-            [h, w, 3] or [h, w, 4] (the fourth channel is dropped).
+        source: a path, the bytes of an image file, a file opened for them, a Pillow image, or
+            uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (the fourth channel is dropped).
         where: names the picture in messages, e.g. "image 3".
 
     Raises:
@@ -43,10 +44,12 @@ def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint
 
     if isinstance(source, Image.Image):
         return _decode(source, where)
+    if isinstance(source, io.IOBase):
+        source = _read_file(source, where)
     if isinstance(source, bytes | bytearray | memoryview):
         if not source:
             raise InputError(f"{where} is 0 bytes long; give the whole image file")
-        file: io.BytesIO | str = io.BytesIO(source)
+        file: io.BytesIO | str = io.BytesIO(without_metadata(bytes(source)))
         label = f"{where} ({len(source)} bytes)"
     elif isinstance(source, str | os.PathLike):
         file = os.fspath(source)
@@ -54,10 +57,11 @@ def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint
             raise InputError(f"{where}: the path {file!r} is bytes; give it as str")
         label = f"{where} ({file!r})"
         _check_path(file, label)
+        file = _without_png_metadata(file, label)
     else:
         raise InputError(
             f"{where} is a {type(source).__name__}; "
-            "give a path, bytes, a Pillow image or a uint8 array"
+            "give a path, bytes, a Pillow image or a uint8 array, or a file opened for bytes"
         )
     with _open(file, label) as opened:
         return _decode(opened, label)
@@ -79,6 +83,27 @@ def _open(file: io.BytesIO | str, label: str) -> "Image.Image":
     except MemoryError:
         raise
     except Exception as cause:  # what Pillow's decoders raise is of every kind
+        raise InputError(f"{label} cannot be opened: {cause}; check the file") from cause
+
+
+def _read_file(file: io.IOBase, where: str) -> bytes:
+    """Return what is left of an open file, which stays open."""
+    try:
+        data = file.read()
+    except (OSError, ValueError, AttributeError) as cause:
+        raise InputError(f"{where} cannot be read: {cause}; open it for reading first") from cause
+    if not isinstance(data, bytes):
+        raise InputError(f'{where} is a file opened for text; open it with mode "rb"')
+    return data
+
+
+def _without_png_metadata(path: str, label: str) -> io.BytesIO | str:
+    """Return a PNG file's bytes without metadata; the path of any other file."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(SIGNATURE))
+            return io.BytesIO(without_metadata(head + file.read())) if head == SIGNATURE else path
+    except OSError as cause:
         raise InputError(f"{label} cannot be opened: {cause}; check the file") from cause
 
 

@@ -57,7 +57,6 @@ def refuse(call: Callable[[], object], *fragments: str) -> None:
         {"a": 1},
         {"a"},
         Path("x"),
-        iter(["a"]),
         object(),
         np.array("a"),
     ],

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         opened = open_for_bench(bundle, entry, task, arguments.threads, arguments.device)
         results.append(_run_engine(arguments, opened, workloads))
     if arguments.json:
-        print(json.dumps({"engines": results}, indent=2, ensure_ascii=False))
+        print(json.dumps({"engines": results}, indent=2))
     return 0
 
 

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         bundle=None if bundle is None else str(bundle.folder),
     )
     if arguments.json:
-        print(json.dumps(report_object(report), indent=2, ensure_ascii=False))
+        print(json.dumps(report_object(report), indent=2))
     else:
         for line in report_lines(report):
             print(line)

@@ -1,6 +1,7 @@
 """`trine embed BUNDLE [INPUT …]`: texts, pictures and PDF pages to vectors in a file."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,12 @@ from trine.runtime.errors import InputError
 if TYPE_CHECKING:
     from trine.runtime.bundle.bundle import Bundle
     from trine.runtime.commands.embed.input_files import Inputs, Survey
+    from trine.runtime.commands.embed.input_rows import InputRow
     from trine.runtime.commands.embed.output_files import OutputFile
     from trine.runtime.commands.embed.output_rows import JsonLinesWriter, OutputRow
     from trine.runtime.commands.embed.row_embedding import RowOptions
     from trine.runtime.embedder import Embedder
+    from trine.runtime.inputs import Prompt
 
 __all__ = ["register", "run"]
 
@@ -34,9 +37,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         usage="trine embed BUNDLE [INPUT ...] [options]",
         help="turn texts, pictures and PDF pages into vectors",
         description="Turn texts, pictures and PDF pages into vectors. An INPUT is a .txt file (a "
-        "text a line), a .jsonl file (an object a line: text and/or image, and id, task, prompt if "
-        "wanted), a .pdf (a picture a page), a picture, or - for lines of the standard input, "
-        "which is also read if there is no INPUT and no --text.",
+        "text a line, or see --txt), a .jsonl file (an object a line: text and/or image, and id, "
+        "task, prompt if wanted), a .pdf (a picture a page), a picture, or - for the standard "
+        "input (see --format), which is also read if there is no INPUT and no --text.",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="files, or - for stdin")
@@ -55,8 +58,20 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--prompt",
         choices=["query", "passage"],
-        default="query",
-        help="side of a text, for items that name none (default: query)",
+        help="side of a text, for items that name none (default: query, with a warning for texts "
+        "of files and the standard input)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["auto", "text", "jsonl"],
+        default="auto",
+        help="of the standard input: a text a line, or a JSON object a line; auto takes it for "
+        "JSON if the first line that is not blank is an object (default: auto)",
+    )
+    parser.add_argument(
+        "--txt",
+        choices=["lines", "document"],
+        help="what is an item of a .txt file: each line, or the whole file (default: lines)",
     )
     parser.add_argument(
         "--dim", type=int, metavar="N", help="leading dimensions to keep of single vectors"
@@ -93,6 +108,11 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="pixels an inch for pages of PDFs (default: %(default)s)",
     )
     parser.add_argument(
+        "--pdf-password",
+        metavar="WORD",
+        help="of encrypted PDFs; in TRINE_PDF_PASSWORD it does not show among the processes",
+    )
+    parser.add_argument(
         "--batch-tokens", type=int, metavar="N", help="tokens of one run of the decoder"
     )
     parser.add_argument("--engine", default="auto", metavar="NAME", help=ENGINE_HELP)
@@ -114,17 +134,25 @@ def run(arguments: argparse.Namespace) -> int:
     inputs = Inputs(
         texts=tuple(arguments.text),
         names=tuple(arguments.inputs) or (() if arguments.text else (STDIN,)),
-        stdin=sys.stdin.buffer,
+        stdin=None if sys.stdin is None else sys.stdin.buffer,
         dpi=arguments.dpi,
+        stdin_format=arguments.format,
+        txt=arguments.txt or "lines",
+        pdf_password=arguments.pdf_password or os.environ.get("TRINE_PDF_PASSWORD"),
     )
+    if arguments.output is None and sys.stdout is None:
+        raise InputError("the standard output is closed; give a file with -o")
     if arguments.output is not None:
         check_output(arguments.output, multi=options.multi, force=arguments.force)
     survey = survey_rows(inputs, _known_tasks(bundle, arguments), options.task)
-    _announce(inputs)
+    _announce(inputs, arguments.txt is None)
     embedder = _load(arguments, survey)
     progress = _Progress(survey.num_rows)
     with _output(arguments.output, bundle, options) as output:
-        for rows in embed_rows(embedder, read_rows(inputs), options):
+        read = read_rows(inputs)
+        if arguments.prompt is None:
+            read = _warn_of_side(read, len(inputs.texts), options.task)
+        for rows in embed_rows(embedder, read, options):
             output.write(rows)
             progress.advance(rows)
     progress.finish(arguments.output, arguments.max_length)
@@ -183,13 +211,14 @@ def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
     if not 1 <= arguments.dpi <= MAX_DPI:
         raise InputError(f"--dpi is {arguments.dpi}; give a number from 1 to {MAX_DPI}")
     known = _known_tasks(bundle, arguments)
+    prompt: Prompt = arguments.prompt or "query"
     tasks = [] if arguments.task is None else [arguments.task]
     request = check_request(
         known,
         bundle.manifest.model,
         num_items=len(tasks),
         task=tasks,
-        prompt_name=arguments.prompt,
+        prompt_name=prompt,
         truncate_dim=arguments.dim,
         max_length=arguments.max_length,
         max_pixels=arguments.max_pixels,
@@ -200,7 +229,7 @@ def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
     check_output(request, bundle_ranges(bundle))
     return RowOptions(
         task=arguments.task,
-        prompt=arguments.prompt,
+        prompt=prompt,
         dim=arguments.dim,
         max_length=arguments.max_length,
         max_pixels=arguments.max_pixels,
@@ -209,11 +238,44 @@ def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
     )
 
 
-def _announce(inputs: "Inputs") -> None:
+def _announce(inputs: "Inputs", txt_by_default: bool) -> None:
     from trine.runtime.commands.embed.input_files import STDIN
 
-    if STDIN in inputs.names and sys.stdin.isatty():
+    if STDIN in inputs.names and sys.stdin is not None and sys.stdin.isatty():
         print("reading texts from the terminal, one a line; Ctrl-D ends them", file=sys.stderr)
+    if txt_by_default and any(name.lower().endswith(".txt") for name in inputs.names):
+        print(
+            "each line of a .txt file is an item; --txt document makes a file one item, "
+            "--txt lines ends this note",
+            file=sys.stderr,
+        )
+
+
+def _warn_of_side(
+    rows: "Iterator[InputRow]", num_given: int, default_task: str | None
+) -> "Iterator[InputRow]":
+    """Yield the rows; warn at the first text whose side is a guess that changes its vector.
+
+    Texts of files mostly are passages, and a passage embedded as a query is found less well.
+
+    Args:
+        rows: of the run.
+        num_given: how many of the first come from --text, which are queries.
+        default_task: of rows that name none.
+    """
+    from trine.runtime.request import SYMMETRIC_TASKS
+
+    warned = False
+    for index, row in enumerate(rows):
+        guessed = index >= num_given and row.text is not None and row.prompt is None
+        if guessed and not warned and (row.task or default_task) not in SYMMETRIC_TASKS:
+            warned = True
+            print(
+                f"warning: {row.where}: no side is named, so texts are embedded as queries; give "
+                "--prompt passage for texts to be searched, or --prompt query for queries",
+                file=sys.stderr,
+            )
+        yield row
 
 
 def _load(arguments: argparse.Namespace, survey: "Survey") -> "Embedder":

@@ -1,21 +1,38 @@
 """The inputs of a bulk run: files and texts on the command line, as a stream of rows.
 
-`-`, .txt   a text a line, UTF-8 (an empty line is an empty text)
+.txt        a text a line, UTF-8 (an empty line is an empty text), or one text a file
 .jsonl      an object a line (trine.runtime.commands.embed.input_rows)
+`-`         JSON lines if the first line that is not blank is a JSON object, else a text a line
 .pdf        a picture a page
 pictures    what Pillow opens, by suffix
 """
 
+import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from trine.runtime.commands.embed.input_rows import InputRow, check_text, row_from_json
 from trine.runtime.commands.embed.pdf_pages import PdfPage, count_pages
 from trine.runtime.errors import InputError
 
-__all__ = ["STDIN", "Inputs", "Survey", "read_rows", "row_task", "survey_rows"]
+__all__ = [
+    "STDIN",
+    "Inputs",
+    "StdinFormat",
+    "Survey",
+    "TxtUnit",
+    "read_rows",
+    "row_task",
+    "survey_rows",
+]
+
+#: What the standard input holds; "auto" looks at its first line that is not blank.
+StdinFormat = Literal["auto", "text", "jsonl"]
+#: What one item of a .txt file is.
+TxtUnit = Literal["lines", "document"]
 
 #: Name of the standard input among the inputs.
 STDIN = "-"
@@ -28,14 +45,20 @@ class Inputs:
     Attributes:
         texts: given as they are; they come first.
         names: of files, or `STDIN`.
-        stdin: what `STDIN` stands for, in bytes.
+        stdin: what `STDIN` stands for, in bytes; None if it is closed.
         dpi: that pages of PDFs are drawn with.
+        stdin_format: of the standard input.
+        txt: whether a line or a whole .txt file is an item.
+        pdf_password: of the PDFs that are encrypted.
     """
 
     texts: tuple[str, ...]
     names: tuple[str, ...]
-    stdin: BinaryIO
+    stdin: BinaryIO | None
     dpi: int
+    stdin_format: StdinFormat = "auto"
+    txt: TxtUnit = "lines"
+    pdf_password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +86,14 @@ def read_rows(inputs: Inputs) -> Iterator[InputRow]:
         yield InputRow(id=where, where=where, text=check_text(text, where))
     for name in inputs.names:
         if name == STDIN:
-            yield from _text_rows(_lines(inputs.stdin, "stdin"))
+            yield from _stdin_rows(inputs)
             continue
         path = Path(name)
         if path.is_dir():
             raise InputError(f"{path}: is a folder; give the files in it")
         if not path.exists():
             raise InputError(f"{path}: does not exist; check the path")
-        yield from _file_rows(path, inputs.dpi)
+        yield from _file_rows(path, inputs)
 
 
 def survey_rows(inputs: Inputs, known_tasks: Iterable[str], default_task: str | None) -> Survey:
@@ -114,21 +137,47 @@ def _is_rereadable(name: str) -> bool:
     return name != STDIN and (path.is_file() or path.is_dir() or not path.exists())
 
 
-def _file_rows(path: Path, dpi: int) -> Iterator[InputRow]:
+def _stdin_rows(inputs: Inputs) -> Iterator[InputRow]:
+    if inputs.stdin is None:
+        raise InputError("the standard input is closed; give files or --text, or open it")
+    lines = _lines(inputs.stdin, "stdin")
+    as_json = inputs.stdin_format == "jsonl"
+    if inputs.stdin_format == "auto":
+        first: list[tuple[str, str]] = []
+        for where, line in lines:
+            first.append((where, line))
+            if line.strip():
+                as_json = _is_json_line(line, where)
+                break
+        lines = chain(first, lines)
+    yield from _json_rows(lines, Path()) if as_json else _text_rows(lines)
+
+
+def _is_json_line(line: str, where: str) -> bool:
+    """Return whether JSON lines begin with `line`; JSON in another layout is refused."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        content = None
+    if line.strip() in ("{", "[") or (
+        isinstance(content, list) and any(isinstance(part, dict) for part in content)
+    ):
+        raise InputError(
+            f"{where}: begins like JSON that is not one object a line ({line[:40]!r}); write an "
+            "object a line (jq -c), or give --format text if these are texts"
+        )
+    return isinstance(content, dict)
+
+
+def _file_rows(path: Path, inputs: Inputs) -> Iterator[InputRow]:
     suffix = path.suffix.lower()
     if suffix in (".txt", ".jsonl"):
-        try:
-            with path.open("rb") as file:
-                lines = _lines(file, str(path))
-                yield from _text_rows(lines) if suffix == ".txt" else _json_rows(lines, path.parent)
-        except OSError as cause:
-            raise InputError(
-                f"{path}: cannot be read ({cause.strerror}); check its permissions"
-            ) from cause
+        yield from _line_file_rows(path, suffix, inputs.txt)
     elif suffix == ".pdf":
-        for index in range(count_pages(path)):
+        for index in range(count_pages(path, inputs.pdf_password)):
             name = f"{path}#page={index + 1}"
-            yield InputRow(id=name, where=name, pictures=(PdfPage(path, index, dpi),))
+            page = PdfPage(path, index, inputs.dpi, inputs.pdf_password)
+            yield InputRow(id=name, where=name, pictures=(page,))
     elif _is_picture_suffix(suffix):
         yield InputRow(id=str(path), where=str(path), pictures=(path,))
     else:
@@ -136,6 +185,23 @@ def _file_rows(path: Path, dpi: int) -> Iterator[InputRow]:
             f"{path}: the suffix {suffix!r} is of no known kind of input; give .txt, .jsonl, .pdf, "
             "or pictures such as .png and .jpg"
         )
+
+
+def _line_file_rows(path: Path, suffix: str, txt: TxtUnit) -> Iterator[InputRow]:
+    try:
+        with path.open("rb") as file:
+            lines = _lines(file, str(path))
+            if suffix == ".jsonl":
+                yield from _json_rows(lines, path.parent)
+            elif txt == "document":
+                text = "\n".join(line for _, line in lines)
+                yield InputRow(id=str(path), where=str(path), text=text)
+            else:
+                yield from _text_rows(lines)
+    except OSError as cause:
+        raise InputError(
+            f"{path}: cannot be read ({cause.strerror}); check its permissions"
+        ) from cause
 
 
 def _is_picture_suffix(suffix: str) -> bool:

@@ -11,10 +11,13 @@ from typing import cast, get_args
 from trine.runtime.commands.embed.pdf_pages import PdfPage, render_page
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageText, Item, Prompt
+from trine.runtime.preprocessing.image_base64 import decode_image_base64
 from trine.runtime.preprocessing.load_image import load_image
 
 __all__ = ["FIELDS", "InputRow", "check_text", "load_item", "row_from_json"]
 
+#: Base64 of the smallest image files has about as many characters; shorter names are paths.
+MIN_BASE64 = 48
 FIELDS = ("id", "text", "image", "task", "prompt")
 
 
@@ -26,7 +29,7 @@ class InputRow:
         id: given, or made of the place.
         where: file and line, or file, for messages.
         text: or None.
-        pictures: files and pages of PDFs; empty for a text.
+        pictures: files, pages of PDFs and bytes of image files; empty for a text.
         task: of this item; None for that of the run.
         prompt: likewise.
     """
@@ -34,7 +37,7 @@ class InputRow:
     id: str
     where: str
     text: str | None = None
-    pictures: tuple[Path | PdfPage, ...] = ()
+    pictures: tuple[Path | PdfPage | bytes, ...] = ()
     task: str | None = None
     prompt: Prompt | None = None
 
@@ -75,7 +78,7 @@ def row_from_json(line: str, where: str, folder: Path) -> InputRow:
         id=where if given_id is None else str(given_id),
         where=where,
         text=None if text is None else check_text(text, where),
-        pictures=_image_paths(fields.get("image", []), where, folder),
+        pictures=_images(fields.get("image", []), where, folder),
         task=_string(fields, "task", where),
         prompt=cast(Prompt | None, prompt),
     )
@@ -106,11 +109,17 @@ def load_item(row: InputRow) -> Item:
         tuple(
             render_page(picture)
             if isinstance(picture, PdfPage)
-            else load_image(picture, "picture" if row.where == str(picture) else row.where)
+            else load_image(picture, _shown_place(row, picture))
             for picture in row.pictures
         ),
         row.text,
     )
+
+
+def _shown_place(row: InputRow, picture: Path | bytes) -> str:
+    """Return what names a picture in messages; one that is an input by itself is named by them."""
+    alone = isinstance(picture, Path) and row.where == str(picture)
+    return "picture" if alone else row.where
 
 
 def _string(fields: dict[str, object], name: str, where: str) -> str | None:
@@ -120,12 +129,34 @@ def _string(fields: dict[str, object], name: str, where: str) -> str | None:
     return value
 
 
-def _image_paths(value: object, where: str, folder: Path) -> tuple[Path, ...]:
+def _images(value: object, where: str, folder: Path) -> tuple[Path | bytes, ...]:
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{where}: image is {value!r}; give a path or a list of paths")
-    paths = tuple(folder / name for name in names)
-    for path in paths:
-        if not path.is_file():
+    if not isinstance(names, list):
+        raise InputError(f"{where}: image is {str(value)[:80]!r}; give a path or a list of paths")
+    return tuple(_image(name, where, folder) for name in names)
+
+
+def _image(name: object, where: str, folder: Path) -> Path | bytes:
+    """Return the path, or the bytes of base64 or a data URI, which no file's name can be."""
+    if not isinstance(name, str):
+        raise InputError(f"{where}: image is {str(name)[:80]!r}; give a path, base64 or a data URI")
+    if name[:5].lower() != "data:":
+        path = folder / name
+        if _is_file(path):
+            return path
+        if len(name) < MIN_BASE64:
             raise InputError(f"{where}: the image {str(path)!r} does not exist; check the path")
-    return paths
+    try:
+        return decode_image_base64(name)
+    except InputError as cause:
+        raise InputError(
+            f"{where}: the image {name[:40]!r}… is neither a file that exists nor base64 nor a "
+            "data URI; check the path or the encoding"
+        ) from cause
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte: base64, or damaged
+        return False

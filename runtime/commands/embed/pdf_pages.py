@@ -1,6 +1,6 @@
 """Pages of PDF files as pictures, through pypdfium2 (the extra `pdf`)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -24,15 +24,21 @@ class PdfPage:
         path: of the PDF file.
         index: of the page, from 0.
         dpi: pixels an inch to draw it with.
+        password: that opens the file; None for none.
     """
 
     path: Path
     index: int
     dpi: int
+    password: str | None = field(default=None, repr=False)
 
 
-def count_pages(path: Path) -> int:
+def count_pages(path: Path, password: str | None = None) -> int:
     """Return the number of pages of a PDF file.
+
+    Args:
+        path: of the file.
+        password: that opens it; a file that needs none is opened all the same.
 
     Raises:
         InputError: the file is no PDF that can be opened, e.g. needs a password.
@@ -40,11 +46,16 @@ def count_pages(path: Path) -> int:
     """
     pdfium = _import_pdfium()
     try:
-        with pdfium.PdfDocument(path) as document:
+        with pdfium.PdfDocument(path, password=password) as document:
             return len(document)
     except (pdfium.PdfiumError, OSError) as cause:
+        if getattr(cause, "err_code", None) == pdfium.raw.FPDF_ERR_PASSWORD:
+            fault = "is encrypted" if password is None else "is not opened by the password given"
+            raise InputError(
+                f"{path}: {fault}; give its password with --pdf-password or in TRINE_PDF_PASSWORD"
+            ) from cause
         raise InputError(
-            f"{path}: cannot be opened as a PDF ({cause}); check the file, and remove its password"
+            f"{path}: cannot be opened as a PDF ({cause}); the file is damaged or no PDF"
         ) from cause
 
 
@@ -60,7 +71,7 @@ def render_page(page: PdfPage) -> NDArray[np.uint8]:
     scale = page.dpi / POINTS_PER_INCH
     try:
         # Opened for each page: it takes little time, and no open file outlives the page.
-        with pdfium.PdfDocument(page.path) as document:
+        with pdfium.PdfDocument(page.path, password=page.password) as document:
             document.init_forms()
             sheet = document[page.index]
             width, height = (round(side * scale) for side in sheet.get_size())

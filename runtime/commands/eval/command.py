@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         results = [dataclasses.asdict(row) for row in rows]
         content = {"task": options.task, "pairs": pairs.num_pairs, "results": results}
-        print(json.dumps(content, indent=2, ensure_ascii=False))
+        print(json.dumps(content, indent=2))
         return 0
     for line in table_lines(table_rows(rows), indent=""):
         print(line)

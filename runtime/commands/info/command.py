@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
             "manifest": dataclasses.asdict(bundle.manifest),
             "parity": read_parity(bundle),
         }
-        print(json.dumps(content, indent=2, ensure_ascii=False))
+        print(json.dumps(content, indent=2))
         return 0
     for line in bundle_lines(bundle):
         print(line)

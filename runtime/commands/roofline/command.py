@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     workloads = _workloads(open_bundle(arguments.bundle), arguments)
     precisions = _precisions(arguments.precision)
     if arguments.json:
-        print(json.dumps(_json_object(workloads, precisions), indent=2, ensure_ascii=False))
+        print(json.dumps(_json_object(workloads, precisions), indent=2))
         return 0
     print(
         "Predictions from data sheets, not measurements; docs/roofline.md says how they are made."

@@ -6,14 +6,14 @@ pixels are intact shows when it is decoded.
 """
 
 import asyncio
-import base64
-import binascii
 import io
-import re
 import struct
 import zlib
 from dataclasses import dataclass
 
+from trine.runtime.errors import InputError
+from trine.runtime.preprocessing.image_base64 import decode_image_base64
+from trine.runtime.preprocessing.png_metadata import without_metadata
 from trine.runtime.serving.media.url_fetch import UrlFetcher
 from trine.runtime.serving.service.calls import ServiceError
 
@@ -29,10 +29,8 @@ DAMAGED = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError,
     AttributeError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
-#: How a data URI starts; its type is not believed, the file's own header is.
-DATA_URI = re.compile(r"data:(?P<type>[^,;]{0,100})(?P<parameters>(;[^,;]{0,100}){0,10}),", re.I)
-#: What base64 of any flavour may be wrapped with.
-WHITE_SPACE = re.compile(rb"[ \t\r\n]+")
+#: Characters before the base64 of a data URI, at most.
+MAX_URI_HEAD = 1_200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,35 +88,22 @@ def decode_base64(source: str, max_bytes: int) -> bytes:
     Args:
         source: `data:…;base64,…`, or base64 of the standard or the URL-safe alphabet; padding may
             be missing and white space is skipped.
-        max_bytes: of what comes out, checked before decoding.
+        max_bytes: of what comes out; far more is refused before decoding.
 
     Raises:
         ServiceError: 413 it is larger; 422 it is not base64.
     """
-    if source[:5].lower() == "data:":
-        head = DATA_URI.match(source)
-        if head is None or not head["parameters"].lower().endswith(";base64"):
-            raise _unusable(
-                f"the data URI starts {source[:40]!r}; it must be data:image/…;base64,…"
-            )
-        source = source[head.end() :]
-    if len(source) * 3 // 4 > max_bytes * 2 + 4:
-        # Even were a quarter of it line ends, more than the limit would be left.
+    # Even were a quarter of it line ends, and its head as long as heads may be, more than the limit
+    # would be left.
+    if (len(source) - MAX_URI_HEAD) * 3 // 4 > max_bytes * 2 + 4:
         raise _too_many_bytes(len(source) * 3 // 4, max_bytes)
     try:
-        text = WHITE_SPACE.sub(b"", source.encode("ascii")).translate(_STANDARD).rstrip(b"=")
-        if len(text) * 3 // 4 > max_bytes:
-            raise _too_many_bytes(len(text) * 3 // 4, max_bytes)
-        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
-    except (UnicodeEncodeError, binascii.Error) as cause:
-        raise _unusable(
-            f"the picture starts {source[:40]!r}, which is not base64; send base64 of the file, a "
-            "data URI or a URL"
-        ) from cause
-
-
-#: From the URL-safe alphabet to the standard one.
-_STANDARD = bytes.maketrans(b"-_", b"+/")
+        data = decode_image_base64(source)
+    except InputError as cause:
+        raise _unusable(str(cause)) from cause
+    if len(data) > max_bytes:
+        raise _too_many_bytes(len(data), max_bytes)
+    return data
 
 
 def check_image(data: bytes, limits: ImageLimits) -> None:
@@ -137,7 +122,7 @@ def check_image(data: bytes, limits: ImageLimits) -> None:
     if len(data) > limits.max_bytes:
         raise _too_many_bytes(len(data), limits.max_bytes)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS) as opened:
             (width, height), name = opened.size, opened.format
     except UnidentifiedImageError as cause:
         raise _unusable(
