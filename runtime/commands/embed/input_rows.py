@@ -132,7 +132,7 @@ def _string(fields: dict[str, object], name: str, where: str) -> str | None:
 def _images(value: object, where: str, folder: Path) -> tuple[Path | bytes, ...]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list):
-        raise InputError(f"{where}: image is {str(value)[:80]!r}; give a path or a list of paths")
+        raise InputError(f"{where}: image is {repr(value)[:80]}; give a path or a list of paths")
     return tuple(_image(name, where, folder) for name in names)
 
 
