@@ -20,13 +20,7 @@ from trine.export.calibration.inputs import built_in_calibration
 from trine.export.calibration.run import affordable_size
 from trine.export.calibration.user_files import read_calibration
 from trine.export.checkpoint.checkpoint import Checkpoint
-from trine.export.checkpoint.config import preprocessor_path
-from trine.export.checkpoint.source import (
-    ResolvedSource,
-    adapter_folder,
-    read_license,
-    resolve_source,
-)
+from trine.export.checkpoint.source import ResolvedSource, read_license, resolve_source
 from trine.export.options import (
     EngineReport,
     ExportOptions,
@@ -50,10 +44,9 @@ from trine.runtime.bundle.manifest import (
     Source,
     manifest_to_json,
 )
-from trine.runtime.bundle.npz_file import write_arrays
 from trine.runtime.bundle.precision import Precision
 from trine.runtime.commands.progress import ProgressBar
-from trine.runtime.errors import BundleError, CheckpointError, InputError
+from trine.runtime.errors import BundleError, InputError
 from trine.runtime.inference.embedding_table import EMBEDDING_TENSOR
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.scoring.quantisation import (
@@ -89,8 +82,8 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     _check_options(options)
     source = resolve_source(options.source, options.revision)
     checkpoint = Checkpoint(source.folder)
+    adapters = PeftAdapters(source.folder / "adapters", checkpoint.config, checkpoint.config.tasks)
     tasks = _chosen_tasks(options, checkpoint)
-    adapters = _adapters(options, checkpoint, tasks)
     layout = choose_layout(adapters, tasks, options.max_rank)
     if options.adapters == "merged":
         layout = dataclasses.replace(layout, files={})
@@ -261,34 +254,15 @@ def _chosen_tasks(options: ExportOptions, checkpoint: Checkpoint) -> tuple[str, 
     return tuple(task for task in known if task in options.tasks)
 
 
-def _adapters(
-    options: ExportOptions, checkpoint: Checkpoint, tasks: tuple[str, ...]
-) -> PeftAdapters:
-    """Open the adapters beside a checkpoint; of one that has its only adapter merged in, none.
-
-    Raises:
-        CheckpointError: they are missing, damaged, or not supported.
-        InputError: a merged checkpoint was asked for adapters of their own.
-    """
-    folder, config = adapter_folder(checkpoint.folder), checkpoint.config
-    if folder is not None:
-        return PeftAdapters(folder, config, config.tasks)
-    if options.tasks is None or len(tasks) != 1:
-        raise CheckpointError(
-            f"{checkpoint.folder}: has no adapters, neither in adapters/ nor at its root; if its "
-            f"weights have one merged in, name it with --tasks, one of {list(config.tasks)}"
-        )
-    if options.adapters != "merged":
-        raise InputError(
-            f"adapters is {options.adapters!r}, but {checkpoint.folder} has none beside its "
-            "weights; export it with --adapters merged"
-        )
-    return PeftAdapters(None, config, None)
-
-
 def _write_golden(path: Path, golden: Golden) -> None:
-    texts, image = np.array(golden.texts), golden.image
-    write_arrays(path, {"texts": texts, "image": image, **golden.vectors})
+    # savez stores members with a fixed date, so the same vectors give the same file.
+    np.savez(
+        path,
+        allow_pickle=False,
+        texts=np.array(golden.texts),
+        image=golden.image,
+        **golden.vectors,
+    )
 
 
 def _manifest(
@@ -299,8 +273,7 @@ def _manifest(
 ) -> Manifest:
     """Return the manifest, yet without engines and the list of files."""
     read = [
-        checkpoint.folder / "config.json",
-        preprocessor_path(checkpoint.folder),
+        *(checkpoint.folder / name for name in ("config.json", "preprocessor_config.json")),
         checkpoint.folder / "tokenizer.json",
         *(shard.path for shard in checkpoint.shards),
         *adapters.files,

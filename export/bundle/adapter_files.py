@@ -45,8 +45,8 @@ def choose_layout(
     Raises:
         InputError: an adapter has a larger rank than wished for, or the rank is beyond all use.
     """
-    layers = [(module, task) for task in tasks for module in adapters.modules(task)]
-    largest = max((adapters.rank(*layer) for layer in layers), default=1)
+    modules = {module for task in tasks for module in adapters.modules(task)}
+    largest = max(adapters.rank(module) for module in modules)
     if max_rank is not None and max_rank < largest:
         raise InputError(
             f"max_rank is {max_rank}, but the checkpoint's adapters have rank {largest}; "
@@ -56,7 +56,7 @@ def choose_layout(
         raise InputError(f"max_rank is {max_rank}; give at most {max(largest, MOST_RANKS)}")
     dtypes = {adapters.dtype(task) for task in tasks}
     dtype = dtypes.pop() if len(dtypes) == 1 else "F32"
-    exact = all(math.frexp(adapters.scaling(*layer))[0] == 0.5 for layer in layers)
+    exact = all(math.frexp(adapters.scaling(module))[0] == 0.5 for module in modules)
     return AdapterLayout(
         max_rank=max_rank or largest,
         dtype="BF16" if dtype == "BF16" and exact else "F16" if dtype == "F16" and exact else "F32",

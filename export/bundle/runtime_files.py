@@ -38,8 +38,7 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> TextTokenizer:
 
     Raises:
         CheckpointError: it is missing, unreadable, lacks a token of the image prompt, has one under
-            another id than config.json, has ids beyond the embedding table, or adds tokens to
-            texts.
+            another id than config.json, or has ids beyond the embedding table.
     """
     source = checkpoint.folder / TOKENIZER_NAME
     if not source.is_file():
@@ -48,13 +47,6 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> TextTokenizer:
         tokenizer = TextTokenizer(source)
     except BundleError as cause:
         raise CheckpointError(str(cause)) from cause
-    added = tokenizer.added_tokens
-    if added:
-        raise CheckpointError(
-            f"{source}: its post_processor adds {', '.join(map(repr, added))} to every text, "
-            "which the published model's does not, and Trine leaves such tokens out; set "
-            "post_processor to null only if the weights were trained without them"
-        )
     ids = checkpoint.config.token_ids
     for token, field in PROMPT_TOKENS:
         token_id = tokenizer.token_id(token)

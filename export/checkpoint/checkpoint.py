@@ -4,10 +4,10 @@ Two spellings of the same names are in use: the published `model.layers…` / `v
 `model.language_model.layers…` / `model.visual…` of checkpoints saved again by newer transformers;
 saved from within PEFT, they have `base_model.model.` before and `.base_layer` in them.
 Here every tensor has the shortest form: `layers.0.self_attn.q_proj.weight`, `embed_tokens.weight`,
-`norm.weight`, `visual.blocks.0.…`, `multi_vector_projector.weight`. What
-torch.compile, DDP and FSDP put into names is left out.
+`norm.weight`, `visual.blocks.0.…`, `multi_vector_projector.weight`.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,8 @@ from trine.runtime.errors import CheckpointError
 __all__ = ["Checkpoint", "expected_shapes"]
 
 INDEX_NAME = "model.safetensors.index.json"
-#: Tied to the embedding and not used for embeddings, unless the tied weights were saved as this.
-HEAD, TABLE = "lm_head.weight", "embed_tokens.weight"
+#: Tied to the embedding and never used for embeddings.
+UNUSED = re.compile(r"^lm_head\.")
 
 
 class Checkpoint:
@@ -46,11 +46,11 @@ class Checkpoint:
         self.config: ModelConfig = read_model_config(folder)
         self.shards = [TensorFile(path, CheckpointError) for path in _shard_paths(folder)]
         self._homes = {
-            short_name(name): (shard, name) for shard in self.shards for name in shard.tensors
+            short_name(name): (shard, name)
+            for shard in self.shards
+            for name in shard.tensors
+            if not UNUSED.match(name)
         }
-        head = self._homes.pop(HEAD, None)
-        if head is not None and TABLE not in self._homes and _is_tied(folder):
-            self._homes[TABLE] = head
         self._check_tensors()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -108,23 +108,10 @@ class Checkpoint:
                 problems.append(f"{name} is {self.info(name).dtype}, not one of {FLOATS}")
         if problems:
             shown = "; ".join(problems[:6]) + ("; …" if len(problems) > 6 else "")
-            known = expected_shapes(self.config)
-            strange = sorted(
-                stored for name, (_, stored) in self._homes.items() if name not in known
-            )
-            there = (
-                f"; {len(strange)} names are unknown, the first {strange[:2]}" if strange else ""
-            )
             raise CheckpointError(
-                f"{self.folder}: {len(problems)} tensors do not match config.json: {shown}{there}. "
+                f"{self.folder}: {len(problems)} tensors do not match config.json: {shown}. "
                 "Check that the download is whole and of one model"
             )
-
-
-def _is_tied(folder: Path) -> bool:
-    """Return whether the embedding table and the head are one tensor."""
-    content = read_json(folder / "config.json", CheckpointError)
-    return content.get("tie_word_embeddings", True) is True
 
 
 def _shard_paths(folder: Path) -> list[Path]:

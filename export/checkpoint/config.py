@@ -16,7 +16,7 @@ from trine.runtime.bundle.model_config import (
 )
 from trine.runtime.errors import CheckpointError
 
-__all__ = ["preprocessor_path", "read_model_config"]
+__all__ = ["read_model_config"]
 
 #: What `read_json` returns: an object of the file, values of any JSON type.
 JsonObject: TypeAlias = Mapping[str, object]
@@ -112,7 +112,10 @@ def read_model_config(folder: Path) -> ModelConfig:
         raise top.fail("matryoshka_dims", f"dimensions between 1 and {decoder.hidden_size}")
     top.expect("single_vector_pool_strategy", "mean")
     top.expect("truncate_dim", None, *dims)
-    preprocessor = _preprocessor(folder)
+    preprocessor = _Section(
+        read_json(folder / "preprocessor_config.json", CheckpointError),
+        str(folder / "preprocessor_config.json"),
+    )
     tasks = top.list_of("task_names", str)
     if not tasks or len(set(tasks)) != len(tasks) or not all(map(TASK_NAME.fullmatch, tasks)):
         raise top.fail("task_names", "a list of distinct names of letters, digits, '_', '-', '.'")
@@ -131,19 +134,6 @@ def read_model_config(folder: Path) -> ModelConfig:
         truncate_dim=None if top.content.get("truncate_dim") is None else top.count("truncate_dim"),
         max_tokens=min(MAX_TOKENS, decoder.max_positions),
     )
-
-
-def preprocessor_path(folder: Path) -> Path:
-    """Return the file with the image processor's settings, as transformers 4 or 5 names it."""
-    older, newer = folder / "preprocessor_config.json", folder / "processor_config.json"
-    return newer if newer.exists() and not older.exists() else older
-
-
-def _preprocessor(folder: Path) -> _Section:
-    path = preprocessor_path(folder)
-    whole = _Section(read_json(path, CheckpointError), str(path))
-    # transformers 5 keeps the settings of all processors in one file.
-    return whole.section("image_processor") if "image_processor" in whole.content else whole
 
 
 def _check_architecture(top: _Section) -> None:

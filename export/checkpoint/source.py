@@ -4,11 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from trine.runtime.adapters.peft import CONFIG_NAME, PICKLED_NAME, WEIGHTS_NAME
 from trine.runtime.errors import CheckpointError, missing_package
 from trine.runtime.libraries import quiet_libraries
 
-__all__ = ["BUILT_IN", "ResolvedSource", "adapter_folder", "read_license", "resolve_source"]
+__all__ = ["BUILT_IN", "ResolvedSource", "read_license", "resolve_source"]
 
 #: Name of the checkpoint that comes with the package.
 BUILT_IN = "nano"
@@ -17,14 +16,10 @@ HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 NEEDED_FILES = (
     "config.json",
     "preprocessor_config.json",
-    "processor_config.json",
     "tokenizer.json",
     "*.safetensors",
     "*.safetensors.index.json",
-    "adapter_config.json",
-    "adapters/**/adapter_config.json",
     "adapters/adapter_config.json",
-    "adapters/**/adapter_model.safetensors",
     "adapters/adapter_model.safetensors",
     "README.md",
 )
@@ -98,15 +93,6 @@ def _download(hub_id: str, revision: str | None) -> ResolvedSource:
             "what is there already is kept"
         ) from cause
     return ResolvedSource(folder, hub_id, folder.name)
-
-
-def adapter_folder(checkpoint: Path) -> Path | None:
-    """Return where a checkpoint's adapters lie, `adapters` or its root; None if nowhere."""
-    for folder in (checkpoint / "adapters", checkpoint):
-        names = (CONFIG_NAME, WEIGHTS_NAME, PICKLED_NAME, f"*/{CONFIG_NAME}")
-        if any(path.is_file() for name in names for path in folder.glob(name)):
-            return folder
-    return None
 
 
 def read_license(folder: Path) -> str | None:

@@ -97,18 +97,17 @@ def adapter_from_peft(peft: PeftAdapters, task: str, layout: AdapterLayout) -> A
     """
     pairs = {}
     for module in peft.modules(task):
-        rank = peft.rank(module, task)
-        if rank > layout.max_rank:
+        if peft.rank(module) > layout.max_rank:
             raise InputError(
-                f"{peft.path(task)}: {module} has rank {rank}, this bundle takes up to "
-                f"{layout.max_rank}; export it again with --max-rank {rank}"
+                f"{peft.files[1]}: {module} has rank {peft.rank(module)}, this bundle takes up to "
+                f"{layout.max_rank}; export it again with --max-rank {peft.rank(module)}"
             )
         pair = peft.pair(module, task)
         if pair is not None:
             largest = max(float(abs(half).max(initial=0.0)) for half in (pair.a, pair.b))
             if largest > MAX_VALUES[layout.dtype]:
                 raise InputError(
-                    f"{peft.path(task)}: {module} has a value of {largest:.3g}, more than this "
+                    f"{peft.files[1]}: {module} has a value of {largest:.3g}, more than this "
                     f"bundle's {layout.dtype} adapters hold; export it with a float32 adapter"
                 )
             pairs[module] = StoredPair(narrow(pair.a, layout.dtype), narrow(pair.b.T, layout.dtype))

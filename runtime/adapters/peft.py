@@ -1,4 +1,4 @@
-"""Reads and checks LoRA adapters in PEFT's files: one task or several in a file, or a folder each.
+"""LoRA adapters in PEFT's files: read, checked, one task or several in a folder.
 
 `adapter_config.json` holds rank and scaling; `adapter_model.safetensors` holds
 `….q_proj.lora_A.<task>.weight` [r, in] and `….lora_B.<task>.weight` [out, r] of several tasks, as
@@ -21,27 +21,14 @@ from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.bundle.safetensors_file import FLOATS, TensorFile, check_finite
 from trine.runtime.errors import CheckpointError
 
-__all__ = [
-    "CONFIG_NAME",
-    "PICKLED_NAME",
-    "SINGLE_TASK",
-    "WEIGHTS_NAME",
-    "LoraPair",
-    "PeftAdapters",
-    "short_name",
-]
+__all__ = ["SINGLE_TASK", "LoraPair", "PeftAdapters", "short_name"]
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-PICKLED_NAME = "adapter_model.bin"
 #: Prefixes of a tensor's name in the spellings in use; what is left is its short name.
 PREFIX = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?")
-#: What wrappers put into names: PEFT round layers it adapts, torch.compile, FSDP and checkpointing
-#: of activations wherever they wrap, DDP round the whole model.
-WRAPPED = re.compile(
-    r"^(?:module\.)+|(?:(?<=^)|(?<=\.))"
-    r"(?:base_layer|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
-)
+#: What PEFT puts into the names of layers it adapts, where a model is saved with its adapters.
+WRAPPED = ".base_layer."
 TENSOR_NAME = re.compile(
     r"^(?P<module>.+)\.lora_(?P<half>[AB])"
     r"(?:\.default(?=\..+\.weight$))?(?:\.(?P<task>.+))?\.weight$"
@@ -111,15 +98,14 @@ class _LayerNumbers:
 
 def short_name(name: str) -> str:
     """Return a tensor's or module's name without what its spelling adds."""
-    return PREFIX.sub("", WRAPPED.sub("", WRAPPED.sub("", name)), count=1)
+    return PREFIX.sub("", name, count=1).replace(WRAPPED, ".")
 
 
 class PeftAdapters:
-    """The adapters of a folder in PEFT's layouts: a file of one or several tasks, or a folder each.
+    """The adapters of one PEFT folder.
 
     Args:
-        folder: holds adapter_config.json and adapter_model.safetensors, or folders that do, each
-            named after its task; None for a model that has none beside it.
+        folder: holds adapter_config.json and adapter_model.safetensors.
         config: of the base model, for the shapes.
         tasks: that must be there, and no others; None to take what is there.
 
@@ -128,98 +114,13 @@ class PeftAdapters:
             or halves, shapes or tasks do not fit; all misfits of the tensors are listed at once.
     """
 
-    def __init__(
-        self, folder: Path | None, config: ModelConfig, tasks: tuple[str, ...] | None
-    ) -> None:
-        #: Of each task, the file and the task's name in it.
-        self._homes: dict[str, tuple[_PeftFile, str]] = {}
-        self.files: tuple[Path, ...] = ()
-        if folder is None:
-            return
-        nested = [] if (folder / CONFIG_NAME).exists() else sorted(folder.glob(f"*/{CONFIG_NAME}"))
-        if not nested:
-            file = _PeftFile(folder, config, tasks)
-            # A file that names none is of the one task there is.
-            alone = file.tasks == (SINGLE_TASK,) and tasks is not None
-            names = zip(tasks if alone and tasks else file.tasks, file.tasks, strict=True)
-            self._homes = {task: (file, stored) for task, stored in names}
-            self.files = (folder / CONFIG_NAME, file.path)
-            return
-        for path in (config_path.parent for config_path in nested):
-            file = _PeftFile(path, config, None)
-            stored = path.name if path.name in file.tasks else SINGLE_TASK
-            if stored not in file.tasks:
-                raise _misfits(file.path, [f"it has adapters {file.tasks}, not {path.name!r}"])
-            self._homes[path.name] = (file, stored)
-            self.files += (path / CONFIG_NAME, file.path)
-        known = tasks or self.tasks
-        wrong = [
-            f"{name}/ is of a task that is not in task_names"
-            for name in self.tasks
-            if name not in known
-        ]
-        wrong += [f"task {task!r} has no folder" for task in known if task not in self._homes]
-        if wrong:
-            raise _misfits(folder, wrong)
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Tasks that have adapters; `SINGLE_TASK` alone where a single file names none."""
-        return tuple(self._homes)
-
-    def modules(self, task: str) -> list[str]:
-        """Return the short names of the layers that `task` adapts."""
-        file, stored = self._home(task)
-        return [] if file is None else file.modules(stored)
-
-    def rank(self, module: str, task: str) -> int:
-        """Return the rank of a layer's adapter."""
-        return self._homes[task][0].rank(module)
-
-    def scaling(self, module: str, task: str) -> float:
-        """Return alpha / r of a layer, or alpha / sqrt(r) of rank-stabilised adapters."""
-        return self._homes[task][0].scaling(module)
-
-    def dtype(self, task: str) -> str:
-        """Return the widest storage dtype of a task's tensors, e.g. "BF16"."""
-        file, stored = self._home(task)
-        return "F32" if file is None else file.dtype(stored)
-
-    def path(self, task: str) -> Path:
-        """Return the file of a task's tensors."""
-        return self._homes[task][0].path
-
-    def pair(self, module: str, task: str) -> LoraPair | None:
-        """Return the delta of `module` for `task`, or None where the adapter leaves it alone.
-
-        Raises:
-            CheckpointError: a value is not finite.
-        """
-        file, stored = self._home(task)
-        return None if file is None else file.pair(module, stored)
-
-    def _home(self, task: str) -> "tuple[_PeftFile, str] | tuple[None, str]":
-        return self._homes.get(task, (None, task))
-
-
-def _misfits(where: Path, problems: list[str]) -> CheckpointError:
-    shown = "; ".join(problems[:6]) + ("; …" if len(problems) > 6 else "")
-    return CheckpointError(
-        f"{where}: {len(problems)} misfits: {shown}. "
-        "Check that the adapter is whole and of this model"
-    )
-
-
-class _PeftFile:
-    """One adapter_model.safetensors with its adapter_config.json."""
-
     def __init__(self, folder: Path, config: ModelConfig, tasks: tuple[str, ...] | None) -> None:
         self._config_path = folder / CONFIG_NAME
         self._settings = read_json(self._config_path, CheckpointError)
         self._check_features()
         self._ranks = self._layer_numbers("r", "rank_pattern", whole=True)
         self._alphas = self._layer_numbers("lora_alpha", "alpha_pattern", whole=False)
-        self._file = _weights(folder)
+        self._file = TensorFile(folder / WEIGHTS_NAME, CheckpointError)
         self._names: dict[tuple[str, str, str], str] = {}
         problems = []
         shapes = adapted_shapes(config)
@@ -229,24 +130,28 @@ class _PeftFile:
                 problems.append(f"{stored_name} is no lora_A or lora_B weight")
             elif match["module"] not in shapes:
                 problems.append(f"{stored_name} adapts a layer that has no adapter in this model")
-            elif match["task"] and tasks is not None and match["task"] not in tasks:
+            elif tasks is not None and match["task"] not in tasks:
                 problems.append(f"{stored_name} is for task {match['task']!r}, not in task_names")
             else:
                 task = match["task"] or SINGLE_TASK
                 self._names[match["module"], task, match["half"]] = stored_name
         problems += self._misfits(shapes)
-        if tasks is not None and not (len(tasks) == 1 and self.tasks == (SINGLE_TASK,)):
-            missing = (task for task in tasks if task not in self.tasks)
-            problems += [f"task {task!r} has no adapter tensors" for task in missing]
+        problems += [
+            f"task {t!r} has no adapter tensors" for t in tasks or () if t not in self.tasks
+        ]
         if not self._names:
             problems.append("it holds no adapter tensors")
         if problems:
-            raise _misfits(self._file.path, problems)
+            shown = "; ".join(problems[:6]) + ("; …" if len(problems) > 6 else "")
+            raise CheckpointError(
+                f"{self._file.path}: {len(problems)} misfits: {shown}. "
+                "Check that the adapter is whole and of this model"
+            )
 
     @property
-    def path(self) -> Path:
-        """The file of the tensors."""
-        return self._file.path
+    def files(self) -> tuple[Path, Path]:
+        """The two files read."""
+        return self._config_path, self._file.path
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -254,20 +159,29 @@ class _PeftFile:
         return tuple(dict.fromkeys(task for _, task, _ in self._names))
 
     def modules(self, task: str) -> list[str]:
+        """Return the short names of the layers that `task` adapts."""
         return [module for module, t, half in self._names if t == task and half == "A"]
 
     def rank(self, module: str) -> int:
+        """Return the rank of a layer's adapter."""
         return int(self._ranks.of(module))
 
     def scaling(self, module: str) -> float:
+        """Return alpha / r of a layer, or alpha / sqrt(r) of rank-stabilised adapters."""
         rank = self.rank(module)
         return self._alphas.of(module) / (rank**0.5 if self._settings.get("use_rslora") else rank)
 
     def dtype(self, task: str) -> str:
+        """Return the widest storage dtype of a task's tensors, e.g. "BF16"."""
         found = {self._file.tensors[n].dtype for (_, t, _), n in self._names.items() if t == task}
         return found.pop() if len(found) == 1 else "F32"
 
     def pair(self, module: str, task: str) -> LoraPair | None:
+        """Return the delta of `module` for `task`, or None where the adapter leaves it alone.
+
+        Raises:
+            CheckpointError: a value is not finite.
+        """
         if (module, task, "A") not in self._names:
             return None
         a, b = (
@@ -334,16 +248,3 @@ class _PeftFile:
             if (dtype := self._file.tensors[name].dtype) not in FLOATS:
                 problems.append(f"{name} is {dtype}, not one of {FLOATS}")
         return problems
-
-
-def _weights(folder: Path) -> TensorFile:
-    """Open the tensors of a PEFT folder; pickles are not read, for they can run code."""
-    pickled = folder / PICKLED_NAME
-    if not (folder / WEIGHTS_NAME).exists() and pickled.exists():
-        raise CheckpointError(
-            f"{pickled}: is a pickle, which can run code and is not read; write it again with: "
-            'python -c "import torch, safetensors.torch as s; '
-            f"s.save_file({{k: v.contiguous() for k, v in torch.load('{pickled}', "
-            f"weights_only=True).items()}}, '{folder / WEIGHTS_NAME}')\""
-        )
-    return TensorFile(folder / WEIGHTS_NAME, CheckpointError)

@@ -19,7 +19,7 @@ def read_json(path: Path, error: type[TrineError]) -> dict[str, object]:
         error: the file is missing, is not JSON, or holds something else than an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror}); the file is needed") from cause
     except (ValueError, RecursionError) as cause:

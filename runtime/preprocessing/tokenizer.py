@@ -73,22 +73,10 @@ class TextTokenizer:
         token_id = self._tokenizer.token_to_id(token)
         return None if token_id is None else int(token_id)
 
-    @property
-    def added_tokens(self) -> tuple[str, ...]:
-        """Tokens that the post-processor puts around a text, which `encode` leaves out."""
-        plain, whole = (
-            self._tokenizer.encode("a", add_special_tokens=add).tokens for add in (False, True)
-        )
-        left = list(whole)
-        for token in plain:
-            if token in left:
-                left.remove(token)
-        return tuple(left)
-
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Return int64 [T] for each text, whole, without any added tokens.
 
-        The texts must hold no half of a surrogate pair; the preprocessor checks that.
+        The texts must hold no half of a surrogate pair; `trine.runtime.preprocessing.preprocessor` checks that.
         """
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int64) for encoding in encodings]

@@ -101,26 +101,7 @@ def test_missing_file(refuse: Refuse, checkpoint: Path, name: str) -> None:
 
 def test_missing_adapters_folder(refuse: Refuse, checkpoint: Path) -> None:
     shutil.rmtree(checkpoint / "adapters")
-    refuse(checkpoint, "has no adapters", "merged in, name it with --tasks", "'retrieval'")
-    adapters = checkpoint / "adapters"
-    adapters.mkdir()
-    (adapters / "adapter_model.safetensors").write_bytes(b"")
     refuse(checkpoint, "adapters/adapter_config.json", "cannot be read", "is needed")
-
-
-def test_pickled_adapters_are_not_read(refuse: Refuse, checkpoint: Path) -> None:
-    weights = checkpoint / "adapters" / "adapter_model.safetensors"
-    weights.rename(weights.with_suffix(".bin"))
-    refuse(checkpoint, "adapter_model.bin", "can run code", "weights_only=True")
-
-
-def test_names_that_do_not_match_are_shown(refuse: Refuse, checkpoint: Path) -> None:
-    def rename(tensors: dict[str, NDArray[Any]]) -> None:
-        for name in [name for name in tensors if "norm.weight" in name]:
-            tensors[f"other.{name}"] = tensors.pop(name)
-
-    change_tensors(checkpoint / WEIGHTS, rename)
-    refuse(checkpoint, "norm.weight is missing", "names are unknown, the first ['other.")
 
 
 def test_other_architecture(refuse: Refuse, checkpoint: Path) -> None:
