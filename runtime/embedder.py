@@ -187,9 +187,11 @@ class Embedder(PublishedMethods):
             raise InputError(f"the adapter's name is {name!r}; give a str that is not empty")
         if not isinstance(path, str | PathLike):
             raise InputError(f"the adapter's path is {path!r}; give the path of a folder")
-        self._self_test.disown(name)
         adapters = self._encoder.engine.adapters
-        adapters.keep(adapters.stage(name, Path(path), task))
+        staged = adapters.stage(name, Path(path), task)
+        # Only now is it known that the adapter the golden vectors speak for goes.
+        self._self_test.disown(name)
+        adapters.keep(staged)
 
     def unload_adapter(self, name: str, *, timeout_s: float | None = None) -> None:
         """Remove an adapter: new calls cannot name it, and this returns when no call uses it.
@@ -202,8 +204,12 @@ class Embedder(PublishedMethods):
             InputError: no adapter has that name, the engine has its adapters merged, or calls still
                 used it after `timeout_s`.
         """
-        self._self_test.disown(name)
-        self._encoder.engine.adapters.unload(name, timeout_s)
+        adapters = self._encoder.engine.adapters
+        try:
+            adapters.unload(name, timeout_s)
+        finally:
+            if name not in adapters.names:
+                self._self_test.disown(name)
 
     def encode(
         self,

@@ -141,7 +141,7 @@ def write_ranges(path: Path, ranges: Int8Ranges) -> None:
         for dim in sorted(ranges.by_task[task])
     }
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)
 
 
 def read_ranges(path: Path) -> Int8Ranges:

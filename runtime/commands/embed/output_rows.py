@@ -177,7 +177,7 @@ class NpzWriter:
         }
         if self._multi:
             arrays["offsets"] = np.cumsum([0, *self._lengths], dtype=np.int64)
-        np.savez(self._file, allow_pickle=False, **arrays)
+        np.savez(self._file, **arrays)
 
 
 class ParquetWriter:

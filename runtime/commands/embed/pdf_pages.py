@@ -1,5 +1,6 @@
 """Pages of PDF files as pictures, through pypdfium2 (the extra `pdf`)."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -40,7 +41,7 @@ def count_pages(path: Path) -> int:
     """
     pdfium = _import_pdfium()
     try:
-        with pdfium.PdfDocument(path) as document:
+        with closing(pdfium.PdfDocument(path)) as document:
             return len(document)
     except (pdfium.PdfiumError, OSError) as cause:
         raise InputError(
@@ -60,7 +61,7 @@ def render_page(page: PdfPage) -> NDArray[np.uint8]:
     scale = page.dpi / POINTS_PER_INCH
     try:
         # Opened for each page: it takes little time, and no open file outlives the page.
-        with pdfium.PdfDocument(page.path) as document:
+        with closing(pdfium.PdfDocument(page.path)) as document:
             document.init_forms()
             sheet = document[page.index]
             width, height = (round(side * scale) for side in sheet.get_size())
