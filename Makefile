@@ -1,4 +1,4 @@
-# make demo | test | test-reference | test-clients | types | format | clean
+# make demo | test | test-reference | test-clients | test-lowest | types | format | clean
 # Everything is installed into .venv; the stamp files in it say what is there already.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := $(shell find export runtime kernels -type f ! -name '*.pyc' ! -name '*.so')
 NATIVE := $(wildcard kernels/cpu/native/*)
 
-.PHONY: demo test test-reference test-clients types format clean
+.PHONY: demo test test-reference test-clients test-lowest types format clean
 
 demo: .venv/stamp-demo
 	$(BIN)/trine demo build/demo
@@ -38,6 +38,21 @@ $(CLIENTS)/stamp: tests/clients/requirements.txt pyproject.toml | .venv/stamp-py
 	@$(PIP) uv && $(PYTHON) -m venv $(CLIENTS)/venv
 	@$(BIN)/uv pip install --quiet --python $(CLIENTS)/venv/bin/python -r tests/clients/requirements.txt --editable '.[cpu,export,server]'
 	@if command -v npm >/dev/null; then npm install --silent --prefix $(CLIENTS) openai ai @ai-sdk/openai-compatible jina-ai-provider; fi
+	@touch $@
+
+# The lowest version of every declared dependency that installs on a machine without a GPU, in an
+# environment of its own. The tests are those that go through the most packages in the least time:
+# an export, its self-test, and every format of input and output.
+LOWEST := build/lowest
+LOWEST_TESTS := tests/export/checkpoint/test_end_tokens.py tests/runtime/inference/test_self_test.py \
+  tests/runtime/commands/test_embed.py
+test-lowest: $(LOWEST)/stamp
+	$(TEST_ENV) $(LOWEST)/bin/python -m pytest -m "not slow" $(LOWEST_TESTS) $(PYTEST_ARGS)
+
+$(LOWEST)/stamp: pyproject.toml $(NATIVE) | .venv/stamp-python
+	@$(PIP) uv && $(BIN)/uv venv --quiet --clear --no-python-downloads --python $(BIN)/python $(LOWEST)
+	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[cpu,export,pdf,parquet,server,telemetry]'
+	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5' 'httpx>=0.27'
 	@touch $@
 
 # Type checkers and import-linter cannot follow an editable install's import hook; these links are the same tree.

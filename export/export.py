@@ -15,11 +15,13 @@ from trine.export.accuracy.parity import write_parity
 from trine.export.bundle.adapter_files import choose_layout, write_adapters, write_onnx_adapters
 from trine.export.bundle.engine_files import DEVICES, EngineSource, engine_bytes
 from trine.export.bundle.runtime_files import write_embedding, write_heads, write_tokenizer
-from trine.export.bundle.writer import check_destination, check_disk_space, write_atomically
+from trine.export.bundle.writer import check_destination, check_disk_space
 from trine.export.calibration.inputs import built_in_calibration
 from trine.export.calibration.run import affordable_size
 from trine.export.calibration.user_files import read_calibration
+from trine.export.checkpoint.adapters import find_adapters
 from trine.export.checkpoint.checkpoint import Checkpoint
+from trine.export.checkpoint.config import image_settings_path
 from trine.export.checkpoint.source import ResolvedSource, read_license, resolve_source
 from trine.export.options import (
     EngineReport,
@@ -32,9 +34,17 @@ from trine.export.quantisation.engine_making import EngineMaker
 from trine.export.quantisation.planning import TIGHTNESS, Planning
 from trine.export.quantisation.trt.graph_making import plan_graphs, write_graphs
 from trine.export.reference.forward import ReferencePass, run_reference
-from trine.runtime.adapters.peft import PeftAdapters
-from trine.runtime.bundle.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, file_sha256
-from trine.runtime.bundle.golden import Golden
+from trine.runtime.adapters.peft import LoraAdapters
+from trine.runtime.bundle.atomic import write_folder
+from trine.runtime.bundle.bundle import (
+    GOLDEN_NAME,
+    MANIFEST_NAME,
+    TOKENIZER_NAME,
+    Bundle,
+    file_sha256,
+    open_bundle,
+)
+from trine.runtime.bundle.golden import Golden, load_golden
 from trine.runtime.bundle.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -44,6 +54,7 @@ from trine.runtime.bundle.manifest import (
     Source,
     manifest_to_json,
 )
+from trine.runtime.bundle.npz_file import write_arrays
 from trine.runtime.bundle.precision import Precision
 from trine.runtime.commands.progress import ProgressBar
 from trine.runtime.errors import BundleError, InputError
@@ -52,6 +63,7 @@ from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.scoring.quantisation import (
     RANGES_NAME,
     Int8Ranges,
+    bundle_ranges,
     calibrate_ranges,
     write_ranges,
 )
@@ -82,8 +94,9 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     _check_options(options)
     source = resolve_source(options.source, options.revision)
     checkpoint = Checkpoint(source.folder)
-    adapters = PeftAdapters(source.folder / "adapters", checkpoint.config, checkpoint.config.tasks)
     tasks = _chosen_tasks(options, checkpoint)
+    named = options.tasks is not None
+    adapters = find_adapters(source.folder, checkpoint.config, tasks, named)
     layout = choose_layout(adapters, tasks, options.max_rank)
     if options.adapters == "merged":
         layout = dataclasses.replace(layout, files={})
@@ -94,7 +107,7 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     check_disk_space(
         options.bundle, size + checkpoint.info(EMBEDDING_TENSOR).num_bytes + SMALL_FILES_BYTES
     )
-    with write_atomically(options.bundle) as folder:
+    with write_folder(options.bundle, BundleError) as folder:
         tokenizer = write_tokenizer(checkpoint, folder)
         reference = _run_reference(options, engine_source, tokenizer, talk)
         _write_golden(folder / GOLDEN_NAME, reference.golden)
@@ -128,6 +141,7 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
             entries += () if graphs.entry is None else (graphs.entry,)
         manifest = dataclasses.replace(manifest, engines=entries)
         num_bytes = _write_manifest(manifest, folder, talk)
+        _check_opens(folder)
     return ExportReport(
         bundle=options.bundle,
         source_id=source.id,
@@ -136,6 +150,16 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         num_bytes=num_bytes,
         seconds=time.monotonic() - started,
         peak_bytes=_peak_bytes(),
+        notes=_notes(adapters, tasks),
+    )
+
+
+def _notes(adapters: LoraAdapters, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    if adapters.files:
+        return ()
+    return (
+        f"no adapter lies beside the weights: they were taken to have that of {tasks[0]!r} merged; "
+        "if they have not, download adapters/ and export again",
     )
 
 
@@ -255,25 +279,20 @@ def _chosen_tasks(options: ExportOptions, checkpoint: Checkpoint) -> tuple[str, 
 
 
 def _write_golden(path: Path, golden: Golden) -> None:
-    # savez stores members with a fixed date, so the same vectors give the same file.
-    np.savez(
-        path,
-        allow_pickle=False,
-        texts=np.array(golden.texts),
-        image=golden.image,
-        **golden.vectors,
-    )
+    texts, image = np.array(golden.texts), golden.image
+    write_arrays(path, {"texts": texts, "image": image, **golden.vectors})
 
 
 def _manifest(
     source: ResolvedSource,
     checkpoint: Checkpoint,
-    adapters: PeftAdapters,
+    adapters: LoraAdapters,
     layout: AdapterLayout,
 ) -> Manifest:
     """Return the manifest, yet without engines and the list of files."""
     read = [
-        *(checkpoint.folder / name for name in ("config.json", "preprocessor_config.json")),
+        checkpoint.folder / "config.json",
+        image_settings_path(checkpoint.folder),
         checkpoint.folder / "tokenizer.json",
         *(shard.path for shard in checkpoint.shards),
         *adapters.files,
@@ -310,6 +329,18 @@ def _write_manifest(manifest: Manifest, folder: Path, talk: TextIO) -> int:
     text = manifest_to_json(dataclasses.replace(manifest, files=files))
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
     return sum(entry.size for entry in files.values()) + len(text.encode())
+
+
+def _check_opens(folder: Path) -> None:
+    """Read what the runtime reads besides an engine: what nobody can open is not done.
+
+    Raises:
+        BundleError: a file does not read as it was written.
+    """
+    bundle = open_bundle(folder)
+    load_golden(bundle.path(GOLDEN_NAME))
+    bundle_ranges(bundle)
+    TextTokenizer(bundle.path(TOKENIZER_NAME))
 
 
 def _peak_bytes() -> int:

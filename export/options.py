@@ -157,6 +157,7 @@ class ExportReport:
         num_bytes: of the whole bundle.
         seconds: it took.
         peak_bytes: largest resident memory of this process so far.
+        notes: what was taken for granted and should be looked at, a sentence each.
     """
 
     bundle: Path
@@ -166,6 +167,7 @@ class ExportReport:
     num_bytes: int
     seconds: float
     peak_bytes: int
+    notes: tuple[str, ...] = ()
 
 
 def chosen_precisions(

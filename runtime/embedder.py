@@ -280,7 +280,12 @@ class Embedder(PublishedMethods):
                 used it after `timeout_s`.
         """
         self._changed_adapters = True
-        self._encoder.engine.adapters.unload(name, timeout_s)
+        adapters = self._encoder.engine.adapters
+        try:
+            adapters.unload(name, timeout_s)
+        finally:
+            if name not in adapters.names:
+                self._self_test.disown(name)
 
     def encode(
         self,

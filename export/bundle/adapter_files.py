@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trine.export.bundle.safetensors_writer import entry_from_array, write_safetensors
 from trine.runtime.adapters.file import AdapterTensors, adapter_from_peft
-from trine.runtime.adapters.peft import PeftAdapters
+from trine.runtime.adapters.peft import LoraAdapters
 from trine.runtime.adapters.store import AdapterBank
 from trine.runtime.bundle.manifest import AdapterLayout
 from trine.runtime.bundle.model_config import ModelConfig
@@ -30,7 +30,7 @@ def adapter_path(name: str) -> str:
 
 
 def choose_layout(
-    adapters: PeftAdapters, tasks: tuple[str, ...], max_rank: int | None
+    adapters: LoraAdapters, tasks: tuple[str, ...], max_rank: int | None
 ) -> AdapterLayout:
     """Return the form in which a decoder takes these adapters.
 
@@ -45,8 +45,9 @@ def choose_layout(
     Raises:
         InputError: an adapter has a larger rank than wished for, or the rank is beyond all use.
     """
-    modules = {module for task in tasks for module in adapters.modules(task)}
-    largest = max(adapters.rank(module) for module in modules)
+    pairs = {(module, task) for task in tasks for module in adapters.modules(task)}
+    # One that is merged into the weights has no layers; others may be loaded beside it.
+    largest = max((adapters.rank(module, task) for module, task in pairs), default=1)
     if max_rank is not None and max_rank < largest:
         raise InputError(
             f"max_rank is {max_rank}, but the checkpoint's adapters have rank {largest}; "
@@ -56,7 +57,7 @@ def choose_layout(
         raise InputError(f"max_rank is {max_rank}; give at most {max(largest, MOST_RANKS)}")
     dtypes = {adapters.dtype(task) for task in tasks}
     dtype = dtypes.pop() if len(dtypes) == 1 else "F32"
-    exact = all(math.frexp(adapters.scaling(module))[0] == 0.5 for module in modules)
+    exact = all(math.frexp(adapters.scaling(*pair))[0] == 0.5 for pair in pairs)
     return AdapterLayout(
         max_rank=max_rank or largest,
         dtype="BF16" if dtype == "BF16" and exact else "F16" if dtype == "F16" and exact else "F32",
@@ -64,7 +65,7 @@ def choose_layout(
     )
 
 
-def write_adapters(adapters: PeftAdapters, layout: AdapterLayout, folder: Path) -> None:
+def write_adapters(adapters: LoraAdapters, layout: AdapterLayout, folder: Path) -> None:
     """Write each adapter of `layout` into the bundle in `folder`.
 
     Raises:
@@ -86,7 +87,7 @@ def write_adapter(tensors: AdapterTensors, path: Path) -> None:
 
 
 def write_onnx_adapters(
-    adapters: PeftAdapters, layout: AdapterLayout, model: ModelConfig, folder: Path
+    adapters: LoraAdapters, layout: AdapterLayout, model: ModelConfig, folder: Path
 ) -> None:
     """Write each adapter of `layout` in ONNX Runtime's format, beside the bundle's own file.
 

@@ -1,12 +1,12 @@
 """Changes a bundle's manifest, and which adapters it carries, without writing the rest again."""
 
 import dataclasses
-import os
 import re
 from pathlib import Path
 
 from trine.export.bundle.adapter_files import adapter_path, write_adapter
 from trine.runtime.adapters.file import read_adapter
+from trine.runtime.bundle.atomic import hold, write_file
 from trine.runtime.bundle.bundle import GOLDEN_NAME, MANIFEST_NAME, Bundle, file_sha256, open_bundle
 from trine.runtime.bundle.golden import load_golden
 from trine.runtime.bundle.manifest import AdapterLayout, FileEntry, Manifest, manifest_to_json
@@ -33,6 +33,12 @@ def add_adapter(folder: Path, name: str, peft_folder: Path, task: str | None) ->
         CheckpointError: the adapter's files are damaged or not supported.
         InputError: the bundle takes no adapters, or not this one.
     """
+    open_bundle(folder)  # or says that there is none, before a lock is made beside it
+    with hold(folder / MANIFEST_NAME, InputError):
+        _add_adapter(folder, name, peft_folder, task)
+
+
+def _add_adapter(folder: Path, name: str, peft_folder: Path, task: str | None) -> None:
     bundle = open_bundle(folder)
     layout = _layout(bundle)
     if not NAME.match(name):
@@ -64,6 +70,12 @@ def remove_adapter(folder: Path, name: str) -> None:
         BundleError: the bundle is missing or damaged.
         InputError: it has no adapter of that name, or no other one.
     """
+    open_bundle(folder)  # or says that there is none, before a lock is made beside it
+    with hold(folder / MANIFEST_NAME, InputError):
+        _remove_adapter(folder, name)
+
+
+def _remove_adapter(folder: Path, name: str) -> None:
     bundle = open_bundle(folder)
     layout = _layout(bundle)
     if name not in layout.files:
@@ -115,6 +127,5 @@ def _write(bundle: Bundle, adapters: dict[str, str], files: dict[str, FileEntry]
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace the manifest of the bundle in `folder`, at once or not at all."""
     path = folder / MANIFEST_NAME
-    partial = path.with_suffix(".partial")
-    partial.write_text(manifest_to_json(manifest), encoding="utf-8")
-    os.replace(partial, path)
+    with write_file(path) as partial:
+        partial.write_text(manifest_to_json(manifest), encoding="utf-8")

@@ -11,7 +11,7 @@ from trine.export.graphs.decoder_weights import DecoderWeights
 from trine.export.graphs.ort.decoder import build_decoder
 from trine.export.graphs.ort.vision import build_vision
 from trine.export.quantisation.precision_plan import EnginePlan
-from trine.runtime.adapters.peft import PeftAdapters
+from trine.runtime.adapters.peft import LoraAdapters
 from trine.runtime.bundle.manifest import AdapterLayout, Device, EngineEntry, Tolerance
 from trine.runtime.bundle.precision import Number, Precision, PrecisionMap
 from trine.runtime.inference.embedding_table import EMBEDDING_TENSOR
@@ -47,7 +47,7 @@ class EngineSource:
     """
 
     checkpoint: Checkpoint
-    adapters: PeftAdapters
+    adapters: LoraAdapters
     tasks: tuple[str, ...]
     layout: AdapterLayout
 

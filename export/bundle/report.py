@@ -15,6 +15,8 @@ def export_lines(report: ExportReport) -> Iterator[str]:
     yield f"{report.bundle}: {report.source_id}, tasks {', '.join(report.tasks)}"
     for engine in report.engines:
         yield from _engine_lines(engine)
+    for note in report.notes:
+        yield f"  note: {note}"
     yield (
         f"  {format_bytes(report.num_bytes)} in {report.seconds:.1f} s, "
         f"peak memory {format_bytes(report.peak_bytes)}"

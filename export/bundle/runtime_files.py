@@ -10,7 +10,7 @@ from trine.export.bundle.safetensors_writer import TensorEntry, entry_from_array
 from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.graphs.decoder_weights import merged_weight
 from trine.runtime.adapters.layout import PROJECTOR
-from trine.runtime.adapters.peft import PeftAdapters
+from trine.runtime.adapters.peft import LoraAdapters
 from trine.runtime.bundle.bundle import EMBEDDING_NAME, HEADS_NAME, TOKENIZER_NAME
 from trine.runtime.bundle.safetensors_file import check_finite, widen
 from trine.runtime.errors import BundleError, CheckpointError
@@ -38,7 +38,8 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> TextTokenizer:
 
     Raises:
         CheckpointError: it is missing, unreadable, lacks a token of the image prompt, has one under
-            another id than config.json, or has ids beyond the embedding table.
+            another id than config.json, has ids beyond the embedding table, or adds tokens to texts
+            that mark images.
     """
     source = checkpoint.folder / TOKENIZER_NAME
     if not source.is_file():
@@ -61,6 +62,12 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> TextTokenizer:
         raise CheckpointError(
             f"{source}: has {tokenizer.num_ids} ids, the embedding table only "
             f"{checkpoint.config.decoder.vocab_size} rows; the files are of different models"
+        )
+    marks = {ids.image_pad, ids.vision_start, ids.vision_end}
+    if marks & {*tokenizer.ends.start.tolist(), *tokenizer.ends.end.tolist()}:
+        raise CheckpointError(
+            f"{source}: its post_processor adds a token to every text that marks an image, so each "
+            "text would be taken for one; take it out"
         )
     shutil.copyfile(source, folder / TOKENIZER_NAME)
     return tokenizer
@@ -91,7 +98,7 @@ def write_embedding(checkpoint: Checkpoint, folder: Path, written: Callable[[int
 
 
 def write_heads(
-    checkpoint: Checkpoint, adapters: PeftAdapters, tasks: tuple[str, ...], folder: Path
+    checkpoint: Checkpoint, adapters: LoraAdapters, tasks: tuple[str, ...], folder: Path
 ) -> None:
     """Write the multi-vector projector, float32: as it is, and with each task's adapter merged."""
     bias = checkpoint.float32(f"{PROJECTOR}.bias")

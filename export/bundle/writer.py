@@ -1,13 +1,7 @@
-"""Writes a bundle so that it is there whole or not at all.
-
-Files go into a sibling folder that is renamed at the end. Whatever ends the work early, an error or
-Ctrl-C, removes the sibling and leaves what was at the destination.
-"""
+"""Checks that a bundle may be written where it is to be: nothing in the way, and room."""
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trine.runtime.bundle.bundle import MANIFEST_NAME
@@ -15,10 +9,7 @@ from trine.runtime.bundle.manifest import FORMAT
 from trine.runtime.commands.progress import format_bytes
 from trine.runtime.errors import BundleError
 
-__all__ = ["check_destination", "check_disk_space", "write_atomically"]
-
-PARTIAL_SUFFIX = ".partial"
-REPLACED_SUFFIX = ".replaced"
+__all__ = ["check_destination", "check_disk_space"]
 
 
 def check_destination(bundle: Path, force: bool) -> None:
@@ -65,64 +56,3 @@ def check_disk_space(bundle: Path, need: int) -> None:
             f"{bundle}: needs {format_bytes(need)} of disk, {format_bytes(free)} are free; "
             "make room, or export fewer tasks"
         )
-
-
-@contextmanager
-def write_atomically(bundle: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `bundle` when the block ends without an exception.
-
-    What was at `bundle` is replaced then, and kept otherwise.
-
-    Raises:
-        BundleError: the disk is full or cannot be written, or another export of the bundle is under
-            way.
-    """
-    # What a link leads to is replaced, not the link; and "." has a name.
-    place = Path(os.path.realpath(bundle))
-    partial = place.with_name(f".{place.name}{PARTIAL_SUFFIX}")
-    parents = [folder for folder in place.parents if not folder.exists()]
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-    except OSError as cause:
-        if os.path.isdir(partial):
-            raise BundleError(
-                f"{partial}: exists, so another export of this bundle is running or was killed; "
-                "wait for it, or remove that folder"
-            ) from cause
-        reason = cause.strerror if place.parent.is_dir() else f"{place.parent} is no folder"
-        raise BundleError(f"{bundle}: cannot be written ({reason}); check the path") from cause
-    try:
-        yield partial
-        _replace(partial, place)
-    except OSError as cause:
-        _discard(partial, parents)
-        raise BundleError(
-            f"{bundle}: stopped while writing ({cause.strerror or cause}); check the disk"
-        ) from cause
-    except BaseException:
-        _discard(partial, parents)
-        raise
-
-
-def _discard(partial: Path, parents: Sequence[Path]) -> None:
-    """Remove what was written, and the folders made for it, innermost first."""
-    shutil.rmtree(partial, ignore_errors=True)
-    for folder in parents:
-        with suppress(OSError):  # something else was put there meanwhile
-            folder.rmdir()
-
-
-def _replace(new: Path, bundle: Path) -> None:
-    if not bundle.exists():
-        os.rename(new, bundle)
-        return
-    old = bundle.with_name(f".{bundle.name}{REPLACED_SUFFIX}")
-    shutil.rmtree(old, ignore_errors=True)
-    os.rename(bundle, old)
-    try:
-        os.rename(new, bundle)
-    except OSError:
-        os.rename(old, bundle)
-        raise
-    shutil.rmtree(old)

@@ -2,19 +2,19 @@
 
 Two spellings of the same names are in use: the published `model.layers…` / `visual…` and the
 `model.language_model.layers…` / `model.visual…` of checkpoints saved again by newer transformers;
-saved from within PEFT, they have `base_model.model.` before and `.base_layer` in them.
+saved from within PEFT, they have `base_model.model.` before and `.base_layer` in them, and saved
+from within a wrapper of training, such as FSDP, that wrapper's name.
 Here every tensor has the shortest form: `layers.0.self_attn.q_proj.weight`, `embed_tokens.weight`,
 `norm.weight`, `visual.blocks.0.…`, `multi_vector_projector.weight`.
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trine.export.checkpoint.config import read_model_config
-from trine.runtime.adapters.peft import short_name
+from trine.runtime.adapters.peft import WEIGHTS_NAME, conversion, short_name
 from trine.runtime.bundle.json_file import read_json
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.bundle.safetensors_file import FLOATS, TensorFile, TensorInfo, check_finite
@@ -23,8 +23,7 @@ from trine.runtime.errors import CheckpointError
 __all__ = ["Checkpoint", "expected_shapes"]
 
 INDEX_NAME = "model.safetensors.index.json"
-#: Tied to the embedding and never used for embeddings.
-UNUSED = re.compile(r"^lm_head\.")
+EMBEDDING, TIED = "embed_tokens.weight", "lm_head.weight"
 
 
 class Checkpoint:
@@ -46,11 +45,9 @@ class Checkpoint:
         self.config: ModelConfig = read_model_config(folder)
         self.shards = [TensorFile(path, CheckpointError) for path in _shard_paths(folder)]
         self._homes = {
-            short_name(name): (shard, name)
-            for shard in self.shards
-            for name in shard.tensors
-            if not UNUSED.match(name)
+            short_name(name): (shard, name) for shard in self.shards for name in shard.tensors
         }
+        self._take_tied_embedding()
         self._check_tensors()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -77,6 +74,21 @@ class Checkpoint:
         where = f"{shard.path}: {stored_name}"
         return check_finite(shard.float32(stored_name), where, CheckpointError)
 
+    def _take_tied_embedding(self) -> None:
+        """Read the embedding under the language-model head's name, if it was saved so.
+
+        Of tensors that share memory, safetensors files keep one.
+        """
+        head = self._homes.pop(TIED, None)
+        if head is not None and EMBEDDING not in self._homes and self._is_tied():
+            self._homes[EMBEDDING] = head
+
+    def _is_tied(self) -> bool:
+        config = read_json(self.folder / "config.json", CheckpointError)
+        nested = config.get("text_config")
+        of_text = nested.get("tie_word_embeddings") if isinstance(nested, dict) else None
+        return False not in (config.get("tie_word_embeddings"), of_text)
+
     def _doubled(self) -> list[str]:
         """Return what is wrong with tensors that are there twice: no file says which is meant."""
         problems = []
@@ -99,7 +111,8 @@ class Checkpoint:
                 f"{len(self._homes)} tensors; check that the files are of one model"
             )
         problems = self._doubled()
-        for name, shape in expected_shapes(self.config).items():
+        expected = expected_shapes(self.config)
+        for name, shape in expected.items():
             if name not in self._homes:
                 problems.append(f"{name} is missing")
             elif self.info(name).shape != shape:
@@ -108,6 +121,10 @@ class Checkpoint:
                 problems.append(f"{name} is {self.info(name).dtype}, not one of {FLOATS}")
         if problems:
             shown = "; ".join(problems[:6]) + ("; …" if len(problems) > 6 else "")
+            others = [stored for name, (_, stored) in self._homes.items() if name not in expected]
+            if others:
+                listed = ", ".join(others[:4]) + (", …" if len(others) > 4 else "")
+                shown += f"; there are {len(others)} unknown ones instead: {listed}"
             raise CheckpointError(
                 f"{self.folder}: {len(problems)} tensors do not match config.json: {shown}. "
                 "Check that the download is whole and of one model"
@@ -137,6 +154,14 @@ def _shard_paths(folder: Path) -> list[Path]:
         )
     # Hidden files are none of the model's: some systems put one beside each file they copy.
     paths = {folder / name for name in named} | set(folder.glob("[!.]*.safetensors"))
+    paths -= {folder / WEIGHTS_NAME}
+    pickles = sorted(folder.glob("pytorch_model*.bin"))
+    if not paths and pickles:
+        command = conversion(pickles[0], pickles[0].with_suffix(".safetensors"))
+        raise CheckpointError(
+            f"{folder}: holds no .safetensors file but {', '.join(p.name for p in pickles)}; only "
+            f"safetensors are read, so convert each where torch is: {command}"
+        )
     if not paths:
         raise CheckpointError(f"{folder}: holds no .safetensors file; only safetensors are read")
     return sorted(paths)

@@ -16,12 +16,16 @@ from trine.runtime.bundle.model_config import (
 )
 from trine.runtime.errors import CheckpointError
 
-__all__ = ["read_model_config"]
+__all__ = ["image_settings_path", "read_model_config"]
 
 #: What `read_json` returns: an object of the file, values of any JSON type.
 JsonObject: TypeAlias = Mapping[str, object]
 Value = TypeVar("Value")
 
+#: Where transformers 5 keeps the image processor's settings within processor_config.json.
+IMAGE_SECTION = "image_processor"
+#: The rotary embedding's settings, as transformers 5 calls them and as it did before.
+ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
 DEFAULT_RESCALE = 1 / 255
 #: Of counts: what graphs and arrays can be indexed with.
 LARGEST_COUNT = 2**31 - 1
@@ -98,8 +102,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     """
     top = _Section(read_json(folder / "config.json", CheckpointError), str(folder / "config.json"))
     _check_architecture(top)
-    # Text numbers stand at the top level, in `text_config`, or in both; the nested ones are newer.
-    text = top.section("text_config") if "text_config" in top.content else top
+    text = _text_section(top)
     decoder = _decoder_config(text)
     vision = _vision_config(top.section("vision_config"))
     if vision.out_hidden_size != decoder.hidden_size:
@@ -112,10 +115,9 @@ def read_model_config(folder: Path) -> ModelConfig:
         raise top.fail("matryoshka_dims", f"dimensions between 1 and {decoder.hidden_size}")
     top.expect("single_vector_pool_strategy", "mean")
     top.expect("truncate_dim", None, *dims)
-    preprocessor = _Section(
-        read_json(folder / "preprocessor_config.json", CheckpointError),
-        str(folder / "preprocessor_config.json"),
-    )
+    preprocessor = _image_section(folder)
+    given = {key: value for key, value in top.content.items() if value is not None}
+    ids = _Section({**text.content, **given}, top.where)
     tasks = top.list_of("task_names", str)
     if not tasks or len(set(tasks)) != len(tasks) or not all(map(TASK_NAME.fullmatch, tasks)):
         raise top.fail("task_names", "a list of distinct names of letters, digits, '_', '-', '.'")
@@ -124,9 +126,9 @@ def read_model_config(folder: Path) -> ModelConfig:
         vision=vision,
         image=_image_config(preprocessor, vision),
         token_ids=TokenIds(
-            image_pad=top.count("image_token_id", minimum=0),
-            vision_start=top.count("vision_start_token_id", minimum=0),
-            vision_end=top.count("vision_end_token_id", minimum=0),
+            image_pad=ids.count("image_token_id", minimum=0),
+            vision_start=ids.count("vision_start_token_id", minimum=0),
+            vision_end=ids.count("vision_end_token_id", minimum=0),
         ),
         tasks=tasks,
         projector_dim=top.count("multi_vector_projector_dim"),
@@ -134,6 +136,36 @@ def read_model_config(folder: Path) -> ModelConfig:
         truncate_dim=None if top.content.get("truncate_dim") is None else top.count("truncate_dim"),
         max_tokens=min(MAX_TOKENS, decoder.max_positions),
     )
+
+
+def image_settings_path(folder: Path) -> Path:
+    """Return the file with the image processor's settings.
+
+    transformers 5 writes them into processor_config.json, and reads that first.
+
+    Raises:
+        CheckpointError: processor_config.json is damaged.
+    """
+    newer = folder / "processor_config.json"
+    if newer.exists() and IMAGE_SECTION in read_json(newer, CheckpointError):
+        return newer
+    return folder / "preprocessor_config.json"
+
+
+def _image_section(folder: Path) -> _Section:
+    path = image_settings_path(folder)
+    section = _Section(read_json(path, CheckpointError), str(path))
+    return section.section(IMAGE_SECTION) if IMAGE_SECTION in section.content else section
+
+
+def _text_section(top: _Section) -> _Section:
+    """Return the language model's numbers.
+
+    They stand at the top level, in `text_config`, or in both; the nested ones are newer.
+    """
+    if top.content.get("text_config") is None:
+        return top
+    return top.section("text_config")
 
 
 def _check_architecture(top: _Section) -> None:
@@ -154,8 +186,9 @@ def _decoder_config(text: _Section) -> DecoderConfig:
     text.expect("hidden_act", "silu")
     text.expect("use_sliding_window", False, None)
     # transformers 5 renamed rope_scaling and moved the base into it.
-    key = "rope_parameters" if "rope_parameters" in text.content else "rope_scaling"
-    rope = text.section(key)
+    rope = text.section(
+        next((key for key in ROPE_SECTIONS if text.content.get(key) is not None), "rope_scaling")
+    )
     rope.expect("rope_type", "default", "mrope")
     rope.expect("type", "default", "mrope")
     hidden_size, num_heads = text.count("hidden_size"), text.count("num_attention_heads")
@@ -252,7 +285,7 @@ def _pixel_limits(preprocessor: _Section) -> tuple[int, int]:
     least, most = (
         preprocessor.count(name)
         if preprocessor.content.get(name) is not None
-        else preprocessor.section("size").count(edge)
+        else preprocessor.section("size").count(edge, name)
         for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
     )
     if least > most:

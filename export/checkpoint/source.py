@@ -16,11 +16,13 @@ HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 NEEDED_FILES = (
     "config.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer.json",
     "*.safetensors",
     "*.safetensors.index.json",
-    "adapters/adapter_config.json",
-    "adapters/adapter_model.safetensors",
+    "adapter_config.json",
+    "*/adapter_config.json",
+    "*/adapter_model.safetensors",
     "README.md",
 )
 LICENSE_LINE = re.compile(r"^license(?:_name)?:\s*(\S.*)$", re.MULTILINE)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.graphs.builder import Weight
-from trine.runtime.adapters.peft import PeftAdapters
+from trine.runtime.adapters.peft import LoraAdapters
 
 __all__ = ["DecoderWeights", "merged_weight"]
 
 
 def merged_weight(
-    checkpoint: Checkpoint, adapters: PeftAdapters | None, task: str | None, module: str
+    checkpoint: Checkpoint, adapters: LoraAdapters | None, task: str | None, module: str
 ) -> NDArray[np.float32]:
     """Return float32 [out, in]: W + (alpha / r)·B·A of `task`, computed in float32, or W alone."""
     weight = checkpoint.float32(f"{module}.weight")
@@ -36,7 +36,7 @@ class DecoderWeights:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, adapters: PeftAdapters | None, task: str | None
+        self, checkpoint: Checkpoint, adapters: LoraAdapters | None, task: str | None
     ) -> None:
         self._checkpoint = checkpoint
         self._adapters = adapters

@@ -18,7 +18,7 @@ from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.reference.operations import attention, gelu, heads, rms_norm, rotate, silu
 from trine.kernels.pooling import l2_normalise
 from trine.runtime.adapters.layout import PROJECTOR
-from trine.runtime.adapters.peft import PeftAdapters
+from trine.runtime.adapters.peft import LoraAdapters
 from trine.runtime.bundle.model_config import VISION_NORM_EPS
 from trine.runtime.bundle.safetensors_file import widen
 from trine.runtime.preprocessing.sequence import TokenSequence, rope_tables
@@ -118,7 +118,7 @@ class Reference:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, adapters: PeftAdapters, observer: Observer | None = None
+        self, checkpoint: Checkpoint, adapters: LoraAdapters, observer: Observer | None = None
     ) -> None:
         self._checkpoint = checkpoint
         self._adapters = adapters

@@ -4,7 +4,6 @@ Apart from the exporter's own reading of the checkpoint on purpose: a name or a 
 them gets wrong then shows as a difference of vectors.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -14,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.runtime.adapters.peft import unwrapped
+from trine.runtime.bundle.json_file import read_json
 from trine.runtime.bundle.safetensors_file import TensorFile
 from trine.runtime.errors import CheckpointError
 
@@ -89,17 +90,7 @@ def json_object(path: Path) -> dict[str, object]:
     Raises:
         CheckpointError: the file is missing or holds no JSON object.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise CheckpointError(
-            f"{path}: cannot be read ({cause.strerror}); check the path"
-        ) from cause
-    except ValueError as cause:
-        raise CheckpointError(f"{path}: not JSON ({cause}); get the file again") from cause
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object; get the file again")
-    return content
+    return read_json(path, CheckpointError)
 
 
 def base_weights(checkpoint: Path) -> dict[str, Stored]:
@@ -118,7 +109,7 @@ def base_weights(checkpoint: Path) -> dict[str, Stored]:
     for path in paths:
         file = TensorFile(path, CheckpointError)
         for name in file.tensors:
-            if UNUSED.match(name):
+            if UNUSED.match(unwrapped(name)):
                 continue
             local = _local_name(name)
             if local is None:
@@ -171,7 +162,7 @@ def adapter_changes(folder: Path) -> dict[str, dict[str, LowRank]]:
 
 def _local_name(name: str) -> str | None:
     # Saved from within PEFT, names begin so and adapted layers are wrapped.
-    name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    name = unwrapped(name).removeprefix("base_model.model.").replace(".base_layer.", ".")
     for prefix, local in PREFIXES.items():
         if name.startswith(prefix):
             return local + name.removeprefix(prefix)

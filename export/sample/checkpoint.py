@@ -35,6 +35,7 @@ from trine.export.sample.layout import (
 )
 from trine.export.sample.spec import Dtype, SampleSpec
 from trine.export.sample.tokenizer import write_sample_tokenizer
+from trine.runtime.bundle.atomic import write_folder
 from trine.runtime.errors import InputError
 
 __all__ = ["Progress", "SampleSize", "SampleSpec", "sample_size", "write_sample_checkpoint"]
@@ -118,27 +119,9 @@ def _staged(directory: Path, needed_bytes: int) -> Iterator[Path]:
         raise InputError(
             f"{directory} exists and is not an empty folder; choose another or remove it"
         )
-    staging = target.with_name(f".{target.name}.partial")
-    if staging.exists():
-        raise InputError(
-            f"{staging} exists: another run is writing {directory}, or one was killed; "
-            "remove it when none is running"
-        )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with write_folder(target, InputError) as staging:
         _check_free_space(target.parent, needed_bytes)
-        staging.mkdir()
-        try:
-            yield staging
-            if target.exists():
-                target.rmdir()
-            staging.rename(target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)  # gone already unless something failed
-    except OSError as cause:
-        raise InputError(
-            f"cannot write {directory} ({cause.strerror}); check its permissions and disk"
-        ) from cause
+        yield staging
 
 
 def _check_free_space(folder: Path, needed_bytes: int) -> None:

@@ -9,7 +9,6 @@ import os
 import shutil
 from pathlib import Path
 
-from trine.export.bundle.writer import write_atomically
 from trine.export.triton_repository.model_config import ServedModel, config_text
 from trine.export.triton_repository.models import (
     EMBED,
@@ -18,6 +17,7 @@ from trine.export.triton_repository.models import (
     embed_model,
     graph_models,
 )
+from trine.runtime.bundle.atomic import write_folder
 from trine.runtime.bundle.bundle import MANIFEST_NAME, Bundle
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.errors import BundleError, InputError
@@ -71,7 +71,7 @@ def write_repository(
     _check_destination(folder, force)
     embed = embed_model(entry, bundle.manifest.model, choices)
     graphs = graph_models(bundle, entry, choices) if choices.graphs == "models" else {}
-    with write_atomically(folder) as partial:
+    with write_folder(folder, BundleError) as partial:
         place = _write_model(partial, embed)
         (place / MODEL_FILE).write_text(MODEL_SOURCE, encoding="utf-8")
         for name in (MANIFEST_NAME, *bundle.manifest.files):

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import onnx
 
 from trine.export.trt.build_spec import BuildSpec, profiles
 from trine.export.trt.lint import lint_file
+from trine.runtime.bundle.atomic import scratch_folder
 from trine.runtime.bundle.bundle import file_sha256
 from trine.runtime.bundle.manifest import Builder, SizeRange
 from trine.runtime.bundle.model_config import VisionConfig
@@ -108,8 +108,8 @@ def build_engine(
     if not shapes:
         raise EngineError(f"{graph}: there is no bucket for a {kind}; give one with --buckets")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / "engine"
+    with scratch_folder(engine.with_suffix(".building"), EngineError) as scratch:
+        made = scratch / "engine"
         report = _run_worker(graph, spec, shapes, made)
         built = BuildRecord(
             graph=graph.name,

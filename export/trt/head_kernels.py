@@ -4,13 +4,13 @@ import dataclasses
 import importlib.util
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from trine.export.bundle.edit import write_manifest
 from trine.kernels.triton.compile import compile_kernels
 from trine.kernels.triton.specs import TARGETS, find_spec
+from trine.runtime.bundle.atomic import scratch_folder
 from trine.runtime.bundle.bundle import file_sha256, open_bundle
 from trine.runtime.bundle.manifest import FileEntry
 from trine.runtime.engines.gpu.heads import HEAD_KERNELS
@@ -39,8 +39,8 @@ def compile_heads(folder: Path, sms: Sequence[int]) -> None:
         raise missing_package("triton", "kernels", "to compile GPU kernels")
     bundle = open_bundle(folder)
     place = folder / KERNELS_FOLDER
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / KERNELS_FOLDER
+    with scratch_folder(folder / ".kernels.building", InputError) as scratch:
+        made = scratch / KERNELS_FOLDER
         specs = tuple(find_spec(name) for name in HEAD_KERNELS)
         compile_kernels(specs, tuple(sms), made)
         # Files are named by kernel and processor: moved one by one over those of before, and the

@@ -82,7 +82,7 @@ def read_index(folder: Path) -> KernelIndex:
     """
     path = folder / INDEX_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
         version = content["format_version"]
         if version != FORMAT_VERSION:
             raise KernelError(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.runtime.adapters.layout import PROJECTOR, adapted_shapes
-from trine.runtime.adapters.peft import SINGLE_TASK, PeftAdapters
+from trine.runtime.adapters.peft import SINGLE_TASK, LoraAdapters, PeftAdapters
 from trine.runtime.bundle.manifest import AdapterLayout
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.bundle.safetensors_file import TensorFile, narrow, widen
@@ -88,7 +88,7 @@ def read_adapter(
     return adapter_from_peft(peft, chosen, layout)
 
 
-def adapter_from_peft(peft: PeftAdapters, task: str, layout: AdapterLayout) -> AdapterTensors:
+def adapter_from_peft(peft: LoraAdapters, task: str, layout: AdapterLayout) -> AdapterTensors:
     """Return a task's adapter in the layout's dtype (rounded, if that is narrower than its own).
 
     Raises:
@@ -97,10 +97,10 @@ def adapter_from_peft(peft: PeftAdapters, task: str, layout: AdapterLayout) -> A
     """
     pairs = {}
     for module in peft.modules(task):
-        if peft.rank(module) > layout.max_rank:
+        if (rank := peft.rank(module, task)) > layout.max_rank:
             raise InputError(
-                f"{peft.files[1]}: {module} has rank {peft.rank(module)}, this bundle takes up to "
-                f"{layout.max_rank}; export it again with --max-rank {peft.rank(module)}"
+                f"{peft.files[1]}: {module} has rank {rank}, this bundle takes up to "
+                f"{layout.max_rank}; export it again with --max-rank {rank}"
             )
         pair = peft.pair(module, task)
         if pair is not None:

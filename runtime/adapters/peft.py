@@ -11,6 +11,7 @@ W' = W + (alpha / r)·B·A. With `use_rslora` the root of r takes its place
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,26 @@ from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.bundle.safetensors_file import FLOATS, TensorFile, check_finite
 from trine.runtime.errors import CheckpointError
 
-__all__ = ["SINGLE_TASK", "LoraPair", "PeftAdapters", "short_name"]
+__all__ = [
+    "CONFIG_NAME",
+    "SINGLE_TASK",
+    "WEIGHTS_NAME",
+    "LoraAdapters",
+    "LoraPair",
+    "PeftAdapters",
+    "conversion",
+    "short_name",
+    "unwrapped",
+]
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+#: What torch wrote before safetensors: a pickle, which runs code when it is read carelessly.
+PICKLE_NAME = "adapter_model.bin"
+#: What torch.compile, DDP, FSDP and checkpointing put into names of the modules they wrap.
+WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 #: Prefixes of a tensor's name in the spellings in use; what is left is its short name.
 PREFIX = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?(?:language_model\.)?(?:model\.)?")
 #: What PEFT puts into the names of layers it adapts, where a model is saved with its adapters.
@@ -98,7 +115,59 @@ class _LayerNumbers:
 
 def short_name(name: str) -> str:
     """Return a tensor's or module's name without what its spelling adds."""
-    return PREFIX.sub("", name, count=1).replace(WRAPPED, ".")
+    return PREFIX.sub("", unwrapped(name), count=1).replace(WRAPPED, ".")
+
+
+def unwrapped(name: str) -> str:
+    """Return a tensor's name without what wrappers of training put into it."""
+    return WRAPPERS.sub("", name)
+
+
+def conversion(pickle: Path, target: Path) -> str:
+    """Return the command that makes a safetensors file of one of torch's own, running no code."""
+    return (
+        "python -c 'import sys, torch, safetensors.torch as s; "
+        "s.save_file({k: v.clone() for k, v in "
+        f"torch.load(sys.argv[1], weights_only=True).items()}}, sys.argv[2])' {pickle} {target}"
+    )
+
+
+class LoraAdapters(Protocol):
+    """The adapters of a checkpoint, by task."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files read."""
+        ...
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that have an adapter."""
+        ...
+
+    def modules(self, task: str) -> list[str]:
+        """Return the short names of the layers that `task` adapts."""
+        ...
+
+    def rank(self, module: str, task: str) -> int:
+        """Return the rank of a layer's adapter."""
+        ...
+
+    def scaling(self, module: str, task: str) -> float:
+        """Return alpha / r of a layer, or alpha / sqrt(r) of rank-stabilised adapters."""
+        ...
+
+    def dtype(self, task: str) -> str:
+        """Return the widest storage dtype of a task's tensors, e.g. "BF16"."""
+        ...
+
+    def pair(self, module: str, task: str) -> LoraPair | None:
+        """Return the delta of `module` for `task`, or None where the adapter leaves it alone.
+
+        Raises:
+            CheckpointError: a value is not finite.
+        """
+        ...
 
 
 class PeftAdapters:
@@ -107,7 +176,8 @@ class PeftAdapters:
     Args:
         folder: holds adapter_config.json and adapter_model.safetensors.
         config: of the base model, for the shapes.
-        tasks: that must be there, and no others; None to take what is there.
+        tasks: that must be there, and no others, unless the file names none; None to take what is
+            there.
 
     Raises:
         CheckpointError: a file is missing or damaged, a feature, target or rank is not supported,
@@ -120,7 +190,7 @@ class PeftAdapters:
         self._check_features()
         self._ranks = self._layer_numbers("r", "rank_pattern", whole=True)
         self._alphas = self._layer_numbers("lora_alpha", "alpha_pattern", whole=False)
-        self._file = TensorFile(folder / WEIGHTS_NAME, CheckpointError)
+        self._file = TensorFile(_weights_path(folder), CheckpointError)
         self._names: dict[tuple[str, str, str], str] = {}
         problems = []
         shapes = adapted_shapes(config)
@@ -130,15 +200,18 @@ class PeftAdapters:
                 problems.append(f"{stored_name} is no lora_A or lora_B weight")
             elif match["module"] not in shapes:
                 problems.append(f"{stored_name} adapts a layer that has no adapter in this model")
-            elif tasks is not None and match["task"] not in tasks:
+            elif tasks is not None and match["task"] not in (None, *tasks):
                 problems.append(f"{stored_name} is for task {match['task']!r}, not in task_names")
             else:
                 task = match["task"] or SINGLE_TASK
                 self._names[match["module"], task, match["half"]] = stored_name
         problems += self._misfits(shapes)
-        problems += [
-            f"task {t!r} has no adapter tensors" for t in tasks or () if t not in self.tasks
-        ]
+        if self.tasks != (SINGLE_TASK,):
+            problems += [
+                f"task {t!r} has no adapter tensors" for t in tasks or () if t not in self.tasks
+            ]
+            if SINGLE_TASK in self.tasks:
+                problems.append("some tensors name a task and some do not")
         if not self._names:
             problems.append("it holds no adapter tensors")
         if problems:
@@ -162,13 +235,13 @@ class PeftAdapters:
         """Return the short names of the layers that `task` adapts."""
         return [module for module, t, half in self._names if t == task and half == "A"]
 
-    def rank(self, module: str) -> int:
-        """Return the rank of a layer's adapter."""
+    def rank(self, module: str, task: str) -> int:
+        """Return the rank of a layer's adapter, the same for all tasks of the file."""
         return int(self._ranks.of(module))
 
-    def scaling(self, module: str) -> float:
+    def scaling(self, module: str, task: str) -> float:
         """Return alpha / r of a layer, or alpha / sqrt(r) of rank-stabilised adapters."""
-        rank = self.rank(module)
+        rank = self.rank(module, task)
         return self._alphas.of(module) / (rank**0.5 if self._settings.get("use_rslora") else rank)
 
     def dtype(self, task: str) -> str:
@@ -188,7 +261,7 @@ class PeftAdapters:
             check_finite(self._file.float32(name), f"{self._file.path}: {name}", CheckpointError)
             for name in (self._names[module, task, "A"], self._names[module, task, "B"])
         )
-        b *= np.float32(self.scaling(module))
+        b *= np.float32(self.scaling(module, task))
         return LoraPair(a, b)
 
     def _check_features(self) -> None:
@@ -240,7 +313,7 @@ class PeftAdapters:
             if (module, task, other) not in self._names:
                 problems.append(f"{name} has no lora_{other} beside it")
             num_out, num_in = shapes[module]
-            rank = self.rank(module)
+            rank = self.rank(module, task)
             want = (rank, num_in) if half == "A" else (num_out, rank)
             shape = self._file.tensors[name].shape
             if shape != want:
@@ -248,3 +321,13 @@ class PeftAdapters:
             if (dtype := self._file.tensors[name].dtype) not in FLOATS:
                 problems.append(f"{name} is {dtype}, not one of {FLOATS}")
         return problems
+
+
+def _weights_path(folder: Path) -> Path:
+    path, pickle = folder / WEIGHTS_NAME, folder / PICKLE_NAME
+    if not path.exists() and pickle.exists():
+        raise CheckpointError(
+            f"{pickle}: is a pickle, and only safetensors are read; convert it where torch is: "
+            f"{conversion(pickle, path)}"
+        )
+    return path

@@ -84,7 +84,7 @@ def open_bundle(folder: Path) -> Bundle:
     """
     path = folder / MANIFEST_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as cause:
         what = f"holds no {MANIFEST_NAME}" if folder.is_dir() else "does not exist"
         raise BundleError(

@@ -19,7 +19,9 @@ def read_json(path: Path, error: type[TrineError]) -> dict[str, object]:
         error: the file is missing, is not JSON, or holds something else than an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(
+            path.read_bytes()
+        )  # which knows UTF-8 and UTF-16, with a mark or without
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror}); the file is needed") from cause
     except (ValueError, RecursionError) as cause:

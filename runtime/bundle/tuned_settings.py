@@ -5,12 +5,10 @@ They hold for the processor they were found on; on any other they are left unrea
 
 import dataclasses
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from trine.runtime.bundle.atomic import write_file
 from trine.runtime.errors import BundleError
 from trine.runtime.hardware.cpu import read_cpu
 
@@ -20,7 +18,6 @@ __all__ = [
     "read_tuned",
     "tuned_path",
     "write_tuned",
-    "written_whole",
 ]
 
 #: Folder in a bundle of what belongs to a machine; no part of what was exported.
@@ -60,7 +57,7 @@ def read_tuned(folder: Path) -> TunedSettings | None:
     """
     path = tuned_path(folder)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         settings = TunedSettings(**content)
     except FileNotFoundError:
         return None
@@ -76,17 +73,7 @@ def read_tuned(folder: Path) -> TunedSettings | None:
 
 def write_tuned(folder: Path, settings: TunedSettings) -> None:
     """Write the settings; the file is there whole or not at all."""
-    with written_whole(tuned_path(folder)) as temporary:
-        temporary.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n", "utf-8")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a place to write what will be at `path`, whole when the block ends or not at all."""
+    path = tuned_path(folder)
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_file(path) as temporary:
+        temporary.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n", "utf-8")

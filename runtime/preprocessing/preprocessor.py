@@ -61,7 +61,7 @@ class Preparation:
             token_ids = dict(zip(rows, encoded, strict=True))
             for row, item in enumerate(slab):
                 if isinstance(item, str):
-                    yield text_sequence(token_ids[row], request.max_length)
+                    yield text_sequence(token_ids[row], request.max_length, self._tokenizer.ends)
                 else:
                     yield self._image_sequence(
                         item, token_ids.get(row), f"{first + start + row}{of}", request, threads

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from trine.runtime.bundle.model_config import DecoderConfig, TokenIds
 from trine.runtime.preprocessing.image_processor import ImagePatches
-from trine.runtime.preprocessing.tokenizer import Scaffold
+from trine.runtime.preprocessing.tokenizer import NO_ENDS, EndTokens, Scaffold
 
 __all__ = ["TokenSequence", "image_sequence", "rope_tables", "text_sequence"]
 
@@ -38,18 +38,21 @@ class TokenSequence:
         return len(self.token_ids)
 
 
-def text_sequence(token_ids: NDArray[np.int64], max_length: int) -> TokenSequence:
+def text_sequence(
+    token_ids: NDArray[np.int64], max_length: int, ends: EndTokens = NO_ENDS
+) -> TokenSequence:
     """Return the sequence of a text whose prefix is already in `token_ids` (int64 [T]).
 
-    The end is cut beyond `max_length` tokens; all tokens are pooled.
+    The text's end is cut where it has more than `max_length` tokens with those of `ends` around it;
+    all tokens are pooled.
     """
-    kept = token_ids[:max_length]
+    kept = ends.around(token_ids, max_length)
     return TokenSequence(
         token_ids=kept,
         positions=np.broadcast_to(np.arange(len(kept)), (3, len(kept))),
         pooled=np.ones(len(kept), np.bool_),
         image_slots=np.empty(0, np.int64),
-        truncated=len(kept) < len(token_ids),
+        truncated=len(kept) < len(token_ids) + len(ends),
     )
 
 

@@ -8,7 +8,7 @@ from trine.export.graphs.decoder_weights import DecoderWeights
 from trine.export.graphs.trt.decoder import build_trt_decoder
 from trine.export.graphs.trt.vision import build_trt_vision
 from trine.export.quantisation.trt.graph_plans import TrtPlans
-from trine.runtime.adapters.peft import PeftAdapters
+from trine.runtime.adapters.peft import LoraAdapters
 from trine.runtime.bundle.manifest import AdapterLayout
 
 __all__ = ["TrtPlans", "write_trt_graphs"]
@@ -16,7 +16,7 @@ __all__ = ["TrtPlans", "write_trt_graphs"]
 
 def write_trt_graphs(
     checkpoint: Checkpoint,
-    adapters: PeftAdapters,
+    adapters: LoraAdapters,
     tasks: tuple[str, ...],
     layout: AdapterLayout,
     plans: TrtPlans,

@@ -1,6 +1,5 @@
 """Writes an output file so that it is there whole or not at all."""
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -8,6 +7,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from trine.runtime.bundle.atomic import write_file
 from trine.runtime.commands.embed.output_rows import (
     JsonLinesWriter,
     NpyWriter,
@@ -92,20 +92,18 @@ def open_output(
     Raises:
         InputError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with ExitStack() as whole:
+        with _naming(path):
+            partial = whole.enter_context(write_file(path))
         with ExitStack() as stack:
             with _naming(path):
-                file = stack.enter_context(partial.open("xb"))
+                file = stack.enter_context(partial.open("wb"))
                 writer = _open_writer(path, file, dim, multi, output_dtype, stack)
             yield OutputFile(path, writer)
             with _naming(path):
                 writer.finish()
         with _naming(path):
-            os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+            whole.close()
 
 
 def _open_writer(

@@ -1,5 +1,6 @@
 """Pages of PDF files as pictures, through pypdfium2 (the extra `pdf`)."""
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -46,10 +47,12 @@ def count_pages(path: Path, password: str | None = None) -> int:
     """
     pdfium = _import_pdfium()
     try:
-        with pdfium.PdfDocument(path, password=password) as document:
+        with closing(pdfium.PdfDocument(path, password=password)) as document:
             return len(document)
     except (pdfium.PdfiumError, OSError) as cause:
-        if getattr(cause, "err_code", None) == pdfium.raw.FPDF_ERR_PASSWORD:
+        # Versions before 5 say it in words only.
+        encrypted = pdfium.raw.FPDF_ERR_PASSWORD
+        if getattr(cause, "err_code", None) == encrypted or "password" in str(cause).lower():
             fault = "is encrypted" if password is None else "is not opened by the password given"
             raise InputError(
                 f"{path}: {fault}; give its password with --pdf-password or in TRINE_PDF_PASSWORD"
@@ -71,7 +74,7 @@ def render_page(page: PdfPage) -> NDArray[np.uint8]:
     scale = page.dpi / POINTS_PER_INCH
     try:
         # Opened for each page: it takes little time, and no open file outlives the page.
-        with pdfium.PdfDocument(page.path, password=page.password) as document:
+        with closing(pdfium.PdfDocument(page.path, password=page.password)) as document:
             document.init_forms()
             sheet = document[page.index]
             width, height = (round(side * scale) for side in sheet.get_size())

@@ -1,12 +1,12 @@
 """What a bundle holds, for people: sizes, memory, numbers of parameters, measured parity."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trine.runtime.adapters.costs import adapter_costs
 from trine.runtime.bundle.bundle import MANIFEST_NAME, PARITY_NAME, Bundle
+from trine.runtime.bundle.json_file import read_json
 from trine.runtime.bundle.manifest import EngineEntry, SizeRange
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.commands.info.precision_text import precision_lines
@@ -70,14 +70,7 @@ def read_parity(bundle: Bundle) -> dict[str, Any]:
     Raises:
         BundleError: it is damaged.
     """
-    path = bundle.path(PARITY_NAME)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
-        raise BundleError(f"{path}: damaged ({cause}); copy the bundle again") from cause
-    if not isinstance(content, dict):
-        raise BundleError(f"{path}: holds no object; copy the bundle again")
-    return content
+    return read_json(bundle.path(PARITY_NAME), BundleError)
 
 
 def graph_bytes(bundle: Bundle, graph: str) -> int:

@@ -67,13 +67,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _require_writable(path: Path) -> None:
     """Check that the settings can be written, before a minute is spent on finding them."""
-    from trine.runtime.bundle.tuned_settings import written_whole
+    import tempfile
+
     from trine.runtime.errors import InputError
 
     try:
-        with written_whole(path.with_name("writable")) as temporary:
-            temporary.touch()
-        path.with_name("writable").unlink()
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as cause:
         raise InputError(
             f"{path.parent}: cannot be written ({cause.strerror}); tune keeps what it finds in the "

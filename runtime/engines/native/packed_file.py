@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.packed import LAYOUT_VERSION, PackedValues
+from trine.runtime.bundle.atomic import write_file
 from trine.runtime.bundle.bundle import Bundle
 from trine.runtime.bundle.safetensors_file import TensorFile
-from trine.runtime.bundle.tuned_settings import TUNED_FOLDER, written_whole
+from trine.runtime.bundle.tuned_settings import TUNED_FOLDER
 from trine.runtime.errors import BundleError
 
 __all__ = ["PackedStore", "open_store", "packed_path", "remove_others", "write_packed"]
@@ -106,7 +107,8 @@ def write_packed(path: Path, layers: Mapping[str, PackedValues]) -> int:
         end = offsets[1]
     text = json.dumps(header).encode()
     text += b" " * (-(len(text) + 8) % ALIGNMENT)
-    with written_whole(path) as temporary, temporary.open("wb") as file:
+    path.parent.mkdir(exist_ok=True)
+    with write_file(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in arrays.values():
             array.tofile(file)

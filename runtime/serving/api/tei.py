@@ -66,7 +66,7 @@ class TokenizeBody(Body, frozen=True, kw_only=True):
 
     inputs: str | list[str]
     add_special_tokens: Annotated[
-        bool | None, Meta(description="accepted; the model adds none to texts")
+        bool | None, Meta(description="accepted; those the model sees are shown")
     ] = None
     prompt_name: Annotated[
         str | None, Meta(description="query or passage, to see its prefix too")

@@ -13,6 +13,7 @@ from trine.runtime.inputs import ImageText
 from trine.runtime.outputs import Heads
 from trine.runtime.preprocessing.preprocessor import Preparation
 from trine.runtime.preprocessing.sequence import TokenSequence, text_sequence
+from trine.runtime.preprocessing.tokenizer import NO_ENDS
 from trine.runtime.request import SYMMETRIC_TASKS, Request
 from trine.runtime.serving.service.calls import EmbedCall, EmbedItem, ServiceError
 from trine.runtime.serving.service.item_fields import ItemPlace
@@ -90,7 +91,8 @@ class Preparer:
         The first text has the prefix; each is tokenised by itself, so that a token is of one text,
         and the tokens follow one another with nothing between. The decoder is causal: a text's
         vectors know the texts before it, and are the same whatever comes behind it. The first
-        text's are those it has alone.
+        text's are those it has alone. Where the tokenizer adds tokens at the ends, they stand once,
+        around the whole, and count for the first text and the last.
 
         Args:
             call: of the items, all with one task and prompt.
@@ -109,6 +111,9 @@ class Preparer:
                 raise item_error(
                     place, f"{place} has no tokens of its own for late chunking; leave it out"
                 )
+        around = self._tokenizer.ends
+        parts[0] = np.concatenate([around.start, parts[0]])
+        parts[-1] = np.concatenate([parts[-1], around.end])
         ends = np.cumsum([len(part) for part in parts])
         if ends[-1] > max_length:
             index = indices[int(np.searchsorted(ends, max_length, side="right"))]
@@ -224,18 +229,21 @@ class Preparer:
         self, call: EmbedCall, index: int, ids: NDArray[np.int64], max_length: int
     ) -> TokenSequence:
         """Return the sequence of an item's tokens, cut as the call wants."""
-        if len(ids) <= max_length or call.truncate == "end":
-            return text_sequence(ids, max_length)
+        item = call.items[index]
+        # Ids are taken for all that the model is to see.
+        ends = self._tokenizer.ends if isinstance(item.content, str) else NO_ENDS
+        room = max(max_length - len(ends), 0)
+        if len(ids) <= room or call.truncate == "end":
+            return text_sequence(ids, max_length, ends)
         if call.truncate == "none":
             raise _too_long(call.place(index), max_length)
-        item = call.items[index]
         head = 0
         if isinstance(item.content, str):
             # The prefix stays: it tells the model what the text is.
             shown = self._tokenizer.show([item.content[:LONGEST_TOKEN]], prefix_of(item))[0]
-            head = min(shown.num_prefix_tokens, max_length - 1)
-        kept = np.concatenate([ids[:head], ids[len(ids) - max_length + head :]])
-        return dataclasses.replace(text_sequence(kept, max_length), truncated=True)
+            head = max(min(shown.num_prefix_tokens, room - 1), 0)
+        kept = np.concatenate([ids[:head], ids[len(ids) - room + head :]])
+        return dataclasses.replace(text_sequence(kept, max_length, ends), truncated=True)
 
 
 def _check_text(text: str, place: ItemPlace) -> None:

@@ -244,7 +244,8 @@ class TokenizedText:
         tokens: what each id is spelled with in the vocabulary's own alphabet, e.g. "Ġworld".
         offsets: (start, end) characters of each token in the text as it was encoded, prefix
             included.
-        num_prefix_tokens: how many tokens at the front are of the prefix alone.
+        num_prefix_tokens: how many tokens are of the prefix alone; before them stand at most those
+            the tokenizer adds to every text.
     """
 
     ids: tuple[int, ...]

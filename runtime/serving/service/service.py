@@ -254,7 +254,7 @@ class EmbeddingService:
                 ) from cause
         prefix = "" if prompt is None else PROMPTS[prompt]
         return await self._texts.run(
-            lambda: core.tokenizer.show(texts, prefix), sum(map(len, texts))
+            lambda: core.tokenizer.show(texts, prefix, ends=True), sum(map(len, texts))
         )
 
     async def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:

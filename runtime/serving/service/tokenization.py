@@ -11,15 +11,17 @@ __all__ = ["ServingTokenizer"]
 class ServingTokenizer(TextTokenizer):
     """Encodes as the runtime does, and shows its work; safe to use from several threads."""
 
-    def show(self, texts: Sequence[str], prefix: str) -> list[TokenizedText]:
-        """Return the tokens of each text behind `prefix`, as the model sees them.
+    def show(self, texts: Sequence[str], prefix: str, ends: bool = False) -> list[TokenizedText]:
+        """Return the tokens of each text behind `prefix`.
 
         Args:
             texts: without halves of surrogate pairs.
             prefix: e.g. "Query: ", or "" for none.
+            ends: whether with the tokens that stand at the ends of every text the model sees; they
+                count for no prefix.
         """
         encodings = self._tokenizer.encode_batch(
-            [prefix + text for text in texts], add_special_tokens=False
+            [prefix + text for text in texts], add_special_tokens=ends
         )
         return [
             TokenizedText(
@@ -27,7 +29,7 @@ class ServingTokenizer(TextTokenizer):
                 tuple(encoding.tokens),
                 tuple(encoding.offsets),
                 # The prefix's last space belongs to the first word's token.
-                sum(end <= len(prefix.rstrip()) for _, end in encoding.offsets) if prefix else 0,
+                sum(0 < end <= len(prefix.rstrip()) for _, end in encoding.offsets),
             )
             for encoding in encodings
         ]

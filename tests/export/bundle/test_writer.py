@@ -4,12 +4,15 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
+import numpy as np
 import pytest
 
-from trine.export.bundle.writer import check_destination, write_atomically
+from trine.export.bundle.writer import check_destination
 from trine.export.export import export_checkpoint
 from trine.export.options import ExportOptions
+from trine.runtime.bundle.atomic import write_folder
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.commands.program import main
 from trine.runtime.errors import BundleError, CheckpointError
@@ -176,15 +179,21 @@ def test_damaged_bundle_can_be_replaced(tiny_checkpoint: Path, made: Path) -> No
 
 
 def test_export_that_is_under_way(refuse: Refuse, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / ".bundle.partial").mkdir()
-    refuse(
-        tiny_checkpoint,
-        ".bundle.partial: exists",
-        "another export of this bundle is running or was killed",
-        "remove that folder",
-        error=BundleError,
-        bundle=tmp_path / "bundle",
-    )
+    with write_folder(tmp_path / "bundle", BundleError):
+        refuse(
+            tiny_checkpoint,
+            "bundle.partial: another process is writing it",
+            "wait for that",
+            error=BundleError,
+            bundle=tmp_path / "bundle",
+        )
+
+
+def test_what_a_killed_export_left_is_taken_over(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / ".bundle.partial" / "engines").mkdir(parents=True)
+    (tmp_path / ".bundle.partial.lock").touch()
+    export_checkpoint(options(tiny_checkpoint, tmp_path / "bundle"), io.StringIO())
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_full_disk(
@@ -250,7 +259,7 @@ def test_failed_rename_brings_the_former_bundle_back(
         rename(source, target)
 
     monkeypatch.setattr("os.rename", fail)
-    with pytest.raises(BundleError, match="Permission denied"), write_atomically(bundle):
+    with pytest.raises(BundleError, match="Permission denied"), write_folder(bundle, BundleError):
         pass
     assert (bundle / "manifest.json").read_text() == "former"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -259,4 +268,17 @@ def test_failed_rename_brings_the_former_bundle_back(
 def test_nothing_to_check_where_nothing_is(tmp_path: Path) -> None:
     check_destination(tmp_path / "new", force=False)
     check_destination(tmp_path, force=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_that_cannot_be_opened_is_not_reported_as_done(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damage(file: Path | BinaryIO, **arrays: np.ndarray) -> None:
+        savez(file, **({} if isinstance(file, Path) else arrays))
+
+    savez = np.savez
+    monkeypatch.setattr("numpy.savez", damage)
+    with pytest.raises(BundleError, match="damaged"):
+        export_checkpoint(options(tiny_checkpoint, tmp_path / "bundle"), io.StringIO())
     assert list(tmp_path.iterdir()) == []

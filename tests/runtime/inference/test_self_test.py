@@ -57,6 +57,34 @@ def test_a_switched_off_self_test_checks_nothing(damaged: Path) -> None:
     assert embedder.encode_text("a web server", "retrieval").shape == (256,)
 
 
+@pytest.mark.usefixtures("mapped_weights")
+def test_an_adapter_that_was_refused_leaves_the_one_that_stays_checked(
+    golden_runtime_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(golden_runtime_bundle, tmp_path / "damaged"))
+    adapter = np.memmap(bundle / "adapters" / "retrieval.safetensors", np.uint8, mode="r+")
+    adapter[len(adapter) // 2 :] = 63
+    adapter.flush()
+    embedder = Embedder.load(bundle)
+    with pytest.raises(CheckpointError):
+        embedder.load_adapter("retrieval", tmp_path / "nowhere")
+    with pytest.raises(InputError, match="not loaded"):
+        embedder.unload_adapter("unknown")
+    with pytest.raises(EngineError, match="failed its self-test"):
+        embedder.encode_text("a web server", "retrieval")
+
+
+@pytest.mark.usefixtures("mapped_weights")
+def test_merged_adapters_that_cannot_be_changed_stay_checked(damaged: Path) -> None:
+    embedder = Embedder.load(damaged)
+    with pytest.raises(InputError, match="merged"):
+        embedder.load_adapter("retrieval", damaged)
+    with pytest.raises(InputError, match="merged"):
+        embedder.unload_adapter("retrieval")
+    with pytest.raises(EngineError, match="failed its self-test"):
+        embedder.encode_text("a web server", "retrieval")
+
+
 def test_mapped_and_repacked_weights_give_the_same_vectors(
     nano_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

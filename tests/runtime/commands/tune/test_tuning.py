@@ -126,6 +126,6 @@ def test_a_bundle_that_cannot_be_written_is_said_before_anything_is_measured(
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     assert main(["tune", str(bundle)]) == 2
     assert "tuned: cannot be written (Read-only file system)" in capsys.readouterr().err
