@@ -28,7 +28,6 @@ from trine.runtime.commands.doctor import command as doctor
 from trine.runtime.commands.embed import command as embed
 from trine.runtime.commands.eval import command as evaluate
 from trine.runtime.commands.info import command as info
-from trine.runtime.commands.roofline import command as roofline
 from trine.runtime.commands.tune import command as tune
 from trine.runtime.errors import TrineError
 
@@ -96,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for command in (
         *(export, embed, info, verify, evaluate, bench, tune, adapters, doctor),
-        *(serve, roofline, build, export_triton, demo, sample_checkpoint),
+        *(serve, build, export_triton, demo, sample_checkpoint),
     ):
         command.register(subparsers)
     return parser
