@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from trine.runtime.bundle.manifest import EngineEntry, Manifest, manifest_from_json
 from trine.runtime.bundle.tuned_settings import TunedSettings, read_tuned
-from trine.runtime.engines.gpu.entries import GPU_RUNNERS, by_builder, gpu_entry
+from trine.runtime.engines.gpu.entries import GPU_RUNNERS, REMOVED_RUNNER, by_builder, gpu_entry
 from trine.runtime.engines.native.entries import native_entry, prefers_native
 from trine.runtime.errors import BundleError
 
@@ -85,6 +85,11 @@ class Bundle:
         found = gpu_entry(self.manifest.engines, name)
         if found is not None:
             return found
+        if name.rpartition(":")[2] == REMOVED_RUNNER:
+            raise BundleError(
+                f"engine {name!r} is no more: ONNX Runtime's TensorRT provider cannot run strongly "
+                "typed graphs; use 'tensorrt' or 'tensorrt_rtx'"
+            )
         raise BundleError(
             f"{self.folder}: has no engine {name!r}; it has {[e.name for e in self.engines]}"
             + (

@@ -261,9 +261,7 @@ def test_the_benchmark_tries_every_way_to_run_graphs_on_a_gpu(
     graphs = dataclasses.replace(listed, name="trt-bf16", runner="tensorrt", precision="bf16")
     manifest = dataclasses.replace(bundle.manifest, engines=(listed, graphs))
     names = benchmark.gpu_engines(dataclasses.replace(bundle, manifest=manifest))
-    assert names == [
-        f"trt-bf16:{runner}" for runner in ("tensorrt", "tensorrt_rtx", "ort_cuda", "ort_tensorrt")
-    ]
+    assert names == [f"trt-bf16:{runner}" for runner in ("tensorrt", "tensorrt_rtx", "ort_cuda")]
     assert benchmark.gpu_engines(bundle) == [listed.name]
 
 

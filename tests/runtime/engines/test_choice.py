@@ -11,7 +11,7 @@ from trine.runtime.bundle.manifest import Builder, BuiltEngine, EngineEntry
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines import choice
 from trine.runtime.engines.choice import resolve_engine, why_not
-from trine.runtime.engines.gpu.entries import GPU_RUNNERS, gpu_entries
+from trine.runtime.engines.gpu.entries import gpu_entries
 from trine.runtime.errors import BundleError, InputError
 
 
@@ -115,7 +115,12 @@ def test_auto_takes_a_gpu_where_one_can_run_and_says_why_not(
 def test_auto_never_builds_while_it_loads(bundle: Bundle) -> None:
     runners = [entry.runner for entry in gpu_entries(bundle.manifest.engines)]
     assert runners == ["ort_cuda"]
-    assert "ort_tensorrt" in GPU_RUNNERS
+
+
+@pytest.mark.parametrize("name", ["ort_tensorrt", "trt-bf16:ort_tensorrt"])
+def test_the_runner_that_was_taken_out_names_what_to_use_instead(bundle: Bundle, name: str) -> None:
+    with pytest.raises(BundleError, match=r"is no more: .*; use 'tensorrt' or 'tensorrt_rtx'"):
+        bundle.engine(name)
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="a driver is here")
