@@ -1,11 +1,11 @@
 """Everything this project raises on purpose.
 
     TrineError
-    ├── InputError         a text, image or option the caller gave cannot be used (also a
-    ValueError) ├── CheckpointError    the checkpoint is incomplete, damaged or of an unsupported
-    kind ├── BundleError        the bundle is incomplete, damaged, too new or already there
+    ├── InputError         the caller's text, image or option cannot be used (also a ValueError)
+    ├── CheckpointError    the checkpoint is incomplete, damaged or of an unsupported kind
+    ├── BundleError        the bundle is incomplete, damaged, too new or already there
     ├── EngineError        the engine asked for cannot run on this machine
-    └── DependencyError    an optional package is missing; the message has its install line
+    └── DependencyError    a package is missing; the message has its install line
 
 A message says what was wrong, shows the value, and says how to fix it, in one sentence.
 """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trine.runtime.adapters.base import AdapterHandle
-from trine.runtime.inference.pooling import Projector
+from trine.runtime.adapters.projector import Projector
 from trine.runtime.preprocessing.sequence import text_sequence
 from trine.runtime.serving.scheduler.batching import LOOK_AHEAD, BatchBudget, Load
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
