@@ -22,16 +22,16 @@ from pathlib import Path
 
 import numpy as np
 from machine import machine_record
-
-from trine.runtime.bundle.bundle import TOKENIZER_NAME, Bundle, open_bundle
-from trine.runtime.commands.roofline.devices import RatePrecision, sheet_of
-from trine.runtime.commands.roofline.page import A4_150_DPI, IMAGE_RUNS, TEXT_RUNS
-from trine.runtime.commands.roofline.tables import (
+from roofline.devices import RatePrecision, sheet_of
+from roofline.page import A4_150_DPI, IMAGE_RUNS, TEXT_RUNS
+from roofline.tables import (
     Workload,
     image_workload,
     rate_value,
     text_workload,
 )
+
+from trine.runtime.bundle.bundle import TOKENIZER_NAME, Bundle, open_bundle
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.gpu.entries import ways_to_run
 from trine.runtime.engines.select import engine_named

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from roofline.page import roofline_page
+
 from trine.export.sample.config import sample_model
 from trine.export.sample.spec import SampleSpec
-from trine.runtime.commands.roofline.page import roofline_page
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "roofline.md"

@@ -31,10 +31,10 @@ from peers.registry import PEERS, contestants_of
 from peers.rounds import Arena, run_case
 from report.record import Record, Row, read_record, rows_of, write_record
 from report.summary import goal_lines, replace_block
+from roofline.stages import text_stages
 
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.commands.roofline.stages import text_stages
 from trine.runtime.errors import DependencyError
 
 #: Peers that load a published checkpoint as it is: those for a cold start of another checkpoint.

@@ -108,7 +108,7 @@ class Embedder(PublishedMethods):
         Args:
             bundle: the folder that `trine export` wrote.
             engine: name of one of its engines, such as "ort-fp32"; a way to run one on a GPU,
-                "tensorrt", "tensorrt_rtx", "ort_cuda" or "ort_tensorrt", or of a certain one,
+                "tensorrt", "tensorrt_rtx" or "ort_cuda", or of a certain one,
                 "trt-int8:tensorrt"; "auto" for one that a GPU of this machine can run, else what
                 `trine tune` found, else the first that the processor can, by the native kernels
                 where they are the faster. What was taken is in `description`.

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 #: Tokens of a run: from here on weights are read once for enough arithmetic.
 ROWS = (256, 1024)
@@ -30,7 +31,6 @@ def main() -> None:
 
 def onnxruntime_product(threads: int, rows: int, num_in: int, num_out: int) -> Callable[[], object]:
     """Return a run of MatMulInteger, uint8 by int8."""
-    from trine.runtime.commands.bench.onnx_bytes import matmul_model
     from trine.runtime.libraries import import_onnxruntime
 
     onnxruntime = import_onnxruntime()
@@ -41,11 +41,28 @@ def onnxruntime_product(threads: int, rows: int, num_in: int, num_out: int) -> C
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
-        matmul_model("MatMulInteger", weight, "uint8", "int32"),
+        product_model(weight),
         options,
         providers=["CPUExecutionProvider"],
     )
     return lambda: session.run(None, {"x": x})
+
+
+def product_model(weight: NDArray[np.int8]) -> bytes:
+    """Return an ONNX model y = x @ weight, x uint8 [M, K], weight [K, N], y int32 [M, N]."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    num_in, num_out = weight.shape
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["m", num_in])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, ["m", num_out])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    opset = helper.make_opsetid("", 17)
+    model = helper.make_model(graph, ir_version=8, opset_imports=[opset])
+    return bytes(model.SerializeToString())
 
 
 def onednn_product(threads: int, rows: int, num_in: int, num_out: int) -> Callable[[], object]:

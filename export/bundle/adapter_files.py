@@ -6,11 +6,11 @@ from pathlib import Path
 from trine.export.bundle.safetensors_writer import entry_from_array, write_safetensors
 from trine.runtime.adapters.file import AdapterTensors, adapter_from_peft
 from trine.runtime.adapters.peft import LoraAdapters
+from trine.runtime.adapters.projector import Projector
 from trine.runtime.adapters.store import AdapterBank
 from trine.runtime.bundle.manifest import AdapterLayout
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.errors import InputError
-from trine.runtime.inference.pooling import Projector
 
 __all__ = [
     "adapter_path",

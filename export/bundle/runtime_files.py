@@ -12,7 +12,7 @@ from trine.export.graphs.decoder_weights import merged_weight
 from trine.runtime.adapters.layout import PROJECTOR
 from trine.runtime.adapters.peft import LoraAdapters
 from trine.runtime.bundle.bundle import EMBEDDING_NAME, HEADS_NAME, TOKENIZER_NAME
-from trine.runtime.bundle.safetensors_file import check_finite, widen
+from trine.runtime.bundle.dtypes import check_finite, widen
 from trine.runtime.errors import BundleError, CheckpointError
 from trine.runtime.inference.embedding_table import EMBEDDING_TENSOR
 from trine.runtime.preprocessing.tokenizer import TextTokenizer

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.bundle.safetensors_file import STORAGE
+from trine.runtime.bundle.dtypes import STORAGE
 
 __all__ = ["TensorEntry", "entry_from_array", "write_safetensors"]
 

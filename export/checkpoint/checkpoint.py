@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from trine.export.checkpoint.config import read_model_config
 from trine.runtime.adapters.peft import WEIGHTS_NAME, conversion, short_name
+from trine.runtime.bundle.dtypes import FLOATS, check_finite
 from trine.runtime.bundle.json_file import read_json
 from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.bundle.safetensors_file import FLOATS, TensorFile, TensorInfo, check_finite
+from trine.runtime.bundle.safetensors_file import TensorFile, TensorInfo
 from trine.runtime.errors import CheckpointError
 
 __all__ = ["Checkpoint", "expected_shapes"]

@@ -13,9 +13,9 @@ __all__ = ["register", "run"]
 #: Graphics processors of the RTX 30, 40 and 50 series.
 DEFAULT_SMS = "86,89,120"
 #: Runs of many sequences go through a model in passes of 2,048 tokens, whose products any GPU of
-#: `trine.runtime.commands.roofline.devices` computes for at least five times as long as it takes
-#: to read the weights: more tokens at once would take more memory and hardly less time. They are
-#: of short texts, of passages, or of two long ones; each has a padded view of 4,096 slots.
+#: docs/roofline.md computes for at least four times as long as it takes to read the weights: more
+#: tokens at once would take more memory and hardly less time. They are of short texts,
+#: of passages, or of two long ones; each has a padded view of 4,096 slots.
 #: Beside them: a few queries, and single texts of up to 8,192 and of 32,768 tokens, the longest.
 #: Pictures cannot be divided: a page of 1024 × 1024 pixels, and one of 1792 × 1792.
 DEFAULT_BUCKETS = (

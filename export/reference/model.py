@@ -19,8 +19,8 @@ from trine.export.reference.operations import attention, gelu, heads, rms_norm, 
 from trine.kernels.pooling import l2_normalise
 from trine.runtime.adapters.layout import PROJECTOR
 from trine.runtime.adapters.peft import LoraAdapters
+from trine.runtime.bundle.dtypes import widen
 from trine.runtime.bundle.model_config import VISION_NORM_EPS
-from trine.runtime.bundle.safetensors_file import widen
 from trine.runtime.preprocessing.sequence import TokenSequence, rope_tables
 from trine.runtime.preprocessing.vision_inputs import VisionInputs, lay_out_images, window_order
 

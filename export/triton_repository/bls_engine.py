@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from trine.export.triton_repository.models import VISION, decoder_name
 from trine.runtime.adapters.base import AdapterHandle, AdapterSource, MergedAdapters
+from trine.runtime.adapters.projector import load_projectors
 from trine.runtime.bundle.bundle import HEADS_NAME, Bundle
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.errors import EngineError
-from trine.runtime.inference.pooling import load_projectors
 from trine.runtime.preprocessing.vision_inputs import VisionInputs
 
 __all__ = ["BlsEngine"]

@@ -2,6 +2,6 @@
 
 Kernels are written in Triton, compiled ahead of time on any machine (`compile`), and launched on a
 GPU machine through the driver alone (`launch`): neither Triton nor PyTorch is there. Only
-`pooling`, `projection`, `lora`, `patchify`, `maxsim` and `quantise` import Triton; nothing here
+`pooling`, `projection`, `lora`, `patchify` and `quantise` import Triton; nothing here
 imports them but `compile`.
 """

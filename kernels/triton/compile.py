@@ -5,7 +5,7 @@
 Needs Triton (`pip install 'trine[kernels]'`), which brings NVIDIA's assembler, and neither a GPU
 nor a driver. Two things in Triton's PTX are changed. It appends two pointers to scratch memory to
 every kernel's parameters; these kernels use none, so they are taken out, and the kernel takes what
-its spec says and no more, as a TensorRT plugin must. And it allows instructions of one architecture
+its spec says and no more. And it allows instructions of one architecture
 alone (sm_90a); none is used, so the code is made for the generation (sm_90). Machine code, register
 figures and PTX are all of that one text. The same sources and versions give the same bytes.
 """

@@ -13,7 +13,6 @@ __all__ = [
     "Launch",
     "launch_lora_expand",
     "launch_lora_shrink",
-    "launch_maxsim",
     "launch_pack_binary",
     "launch_pack_ubinary",
     "launch_patchify",
@@ -48,7 +47,7 @@ class Launch:
     """One launch of a kernel.
 
     Attributes:
-        kernel: its name, e.g. "maxsim.fp16".
+        kernel: its name, e.g. "patchify.fp16".
         grid: programs along x, y and z; with a 0 there is nothing to run.
         arguments: in the order of the kernel's parameters.
     """
@@ -199,37 +198,6 @@ def launch_patchify(
     _check("out", out, out.dtype, (num_patches, CHANNELS * frames * patch**2))
     arguments = (pixels, levels, order, width, out)
     return Launch(kernel=kernel, grid=(num_patches, 1, 1), arguments=arguments)
-
-
-def launch_maxsim(
-    queries: DeviceArray,
-    cu_queries: DeviceArray,
-    documents: DeviceArray,
-    cu_documents: DeviceArray,
-    scores: DeviceArray,
-) -> Launch:
-    """Return the launch that scores every document for every query.
-
-    Args:
-        queries: float [query tokens, D].
-        cu_queries: int32 [queries + 1], where each starts, and the end.
-        documents: [document tokens, D], the queries' type; every document has a token.
-        cu_documents: int32 [documents + 1].
-        scores: float32 [queries, documents].
-
-    Raises:
-        ValueError: a shape or type does not fit.
-    """
-    kernel = f"maxsim.{queries.dtype}"
-    dim = _matrix("queries", queries)[1]
-    num_queries, num_documents = _matrix("scores", scores)
-    _check("documents", documents, queries.dtype, (_matrix("documents", documents)[0], dim))
-    _check("cu_queries", cu_queries, "i32", (num_queries + 1,))
-    _check("cu_documents", cu_documents, "i32", (num_documents + 1,))
-    _check("scores", scores, "fp32", (num_queries, num_documents))
-    _at_most("values of a vector", dim, _constant(kernel, "BLOCK_D"))
-    arguments = (queries, cu_queries, documents, cu_documents, dim, num_documents, scores)
-    return Launch(kernel=kernel, grid=(num_documents, num_queries, 1), arguments=arguments)
 
 
 def launch_quantise_int8(vectors: DeviceArray, ranges: DeviceArray, out: DeviceArray) -> Launch:

@@ -1,7 +1,6 @@
 """Every kernel as it is compiled: parameters, tile sizes, warps. Needs no Triton.
 
-Parameters are in the order TensorRT hands them to a kernel compiled ahead of time: input pointers,
-then scalars, then output pointers.
+Parameters are in one order in all of them: input pointers, then scalars, then output pointers.
 """
 
 import hashlib
@@ -76,7 +75,7 @@ def kernel_specs() -> tuple[KernelSpec, ...]:
 
 
 def find_spec(name: str) -> KernelSpec:
-    """Return the kernel called e.g. "maxsim.bf16".
+    """Return the kernel called e.g. "patchify.bf16".
 
     Raises:
         KeyError: there is none of that name.
@@ -192,25 +191,6 @@ def _patchify(dtype: str) -> KernelSpec:
     )
 
 
-def _maxsim(dtype: str) -> KernelSpec:
-    return KernelSpec(
-        name=f"maxsim.{dtype}",
-        module="maxsim",
-        function="maxsim",
-        parameters=(
-            _pointer("queries", dtype),
-            _pointer("cu_queries", "i32"),
-            _pointer("documents", dtype),
-            _pointer("cu_documents", "i32"),
-            _scalar("dim", ALIGNMENT),
-            _scalar("num_documents"),
-            _pointer("scores", "fp32"),
-        ),
-        constants=(("BLOCK_Q", 16 if dtype == "fp32" else 32), ("BLOCK_T", 32), ("BLOCK_D", 128)),
-        num_warps=4,
-    )
-
-
 def _quantise_int8(dtype: str) -> KernelSpec:
     return KernelSpec(
         name=f"quantise_int8.{dtype}",
@@ -252,7 +232,6 @@ _BUILDERS = (
     _lora_shrink,
     _lora_expand,
     _patchify,
-    _maxsim,
     _quantise_int8,
     _pack_ubinary,
     _pack_binary,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from trine.runtime.adapters.projector import Projector
 from trine.runtime.errors import InputError
-from trine.runtime.inference.pooling import Projector
 
 __all__ = ["AdapterHandle", "AdapterSource", "MergedAdapters"]
 

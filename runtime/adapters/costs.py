@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 
 from trine.runtime.adapters.layout import adapted_shapes, lora_groups
+from trine.runtime.bundle.dtypes import STORAGE
 from trine.runtime.bundle.manifest import AdapterLayout, EngineEntry, Manifest
 from trine.runtime.bundle.model_config import DecoderConfig
-from trine.runtime.bundle.safetensors_file import STORAGE
 
 __all__ = ["AdapterCost", "adapter_costs", "adapter_memory_bytes"]
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from trine.runtime.adapters.layout import PROJECTOR, adapted_shapes
 from trine.runtime.adapters.peft import SINGLE_TASK, LoraAdapters, PeftAdapters
+from trine.runtime.bundle.dtypes import narrow, widen
 from trine.runtime.bundle.manifest import AdapterLayout
 from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.bundle.safetensors_file import TensorFile, narrow, widen
+from trine.runtime.bundle.safetensors_file import TensorFile
 from trine.runtime.errors import BundleError, InputError
 
 __all__ = ["AdapterTensors", "StoredPair", "adapter_from_peft", "open_adapter", "read_adapter"]

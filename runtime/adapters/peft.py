@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.runtime.adapters.layout import PROJECTOR, adapted_shapes
+from trine.runtime.bundle.dtypes import FLOATS, check_finite
 from trine.runtime.bundle.json_file import read_json
 from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.bundle.safetensors_file import FLOATS, TensorFile, check_finite
+from trine.runtime.bundle.safetensors_file import TensorFile
 from trine.runtime.errors import CheckpointError
 
 __all__ = [

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from trine.runtime.adapters.base import AdapterHandle
 from trine.runtime.adapters.file import AdapterTensors, read_adapter
 from trine.runtime.adapters.layout import LoraGroup, lora_groups
+from trine.runtime.adapters.projector import Projector
+from trine.runtime.bundle.dtypes import STORAGE
 from trine.runtime.bundle.manifest import AdapterLayout
 from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.bundle.safetensors_file import STORAGE
 from trine.runtime.errors import InputError
-from trine.runtime.inference.pooling import Projector
 
 __all__ = ["MAX_ADAPTERS", "SLOTS_PER_RUN", "AdapterBank", "AdapterView"]
 

@@ -45,7 +45,7 @@ Builder = Literal["tensorrt_rtx", "tensorrt"]
 #: What runs graphs. Manifests say what kind of graphs they are: "onnxruntime", or "tensorrt" for
 #: graphs of standard operators alone, strongly typed. The others are how the runtime names another
 #: way to run the same graphs (`trine.runtime.engines.gpu.entries`).
-Runner = Literal["onnxruntime", "native", "tensorrt", "tensorrt_rtx", "ort_cuda", "ort_tensorrt"]
+Runner = Literal["onnxruntime", "native", "tensorrt", "tensorrt_rtx", "ort_cuda"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

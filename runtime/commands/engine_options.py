@@ -6,8 +6,8 @@ __all__ = ["ENGINE_HELP", "add_device"]
 
 #: What an engine may be called.
 ENGINE_HELP = (
-    "of the bundle's engines, or 'tensorrt', 'tensorrt_rtx', 'ort_cuda' or 'ort_tensorrt' to run "
-    "its graphs on a GPU"
+    "of the bundle's engines, or 'tensorrt', 'tensorrt_rtx' or 'ort_cuda' to run its "
+    " graphs on a GPU"
 )
 
 

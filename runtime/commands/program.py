@@ -33,7 +33,6 @@ VERBS = {
     "adapters": "trine.export.commands.adapters",
     "doctor": "trine.runtime.commands.doctor.command",
     "serve": "trine.runtime.commands.serve",
-    "roofline": "trine.runtime.commands.roofline.command",
     "build": "trine.export.commands.build",
     "export-triton": "trine.export.commands.export_triton",
     "demo": "trine.export.commands.demo",

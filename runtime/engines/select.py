@@ -17,7 +17,13 @@ from trine.runtime.bundle.bundle import Bundle
 from trine.runtime.bundle.manifest import Builder, EngineEntry
 from trine.runtime.bundle.tuned_settings import TunedSettings, read_tuned
 from trine.runtime.engines.gpu.built import built_engine
-from trine.runtime.engines.gpu.entries import GPU_RUNNERS, by_builder, gpu_entries, gpu_entry
+from trine.runtime.engines.gpu.entries import (
+    GPU_RUNNERS,
+    REMOVED_RUNNER,
+    by_builder,
+    gpu_entries,
+    gpu_entry,
+)
 from trine.runtime.engines.native.entries import native_entry, prefers_native
 from trine.runtime.errors import BundleError, DependencyError, EngineError
 from trine.runtime.hardware.probe import probe_cuda
@@ -159,6 +165,11 @@ def engine_named(bundle: Bundle, name: str) -> EngineEntry:
     found = gpu_entry(bundle.manifest.engines, name)
     if found is not None:
         return found
+    if name.rpartition(":")[2] == REMOVED_RUNNER:
+        raise BundleError(
+            f"engine {name!r} is no more: ONNX Runtime's TensorRT provider cannot run strongly "
+            "typed graphs; use 'tensorrt' or 'tensorrt_rtx'"
+        )
     raise BundleError(
         f"{bundle.folder}: has no engine {name!r}; it has {[e.name for e in engines]}"
         + (

@@ -96,7 +96,7 @@ class OnnxRuntime:
         problem: why it cannot be imported; None if it can, or is not installed.
         providers: those that this project uses and those that it was built with.
         linked: major version of NVIDIA's libraries its GPU providers were linked with, by name:
-            "nvinfer" is TensorRT, "cublasLt" has the number of CUDA, "cudnn" its own.
+            "cublasLt" has the number of CUDA, "cudnn" its own.
     """
 
     version: str | None

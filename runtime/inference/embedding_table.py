@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.runtime.bundle.dtypes import widen
 from trine.runtime.bundle.model_config import DecoderConfig
-from trine.runtime.bundle.safetensors_file import TensorFile, widen
+from trine.runtime.bundle.safetensors_file import TensorFile
 from trine.runtime.errors import BundleError
 
 __all__ = ["EMBEDDING_TENSOR", "EmbeddingTable"]

@@ -19,7 +19,7 @@ from trine.export.quantisation.engine_making import EngineMaker
 from trine.export.quantisation.plan_refinement import RefinedPlan
 from trine.export.quantisation.precision_plan import FLOAT32, EnginePlan, plan_engine, with_wider
 from trine.runtime.adapters.layout import PROJECTOR, adapted_shapes
-from trine.runtime.bundle.safetensors_file import narrow
+from trine.runtime.bundle.dtypes import narrow
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "checkpoint"
 #: A and B of each adapted layer.

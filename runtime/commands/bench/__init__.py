@@ -1,1 +1,1 @@
-"""`trine bench`: how fast a bundle runs here, where its time goes, and how far the machine goes."""
+"""`trine bench`: how fast a bundle runs here, and where its time goes."""

@@ -47,8 +47,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="also say where the time goes, by stage and by class of operator, and how near matrix "
-        "products come to what this machine can do",
+        help="also say where the time goes, by stage and by class of operator, and the rate of "
+        "matrix products",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -99,10 +99,8 @@ def _run_engine(
     from dataclasses import asdict
 
     from trine.runtime.commands.bench.measure import measure_workload
-    from trine.runtime.commands.bench.peak import measure_peak, peak_kind
     from trine.runtime.commands.bench.profile import profile_workload, profiling_engine
     from trine.runtime.commands.bench.report import engine_lines, profile_lines
-    from trine.runtime.engines.ort.session import choose_settings
 
     if arguments.profile:
         profiling_engine(opened)
@@ -122,14 +120,10 @@ def _run_engine(
         for line in engine_lines(opened, results):
             print(line)
     if arguments.profile:
-        threads = choose_settings(arguments.threads, 0).threads
-        kind = peak_kind(opened.entry.precision)
-        peak = measure_peak(kind, opened.bundle.manifest.model, threads)
         profiles = [profile_workload(opened, workload) for workload in workloads]
-        found["peak"] = asdict(peak)
         found["profiles"] = [asdict(profile) for profile in profiles]
         if not arguments.json:
             for profile in profiles:
-                for line in profile_lines(profile, peak):
+                for line in profile_lines(profile):
                     print(line)
     return found

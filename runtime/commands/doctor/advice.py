@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trine.runtime.commands.doctor.packages import version_numbers
 from trine.runtime.hardware.machine import Extra, Machine
 
 __all__ = ["Advice", "advise", "install_line", "tensorrt_version"]
@@ -114,25 +113,12 @@ def _cuda(machine: Machine) -> Iterator[Advice]:
 
 
 def _tensorrt(machine: Machine) -> Iterator[Advice]:
-    runtime, version = machine.onnxruntime, tensorrt_version(machine)
-    linked = runtime.linked.get("nvinfer")
     for name, problem in machine.broken.items():
         package = name.replace("_", "-")
         yield Advice(
             f"{package} is installed but cannot be imported: {problem}",
             # Its native libraries are a package of their own, which fetches them from NVIDIA.
             f"pip install --force-reinstall {package} (it fetches its libraries from NVIDIA)",
-        )
-    if linked is None or version is None:
-        return
-    major = version_numbers(version)[:1]
-    if major != (linked,):
-        yield Advice(
-            f"onnxruntime-gpu {runtime.version} is linked with TensorRT {linked} "
-            f"(libnvinfer.so.{linked}), which TensorRT {version} is not; its TensorRT provider "
-            "cannot load",
-            f"pip install 'tensorrt>={linked}.15,<{linked + 1}' for the engine ort_tensorrt; the "
-            f"engine tensorrt runs with TensorRT {version} as it is",
         )
 
 

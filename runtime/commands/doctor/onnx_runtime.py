@@ -13,9 +13,9 @@ from trine.runtime.hardware.machine import OnnxRuntime, Provider
 __all__ = ["PROVIDERS", "linked_libraries", "read_onnxruntime"]
 
 #: The providers this project has engines for, in the order shown.
-PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider")
+PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider")
 #: Libraries of NVIDIA whose major version an installation must match.
-LINKED = re.compile(rb"lib(nvinfer|cublasLt|cudnn)\.so\.(\d+)")
+LINKED = re.compile(rb"lib(cublasLt|cudnn)\.so\.(\d+)")
 
 
 def read_onnxruntime(run: Callable[[str, str], Outcome] = run_isolated) -> OnnxRuntime:

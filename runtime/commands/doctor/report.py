@@ -96,7 +96,7 @@ def _software_rows(machine: Machine) -> Iterator[tuple[str, str]]:
 
 
 def _linked(runtime: OnnxRuntime) -> str:
-    names = {"nvinfer": "TensorRT", "cublasLt": "CUDA", "cudnn": "cuDNN"}
+    names = {"cublasLt": "CUDA", "cudnn": "cuDNN"}
     return ", ".join(f"{names.get(key, key)} {major}" for key, major in runtime.linked.items())
 
 

@@ -38,7 +38,6 @@ class RunnerNeeds:
 NATIVE = RunnerNeeds(provider=None, module=None, gpu=False, extra="cpu", kernels=True)
 ORT_CPU = RunnerNeeds(provider="CPUExecutionProvider", module=None, gpu=False, extra="cpu")
 ORT_CUDA = RunnerNeeds(provider="CUDAExecutionProvider", module=None, gpu=True, extra="gpu")
-ORT_TENSORRT = RunnerNeeds(provider="TensorrtExecutionProvider", module=None, gpu=True, extra="gpu")
 TENSORRT = RunnerNeeds(provider=None, module="tensorrt", gpu=True, extra="tensorrt")
 TENSORRT_RTX = RunnerNeeds(provider=None, module="tensorrt_rtx", gpu=True, extra="tensorrt-rtx")
 #: By the runner's name in the manifest and the device.
@@ -47,12 +46,11 @@ RUNNERS: Mapping[str, Mapping[str, RunnerNeeds]] = {
     "native": {"cpu": NATIVE},
     "ort_cpu": {"cpu": ORT_CPU},
     "ort_cuda": {"cuda": ORT_CUDA},
-    "ort_tensorrt": {"cuda": ORT_TENSORRT},
     "tensorrt": {"cuda": TENSORRT},
     "tensorrt_rtx": {"cuda": TENSORRT_RTX},
 }
 #: What is shown where there is no bundle to judge.
-SHOWN = ("native", "ort_cpu", "ort_cuda", "ort_tensorrt", "tensorrt", "tensorrt_rtx")
+SHOWN = ("native", "ort_cpu", "ort_cuda", "tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,8 +54,8 @@ class Padding:
 
     Attributes:
         free_tokens: up to here a run takes the time it takes to read the weights, however many
-            tokens it has: peak operations a byte of memory traffic are 150 to 300 in 16 bits on the
-            GPUs of `trine.runtime.commands.roofline.devices`.
+            tokens it has: peak operations a byte of memory traffic are 120 to 420 in 16 bits on the
+            GPUs of docs/roofline.md.
         most_waste: beyond, size of the bucket over the run's own up to which padding is worth it.
     """
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.runtime.adapters.base import AdapterHandle, AdapterSource, MergedAdapters
+from trine.runtime.adapters.projector import load_projectors
 from trine.runtime.adapters.store import SLOTS_PER_RUN, AdapterBank
 from trine.runtime.bundle.bundle import HEADS_NAME, Bundle
 from trine.runtime.bundle.manifest import EngineEntry
@@ -16,7 +17,6 @@ from trine.runtime.engines.gpu.cuda.device import Device
 from trine.runtime.engines.gpu.layout import GraphInput
 from trine.runtime.engines.gpu.program import Program
 from trine.runtime.engines.ort.decoders import open_bank, rank_mask
-from trine.runtime.inference.pooling import load_projectors
 
 __all__ = ["AdapterInputs", "DeviceDecoders", "OpenProgram", "merged_decoders", "shared_decoder"]
 

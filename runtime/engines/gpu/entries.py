@@ -1,8 +1,8 @@
 """The ways to run a bundle's graphs on a GPU, by name.
 
 A bundle lists graphs for TensorRT once, say "trt-bf16". TensorRT, TensorRT-RTX and ONNX Runtime's
-CUDA and TensorRT providers can each run them; "tensorrt" is the first such entry by TensorRT, and
-"trt-int8:ort_cuda" that one by the CUDA provider.
+CUDA provider can each run them; "tensorrt" is the first such entry by TensorRT, and
+"trt-bf16:ort_cuda" that one by the CUDA provider.
 """
 
 import dataclasses
@@ -11,11 +11,12 @@ from typing import get_args
 
 from trine.runtime.bundle.manifest import Builder, EngineEntry, Runner
 
-__all__ = ["GPU_RUNNERS", "by_builder", "gpu_entries", "gpu_entry", "ways_to_run"]
+__all__ = ["GPU_RUNNERS", "REMOVED_RUNNER", "by_builder", "gpu_entries", "gpu_entry", "ways_to_run"]
 
-#: In the order in which "auto" tries them. ONNX Runtime's TensorRT provider builds engines when it
-#: loads, which takes minutes: it is used if it is asked for.
-GPU_RUNNERS: tuple[Runner, ...] = ("tensorrt", "tensorrt_rtx", "ort_cuda", "ort_tensorrt")
+#: In the order in which "auto" tries them.
+GPU_RUNNERS: tuple[Runner, ...] = ("tensorrt", "tensorrt_rtx", "ort_cuda")
+#: A runner that was taken out: ONNX Runtime's TensorRT provider cannot build strongly typed graphs.
+REMOVED_RUNNER = "ort_tensorrt"
 #: Between a listed entry's name and a runner's.
 SEPARATOR = ":"
 
@@ -58,7 +59,7 @@ def ways_to_run(entry: EngineEntry) -> Iterator[EngineEntry]:
 
 def gpu_entries(engines: Sequence[EngineEntry]) -> Iterator[EngineEntry]:
     """Yield the entries that "auto" may take on a GPU, the preferred one first."""
-    for runner in GPU_RUNNERS[:3]:
+    for runner in GPU_RUNNERS:
         for entry in engines:
             built = any(built.builder == runner for built in entry.built)
             if _runs(entry, runner) and (built or runner not in get_args(Builder)):

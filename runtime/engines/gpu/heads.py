@@ -20,6 +20,7 @@ from trine.kernels.triton.launches import (
 )
 from trine.kernels.triton.specs import ALIGNMENT, find_spec
 from trine.runtime.adapters.base import AdapterHandle
+from trine.runtime.adapters.projector import Projector
 from trine.runtime.adapters.store import MAX_ADAPTERS
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.engines.gpu.cuda.device import Device
@@ -27,7 +28,6 @@ from trine.runtime.engines.gpu.cuda.lanes import Lane, Output
 from trine.runtime.engines.gpu.cuda.memory import DeviceBuffer
 from trine.runtime.engines.gpu.cuda.transfer import upload_now
 from trine.runtime.engines.gpu.layout import GraphInput
-from trine.runtime.inference.pooling import Projector
 from trine.runtime.outputs import Heads
 
 __all__ = ["HEAD_KERNELS", "DeviceHeads", "HeadPart", "Kernels", "heads_obstacle"]

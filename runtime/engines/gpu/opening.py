@@ -21,9 +21,8 @@ from trine.runtime.engines.gpu.engine import GpuEngine, Parts
 from trine.runtime.engines.gpu.heads import DeviceHeads, Kernels, heads_obstacle
 from trine.runtime.engines.gpu.ort_library import (
     OrtLibrary,
-    OrtRunner,
     OrtSettings,
-    onnxruntime_with,
+    onnxruntime_with_cuda,
 )
 from trine.runtime.engines.gpu.program import Program
 from trine.runtime.engines.gpu.tensorrt import TensorRt
@@ -64,9 +63,9 @@ class Drivers:
         """Return ONNX Runtime on a stream of a GPU.
 
         Raises:
-            EngineError, DependencyError: as `ort_library.onnxruntime_with`.
+            EngineError, DependencyError: as `ort_library.onnxruntime_with_cuda`.
         """
-        return OrtLibrary(onnxruntime_with(settings.runner), device, stream, settings)
+        return OrtLibrary(onnxruntime_with_cuda(), device, stream, settings)
 
     def kernels(self, folder: Path, device: Device) -> Kernels:
         """Return the kernels that were compiled into a folder.
@@ -84,7 +83,7 @@ def open_gpu_engine(
 
     Args:
         bundle: that has its files.
-        entry: with the runner to use: "tensorrt", "tensorrt_rtx", "ort_cuda" or "ort_tensorrt".
+        entry: with the runner to use: "tensorrt", "tensorrt_rtx" or "ort_cuda".
         options: device, tasks, memory, and whether to make CUDA graphs.
         drivers: of the GPU; None for the real ones.
 
@@ -97,10 +96,12 @@ def open_gpu_engine(
     drivers = drivers or Drivers()
     device = drivers.device(options.device)
     lanes = Lanes(device)
-    if entry.runner == "ort_cuda" or entry.runner == "ort_tensorrt":
-        settings = _ort_settings(bundle, entry, options, entry.runner)
+    if entry.runner == "ort_cuda":
+        settings = OrtSettings(
+            memory_bytes=options.device_memory_bytes, cuda_graphs=options.cuda_graphs
+        )
         library = drivers.onnxruntime(settings, device, lanes.compute_stream)
-        load = _graph_loader(bundle, options, library, lanes, settings)
+        load = _graph_loader(bundle, library, lanes)
     elif entry.runner == "tensorrt" or entry.runner == "tensorrt_rtx":
         library = drivers.library(entry.runner, device)
         load = _built_loader(bundle, entry, options, library, lanes, entry.runner)
@@ -157,56 +158,21 @@ def _built_loader(
     return load
 
 
-def _graph_loader(
-    bundle: Bundle,
-    options: EngineOptions,
-    library: Library,
-    lanes: Lanes,
-    settings: OrtSettings,
-) -> OpenProgram:
+def _graph_loader(bundle: Bundle, library: Library, lanes: Lanes) -> OpenProgram:
     """Return what loads the graphs themselves."""
     scratch = DeviceBuffer(lanes.device)
 
     def load(graph: str) -> Program:
-        path = bundle.path(graph)
-        profiles = settings.profiles.get(path, (SHORT_TEXTS, ANY_SIZE))
         return Program(
             lanes.device,
-            library.load(path),
-            Buckets(profiles, ""),
+            library.load(bundle.path(graph)),
+            Buckets((SHORT_TEXTS, ANY_SIZE), ""),
             stream=lanes.compute_stream,
             scratch=scratch,
             capture=False,
         )
 
     return load
-
-
-def _ort_settings(
-    bundle: Bundle, entry: EngineEntry, options: EngineOptions, runner: OrtRunner
-) -> OrtSettings:
-    """Return how sessions are made.
-
-    Raises:
-        EngineError: the TensorRT provider is to be used, and no buckets are known.
-    """
-    profiles = {}
-    if runner == "ort_tensorrt":
-        profiles = {bundle.path(built.graph): built.profiles for built in entry.built}
-        graphs = (entry.vision, *(entry.decoders[task] for task in options.tasks))
-        if not all(bundle.path(graph) in profiles for graph in graphs):
-            raise EngineError(
-                f"engine {entry.name}: ONNX Runtime's TensorRT provider takes its buckets from "
-                f"built engines, and there are none; run: trine build {bundle.folder} --engine "
-                f"{entry.name}"
-            )
-    return OrtSettings(
-        runner=runner,
-        memory_bytes=options.device_memory_bytes,
-        cuda_graphs=options.cuda_graphs,
-        cache=Path.home() / ".cache" / "trine" / "ort-tensorrt",
-        profiles=profiles,
-    )
 
 
 def _open_heads(

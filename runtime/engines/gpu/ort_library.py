@@ -1,4 +1,4 @@
-"""ONNX Runtime's CUDA and TensorRT providers as a `Library`: graphs run as they are in the bundle.
+"""ONNX Runtime's CUDA provider as a `Library`: graphs run as they are in the bundle.
 
 Inputs and outputs are bound to device memory that the engine owns, and runs are queued on its
 stream, so copies overlap with runs as they do with TensorRT. ONNX Runtime falls back to the
@@ -7,14 +7,11 @@ Never run so far on a machine with a GPU; the bindings were run on the processor
 names of options found in the packages.
 """
 
-import ctypes
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
-from trine.runtime.engines.gpu.buckets import Profiles
 from trine.runtime.engines.gpu.compiled import Binding, CompiledGraph, ExecutionContext
 from trine.runtime.engines.gpu.cuda.device import Device
 from trine.runtime.errors import EngineError
@@ -23,20 +20,12 @@ from trine.runtime.libraries import import_onnxruntime
 __all__ = [
     "OrtGraph",
     "OrtLibrary",
-    "OrtRunner",
     "OrtSettings",
     "cuda_options",
-    "onnxruntime_with",
-    "tensorrt_options",
+    "onnxruntime_with_cuda",
 ]
 
-OrtRunner = Literal["ort_cuda", "ort_tensorrt"]
-PROVIDERS: Mapping[OrtRunner, str] = {
-    "ort_cuda": "CUDAExecutionProvider",
-    "ort_tensorrt": "TensorrtExecutionProvider",
-}
-#: The library that ONNX Runtime's TensorRT provider is linked with, and its version.
-NVINFER, NVINFER_MAJOR = "libnvinfer.so.{}", 10
+PROVIDER = "CUDAExecutionProvider"
 #: ONNX Runtime's log level for errors.
 LOG_ERRORS = 3
 #: ONNX's numbers of element types, by ONNX Runtime's names.
@@ -57,53 +46,31 @@ class OrtSettings:
     """How sessions are made.
 
     Attributes:
-        runner: which provider.
         memory_bytes: most that its arena takes of the device's memory; None for all.
         cuda_graphs: whether repeated runs are replayed.
-        cache: folder where the TensorRT provider keeps engines it built.
-        profiles: buckets that the TensorRT provider builds engines for, by graph.
     """
 
-    runner: OrtRunner
     memory_bytes: int | None
     cuda_graphs: bool
-    cache: Path
-    profiles: Mapping[Path, Profiles]
 
 
-def onnxruntime_with(runner: OrtRunner) -> ModuleType:
-    """Return ONNX Runtime, built with the runner's provider.
+def onnxruntime_with_cuda() -> ModuleType:
+    """Return ONNX Runtime, built with the CUDA provider.
 
     Raises:
         DependencyError: it is not installed.
         EngineError: it was built without the provider, or the provider's libraries are missing.
     """
     onnxruntime = import_onnxruntime("gpu", "to run on a GPU")
-    provider = PROVIDERS[runner]
-    if provider not in onnxruntime.get_available_providers():
+    if PROVIDER not in onnxruntime.get_available_providers():
         raise EngineError(
-            f"onnxruntime {onnxruntime.__version__} was built without {provider}; two packages "
+            f"onnxruntime {onnxruntime.__version__} was built without {PROVIDER}; two packages "
             "bring that module, have the one for GPUs alone: pip uninstall -y onnxruntime "
             "onnxruntime-gpu && pip install 'trine[gpu]'"
         )
-    if runner == "ort_tensorrt":
-        _check_nvinfer(onnxruntime.__version__)
     # Where NVIDIA's libraries came as packages, this finds them.
     onnxruntime.preload_dlls()
     return onnxruntime
-
-
-def _check_nvinfer(version: str) -> None:
-    library = NVINFER.format(NVINFER_MAJOR)
-    try:
-        ctypes.CDLL(library)
-    except OSError as cause:
-        raise EngineError(
-            f"onnxruntime {version} has its TensorRT provider linked with TensorRT "
-            f"{NVINFER_MAJOR} ({library}), which cannot be loaded here, and no later TensorRT will "
-            f"do: pip install 'tensorrt>={NVINFER_MAJOR}.15,<{NVINFER_MAJOR + 1}', "
-            "or load with engine='tensorrt'"
-        ) from cause
 
 
 def cuda_options(device: int, stream: int, settings: OrtSettings) -> dict[str, str]:
@@ -120,35 +87,8 @@ def cuda_options(device: int, stream: int, settings: OrtSettings) -> dict[str, s
     return options
 
 
-def tensorrt_options(
-    device: int, stream: int, settings: OrtSettings, shapes: Mapping[str, Sequence[str]]
-) -> dict[str, str]:
-    """Return the TensorRT provider's options, by the names in the package.
-
-    Args:
-        device: ordinal of the GPU.
-        stream: that runs are queued on.
-        settings: of the session.
-        shapes: of "min", "opt" and "max", what each input has in each bucket: "name:1x2".
-    """
-    options = {
-        "device_id": str(device),
-        "user_compute_stream": str(stream),
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(settings.cache),
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": str(settings.cache),
-        "trt_cuda_graph_enable": "1" if settings.cuda_graphs else "0",
-    }
-    for bound, texts in shapes.items():
-        options[f"trt_profile_{bound}_shapes"] = ",".join(texts)
-    if settings.memory_bytes is not None:
-        options["trt_max_workspace_size"] = str(settings.memory_bytes)
-    return options
-
-
 class OrtLibrary:
-    """ONNX Runtime with one provider, on one stream of a device.
+    """ONNX Runtime with the CUDA provider, on one stream of a device.
 
     Args:
         onnxruntime: the module.
@@ -167,8 +107,7 @@ class OrtLibrary:
 
     @property
     def title(self) -> str:
-        provider = PROVIDERS[self._settings.runner].removesuffix("ExecutionProvider")
-        return f"ONNX Runtime {self.version}, {provider} provider"
+        return f"ONNX Runtime {self.version}, CUDA provider"
 
     @property
     def version(self) -> str:
@@ -179,47 +118,21 @@ class OrtLibrary:
         return True
 
     def load(self, path: Path) -> CompiledGraph:
-        runner, provider = self._settings.runner, PROVIDERS[self._settings.runner]
         options = self._ort.SessionOptions()
         options.log_severity_level = LOG_ERRORS
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        cuda = (
-            PROVIDERS["ort_cuda"],
-            cuda_options(self._device.index, self._stream, self._settings),
-        )
-        providers: list[tuple[str, dict[str, str]]] = [cuda]
-        if runner == "ort_tensorrt":
-            shapes = self._shapes(path)
-            tensorrt = tensorrt_options(self._device.index, self._stream, self._settings, shapes)
-            providers = [(provider, tensorrt), cuda]
+        cuda = (PROVIDER, cuda_options(self._device.index, self._stream, self._settings))
         try:
-            session = self._ort.InferenceSession(path, options, providers=providers)
+            session = self._ort.InferenceSession(path, options, providers=[cuda])
         except Exception as cause:  # onnxruntime has no common base for its own exceptions
             raise EngineError(f"{path}: {self.title} cannot load it: {cause}") from cause
         have = session.get_providers()
-        if not have or have[0] != provider:
+        if not have or have[0] != PROVIDER:
             raise EngineError(
-                f"{path}: {provider} was asked for, and ONNX Runtime made a session on "
+                f"{path}: {PROVIDER} was asked for, and ONNX Runtime made a session on "
                 f"{', '.join(have)}; `trine doctor` says what the provider lacks"
             )
         return OrtGraph(self._ort, session, self._device.index, self._settings.cuda_graphs)
-
-    def _shapes(self, path: Path) -> dict[str, list[str]]:
-        """Return each input's shape in each bucket as the TensorRT provider reads them."""
-        # A session without a provider of its own reads the names and dimensions of the inputs.
-        options = self._ort.SessionOptions()
-        options.log_severity_level = LOG_ERRORS
-        session = self._ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        texts: dict[str, list[str]] = {"min": [], "opt": [], "max": []}
-        for profile in self._settings.profiles[path]:
-            for value in session.get_inputs():
-                for bound, field in (("min", "least"), ("opt", "best"), ("max", "most")):
-                    sizes = [
-                        getattr(profile[dim], field) if isinstance(dim, str) else dim
-                        for dim in value.shape
-                    ]
-                    texts[bound].append(f"{value.name}:{'x'.join(map(str, sizes))}")
-        return texts
 
 
 class OrtGraph:

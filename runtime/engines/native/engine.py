@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trine.kernels.cpu.kernels import CpuKernels
 from trine.kernels.cpu.packed import PackedValues
 from trine.runtime.adapters.base import AdapterHandle, AdapterSource, MergedAdapters
+from trine.runtime.adapters.projector import load_projectors
 from trine.runtime.adapters.store import SLOTS_PER_RUN, AdapterBank
 from trine.runtime.bundle.bundle import HEADS_NAME, Bundle
 from trine.runtime.bundle.manifest import EngineEntry
@@ -34,7 +35,6 @@ from trine.runtime.engines.native.workspace import Workspace
 from trine.runtime.engines.ort.decoders import open_bank
 from trine.runtime.engines.profile import OperatorTime
 from trine.runtime.hardware.processors import num_processors
-from trine.runtime.inference.pooling import load_projectors
 from trine.runtime.preprocessing.vision_inputs import VisionInputs
 
 __all__ = ["NativeCpuEngine"]

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from trine.runtime.adapters.base import AdapterHandle, AdapterSource, MergedAdapters
 from trine.runtime.adapters.file import open_adapter
+from trine.runtime.adapters.projector import load_base_projector, load_projectors
 from trine.runtime.adapters.store import SLOTS_PER_RUN, AdapterBank, AdapterView
 from trine.runtime.bundle.bundle import HEADS_NAME, Bundle
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.engines.ort.session import SessionSettings, open_session, run_session
 from trine.runtime.errors import BundleError
-from trine.runtime.inference.pooling import load_base_projector, load_projectors
 from trine.runtime.libraries import import_onnxruntime
 
 if TYPE_CHECKING:

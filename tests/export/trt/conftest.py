@@ -30,14 +30,14 @@ from trine.export.reference.model import Reference, ReferenceInput
 from trine.runtime.adapters.base import AdapterHandle, AdapterSource, MergedAdapters
 from trine.runtime.adapters.file import adapter_from_peft
 from trine.runtime.adapters.peft import PeftAdapters
+from trine.runtime.adapters.projector import load_base_projector, load_projectors
 from trine.runtime.adapters.store import AdapterBank
 from trine.runtime.bundle.bundle import EMBEDDING_NAME, HEADS_NAME
-from trine.runtime.bundle.safetensors_file import widen
+from trine.runtime.bundle.dtypes import widen
 from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.engines.ort.decoders import ONNX_TYPES, rank_mask
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.embedding_table import EmbeddingTable
-from trine.runtime.inference.pooling import load_base_projector, load_projectors
 from trine.runtime.inference.runner import Runner
 from trine.runtime.inputs import ImageText
 from trine.runtime.outputs import Heads

@@ -4,15 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 HEAVY = ("triton", "torch", "tensorrt", "cuda", "onnx")
 
 
 def test_launching_imports_no_compiler() -> None:
     code = (
         "import sys, trine.kernels.triton.launch, trine.kernels.triton.launches, "
-        "trine.kernels.triton.plugin, trine.kernels.triton.compile, trine.kernels.patchify; "
+        "trine.kernels.triton.compile, trine.kernels.patchify; "
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -29,14 +27,3 @@ def test_compiling_without_triton_names_the_extra(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: the package 'triton' is needed to compile kernels")
     assert "pip install 'trine[kernels]'" in done.stderr
-
-
-def test_tensorrt_is_named_where_it_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from trine.kernels.triton.errors import KernelError
-    from trine.kernels.triton.plugin import register_pool_plugin
-
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(KernelError, match=r"'tensorrt' from version 11 .*trine\[tensorrt\]"):
-        register_pool_plugin(tmp_path, 89)

@@ -11,14 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from trine.kernels.lora import adapter_tiles, lora_delta
-from trine.kernels.maxsim import maxsim_scores
 from trine.kernels.patchify import patchify_levels
 from trine.kernels.pooling import l2_normalise, mean_rows, project
 from trine.kernels.quantise import pack_binary, pack_ubinary, quantise_int8
 from trine.kernels.triton.launches import (
     launch_lora_expand,
     launch_lora_shrink,
-    launch_maxsim,
     launch_pack_binary,
     launch_pack_ubinary,
     launch_patchify,
@@ -204,50 +202,6 @@ def test_patches(device: Any, dtype: str, size: tuple[int, int]) -> None:
     # Rounded as the device rounds uploads: to nearest, halves to even.
     want_rounded = device.download(device.upload(want, dtype))
     np.testing.assert_array_equal(device.download(out), want_rounded)
-
-
-@every_type
-@pytest.mark.parametrize(
-    ("query_lengths", "document_lengths", "dim"),
-    [
-        ((1,), (1,), 16),
-        ((3, 40, 0, 17), (1, 33, 32, 100), 128),
-        ((32,), (5,) * 7, 32),
-        ((2, 2), (64,), 112),
-        ((), (3,), 16),
-    ],
-)
-def test_maxsim(
-    device: Any,
-    dtype: str,
-    query_lengths: tuple[int, ...],
-    document_lengths: tuple[int, ...],
-    dim: int,
-) -> None:
-    queries = device.upload(l2_normalise(normal(13, sum(query_lengths), dim)), dtype)
-    # All turned from the first query's tokens, so that a padding of zeros would win.
-    documents = device.upload(l2_normalise(normal(14, sum(document_lengths), dim) - 2), dtype)
-    scores = device.empty(len(query_lengths), len(document_lengths))
-    device.run(
-        launch_maxsim(
-            queries,
-            device.upload(starts(query_lengths), "i32"),
-            documents,
-            device.upload(starts(document_lengths), "i32"),
-            scores,
-        )
-    )
-    want = maxsim_scores(
-        *(
-            [whole[first:last] for first, last in pairwise(starts(lengths))]
-            for whole, lengths in zip(
-                _float32(device, queries, documents),
-                (query_lengths, document_lengths),
-                strict=True,
-            )
-        )
-    )
-    assert_close(device.download(scores), want, (dtype, query_lengths, document_lengths, dim))
 
 
 @every_type

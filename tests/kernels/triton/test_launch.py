@@ -197,12 +197,12 @@ def test_code_of_other_sources_is_refused(tmp_path: Path) -> None:
 
 def test_damaged_and_missing_code_is_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, 89)
-    file = folder / "maxsim.fp16.sm_89.cubin"
+    file = folder / "patchify.fp16.sm_89.cubin"
     file.write_bytes(b"other")
-    with pytest.raises(KernelError, match=r"maxsim.fp16.sm_89.cubin: is not the file"):
+    with pytest.raises(KernelError, match=r"patchify.fp16.sm_89.cubin: is not the file"):
         CudaKernels.load(folder, driver=RecordingDriver())
     file.unlink()
-    with pytest.raises(KernelError, match=r"maxsim.fp16.sm_89.cubin: cannot be read"):
+    with pytest.raises(KernelError, match=r"patchify.fp16.sm_89.cubin: cannot be read"):
         CudaKernels.load(folder, driver=RecordingDriver())
 
 

@@ -7,7 +7,6 @@ from trine.kernels.triton.launches import (
     Launch,
     launch_lora_expand,
     launch_lora_shrink,
-    launch_maxsim,
     launch_pack_binary,
     launch_pack_ubinary,
     launch_patchify,
@@ -46,7 +45,6 @@ LAUNCHES = {
         f32(9, 48), f32(3, 80, 48), i32(4, 32), i32(4), f32(9, 80)
     ),
     "patchify.fp32": lambda: launch_patchify(u8(56, 84, 3), f32(3, 256), i32(6), f32(24, 1176)),
-    "maxsim.fp32": lambda: launch_maxsim(f32(5, 128), i32(3), f32(7, 128), i32(4), f32(2, 3)),
     "quantise_int8.fp32": lambda: launch_quantise_int8(f32(2, 600), f32(2, 600), i8(2, 600)),
     "pack_ubinary.fp32": lambda: launch_pack_ubinary(f32(2, 2049), u8(2, 257)),
     "pack_binary.fp32": lambda: launch_pack_binary(f32(2, 2048), i8(2, 256)),
@@ -57,7 +55,6 @@ GRIDS = {
     "lora_shrink.fp32": (4, 2, 1),
     "lora_expand.fp32": (4, 2, 1),
     "patchify.fp32": (24, 1, 1),
-    "maxsim.fp32": (3, 2, 1),
     "quantise_int8.fp32": (2, 2, 1),
     "pack_ubinary.fp32": (2, 2, 1),
     "pack_binary.fp32": (2, 1, 1),
@@ -83,7 +80,6 @@ def test_every_kernel_has_a_launch() -> None:
 
 
 def test_parameters_are_inputs_then_scalars_then_the_output() -> None:
-    """The order in which TensorRT hands them to a plugin's kernel."""
     for spec in kernel_specs():
         kinds = "".join("p" if part.dtype[0] == "*" else "s" for part in spec.parameters)
         inputs, scalars = kinds.index("s"), kinds.count("s")
@@ -135,16 +131,8 @@ def test_parameters_are_inputs_then_scalars_then_the_output() -> None:
             "pixels is u8",
         ),
         (
-            lambda: launch_maxsim(f32(5, 64), i32(3), f32(7, 128), i32(4), f32(2, 3)),
-            r"documents is fp32 \(7, 128\) and must be fp32 \(7, 64\)",
-        ),
-        (
-            lambda: launch_maxsim(f32(5, 144), i32(3), f32(7, 144), i32(4), f32(2, 3)),
+            lambda: launch_project_rows(f32(7, 144), f32(144, 144), f32(144), f32(7, 144)),
             "144 values of a vector are more than the 128",
-        ),
-        (
-            lambda: launch_maxsim(f32(5, 64), i32(70001), f32(7, 64), i32(4), f32(70000, 3)),
-            "70000 programs along y are more than the 65535",
         ),
         (
             lambda: launch_quantise_int8(f32(2, 60), f32(2, 60), u8(2, 60)),
@@ -161,4 +149,4 @@ def test_what_does_not_fit_is_named(launch: object, message: str) -> None:
 
 def test_a_grid_beyond_the_driver_is_refused() -> None:
     with pytest.raises(ValueError, match="programs along z"):
-        Launch(kernel="maxsim.fp32", grid=(1, 1, 65536), arguments=())
+        Launch(kernel="patchify.fp32", grid=(1, 1, 65536), arguments=())

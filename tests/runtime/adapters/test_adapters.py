@@ -14,7 +14,7 @@ from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.reference.model import Reference, ReferenceInput
 from trine.runtime.adapters.layout import PROJECTOR, adapted_shapes
 from trine.runtime.adapters.peft import LoraPair
-from trine.runtime.bundle.safetensors_file import narrow, widen
+from trine.runtime.bundle.dtypes import narrow, widen
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.ort.engine import OrtCpuEngine
 from trine.runtime.errors import InputError

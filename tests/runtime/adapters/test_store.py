@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from trine.runtime.adapters.file import AdapterTensors, StoredPair
 from trine.runtime.adapters.layout import PROJECTOR, adapted_shapes, lora_groups
+from trine.runtime.adapters.projector import Projector
 from trine.runtime.adapters.store import MAX_ADAPTERS, AdapterBank
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.bundle.manifest import AdapterLayout
@@ -17,7 +18,6 @@ from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.engines.ort.decoders import rank_mask
 from trine.runtime.errors import InputError
 from trine.runtime.inference.batch_planner import BatchLimits
-from trine.runtime.inference.pooling import Projector
 
 Array = NDArray[np.float32]
 

@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from safetensors.numpy import save, save_file
 
-from trine.runtime.bundle.safetensors_file import TensorFile, check_finite, narrow, widen
+from trine.runtime.bundle.dtypes import check_finite, narrow, widen
+from trine.runtime.bundle.safetensors_file import TensorFile
 from trine.runtime.errors import BundleError, CheckpointError
 
 in_one_folder = settings(

@@ -9,7 +9,7 @@ from trine.runtime.bundle.bundle import Bundle, open_bundle
 from trine.runtime.bundle.manifest import Builder, BuiltEngine, EngineEntry
 from trine.runtime.bundle.tuned_settings import TunedSettings, write_tuned
 from trine.runtime.embedder import Embedder
-from trine.runtime.engines.gpu.entries import GPU_RUNNERS, gpu_entries
+from trine.runtime.engines.gpu.entries import gpu_entries
 from trine.runtime.engines.select import Host, engine_named, obstacle_to, read_host, select_engine
 from trine.runtime.errors import BundleError, InputError
 from trine.runtime.hardware.cpu import read_cpu
@@ -144,7 +144,12 @@ def test_a_tuned_engine_that_cannot_run_here_is_passed_over_with_a_warning(
 def test_auto_never_builds_while_it_loads(bundle: Bundle) -> None:
     runners = [entry.runner for entry in gpu_entries(bundle.manifest.engines)]
     assert runners == ["ort_cuda"]
-    assert "ort_tensorrt" in GPU_RUNNERS
+
+
+@pytest.mark.parametrize("name", ["ort_tensorrt", "trt-bf16:ort_tensorrt"])
+def test_the_runner_that_was_taken_out_names_what_to_use_instead(bundle: Bundle, name: str) -> None:
+    with pytest.raises(BundleError, match=r"is no more: .*; use 'tensorrt' or 'tensorrt_rtx'"):
+        bundle.engine(name)
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="a driver is here")

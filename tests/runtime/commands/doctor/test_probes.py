@@ -173,9 +173,8 @@ def test_linked_libraries_are_read_from_the_files(tmp_path: Path) -> None:
     (tmp_path / "libonnxruntime_providers_cuda.so").write_bytes(
         b"\0libcublasLt.so.13\0libcudnn.so.9\0"
     )
-    (tmp_path / "libonnxruntime_providers_tensorrt.so").write_bytes(b"\0libnvinfer.so.10\0")
     (tmp_path / "libonnxruntime_providers_shared.so").write_bytes(b"")
-    assert linked_libraries(tmp_path) == {"cublasLt": 13, "cudnn": 9, "nvinfer": 10}
+    assert linked_libraries(tmp_path) == {"cublasLt": 13, "cudnn": 9}
 
 
 def test_a_containers_limits_count(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ MODULES = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt_rtx",
     "ort_cuda": "onnxruntime",
-    "ort_tensorrt": "onnxruntime",
 }
 #: Worst cosine of a vector in bfloat16 with float32's.
 FLOOR = 0.99

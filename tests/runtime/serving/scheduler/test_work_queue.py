@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from trine.runtime.adapters.base import AdapterHandle
+from trine.runtime.adapters.projector import Projector
 from trine.runtime.inference.batch_planner import BatchCosts, Load
-from trine.runtime.inference.pooling import Projector
 from trine.runtime.preprocessing.sequence import text_sequence
 from trine.runtime.serving.scheduler.batching import LOOK_AHEAD, BatchBudget
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue

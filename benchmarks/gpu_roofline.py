@@ -1,28 +1,43 @@
-"""`trine roofline BUNDLE`: what GPUs could do at best with a bundle's model, from data sheets."""
+"""Prints what GPUs could do at best with a bundle's model, by their data sheets.
+
+    python benchmarks/gpu_roofline.py BUNDLE
+
+Prints operations and bytes of each stage of the model, and the best rates that the sheets allow:
+predictions, not measurements. Needs no GPU.
+"""
 
 import argparse
+import json
 import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from trine.runtime.errors import InputError
+from roofline.devices import DEVICES, PRECISIONS, RatePrecision
+from roofline.prediction import stage_bytes
+from roofline.tables import (
+    Workload,
+    image_workload,
+    rate_rows,
+    rate_value,
+    stage_rows,
+    text_workload,
+)
 
-if TYPE_CHECKING:
-    from trine.runtime.bundle.bundle import Bundle
-    from trine.runtime.commands.roofline.devices import RatePrecision
-    from trine.runtime.commands.roofline.tables import Workload
-
-__all__ = ["register", "run"]
+from trine.runtime.bundle.bundle import TOKENIZER_NAME, Bundle, open_bundle
+from trine.runtime.commands.info.bundle_summary import table_lines
+from trine.runtime.errors import InputError, TrineError
+from trine.runtime.preprocessing.tokenizer import TextTokenizer
 
 
-def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `roofline` to the program's commands."""
-    parser = subparsers.add_parser(
-        "roofline",
-        help="predict what GPUs could do at best",
-        description="Print operations and bytes of each stage of the model, and the best rates "
-        "that GPUs' data sheets allow. Predictions, not measurements; needs no GPU.",
-    )
+def main(words: Sequence[str] | None = None) -> int:
+    """Print the tables or the JSON; return 0, or 2 where the options cannot be used.
+
+    Args:
+        words: as on the command line; None for the process's own.
+    """
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
     parser.add_argument(
         "--tokens", type=int, default=512, metavar="N", help="of a text (default: %(default)s)"
@@ -50,25 +65,23 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--multi-vector", action="store_true", help="a vector a token instead of one an item"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
+    try:
+        _print_tables(parser.parse_args(words))
+    except TrineError as error:
+        print(f"gpu_roofline.py: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print the tables, or the JSON, to stdout."""
-    import json
-
-    from trine.runtime.bundle.bundle import open_bundle
-    from trine.runtime.commands.info.bundle_summary import table_lines
-    from trine.runtime.commands.roofline.tables import rate_rows, stage_rows
-
+def _print_tables(arguments: argparse.Namespace) -> None:
     for name in ("tokens", "batch", "pages"):
         if getattr(arguments, name) < 1:
             raise InputError(f"--{name} is {getattr(arguments, name)}; give at least 1")
     workloads = _workloads(open_bundle(arguments.bundle), arguments)
     precisions = _precisions(arguments.precision)
     if arguments.json:
-        print(json.dumps(_json_object(workloads, precisions), indent=2))
-        return 0
+        print(json.dumps(_json_object(workloads, precisions), indent=2, ensure_ascii=False))
+        return
     print(
         "Predictions from data sheets, not measurements; docs/roofline.md says how they are made."
     )
@@ -79,12 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
         print()
         for line in table_lines(list(rate_rows(workload, precisions=precisions))):
             print(line)
-    return 0
 
 
-def _precisions(names: list[str] | None) -> "tuple[RatePrecision, ...]":
+def _precisions(names: list[str] | None) -> tuple[RatePrecision, ...]:
     """Return the precisions asked for, in the tables' order; fp16 has the rates of bf16."""
-    from trine.runtime.commands.roofline.devices import PRECISIONS
 
     if names is None:
         return PRECISIONS
@@ -92,10 +103,7 @@ def _precisions(names: list[str] | None) -> "tuple[RatePrecision, ...]":
     return tuple(precision for precision in PRECISIONS if precision in wanted)
 
 
-def _workloads(bundle: "Bundle", arguments: argparse.Namespace) -> "tuple[Workload, Workload]":
-    from trine.runtime.bundle.bundle import TOKENIZER_NAME
-    from trine.runtime.commands.roofline.tables import image_workload, text_workload
-    from trine.runtime.preprocessing.tokenizer import TextTokenizer
+def _workloads(bundle: Bundle, arguments: argparse.Namespace) -> tuple[Workload, Workload]:
 
     found = re.fullmatch(r"(\d+)[x×](\d+)", arguments.image)
     if found is None or not int(found[1]) or not int(found[2]):
@@ -114,13 +122,8 @@ def _workloads(bundle: "Bundle", arguments: argparse.Namespace) -> "tuple[Worklo
 
 
 def _json_object(
-    workloads: "tuple[Workload, ...]", precisions: "tuple[RatePrecision, ...]"
+    workloads: tuple[Workload, ...], precisions: tuple[RatePrecision, ...]
 ) -> dict[str, object]:
-    from dataclasses import asdict
-
-    from trine.runtime.commands.roofline.devices import DEVICES
-    from trine.runtime.commands.roofline.prediction import stage_bytes
-    from trine.runtime.commands.roofline.tables import rate_value
 
     return {
         "note": "predictions from data sheets, not measurements",
@@ -142,3 +145,7 @@ def _json_object(
         ],
         "devices": [asdict(device) for device in DEVICES],
     }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

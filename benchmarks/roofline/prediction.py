@@ -8,8 +8,8 @@ for multicore architectures", 2009.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from trine.runtime.commands.roofline.devices import DeviceSheet, RatePrecision
-from trine.runtime.commands.roofline.stages import Stage
+from roofline.devices import DeviceSheet, RatePrecision
+from roofline.stages import Stage
 
 __all__ = ["WIDTHS", "Prediction", "StageTime", "predict", "stage_bytes"]
 

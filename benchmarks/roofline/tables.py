@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from roofline.devices import DEVICES, PRECISIONS, DeviceSheet, RatePrecision
+from roofline.prediction import predict, stage_bytes
+from roofline.stages import Stage, image_grid, image_stages, text_stages
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.commands.progress import format_bytes
-from trine.runtime.commands.roofline.devices import DEVICES, PRECISIONS, DeviceSheet, RatePrecision
-from trine.runtime.commands.roofline.prediction import predict, stage_bytes
-from trine.runtime.commands.roofline.stages import Stage, image_grid, image_stages, text_stages
 
 __all__ = [
     "Row",

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.commands.roofline.devices import DEVICES, PRECISIONS
-from trine.runtime.commands.roofline.tables import (
+from roofline.devices import DEVICES, PRECISIONS
+from roofline.tables import (
     Row,
     Workload,
     image_workload,
@@ -12,6 +11,7 @@ from trine.runtime.commands.roofline.tables import (
     stage_rows,
     text_workload,
 )
+from trine.runtime.bundle.model_config import ModelConfig
 
 __all__ = ["A4_150_DPI", "TEXT_RUNS", "roofline_page"]
 
@@ -31,8 +31,8 @@ and every program is slower. `python benchmarks/gpu.py BUNDLE` measures on a GPU
 the two side by side.
 
 The page is computed from the published numbers of {title} by
-`python benchmarks/roofline_page.py`; `trine roofline BUNDLE` prints the same tables for the model
-of any bundle.
+`python benchmarks/roofline_page.py`; `python benchmarks/gpu_roofline.py BUNDLE` prints the same
+tables for the model of any bundle.
 
 How a time is predicted: each stage takes as long as its operations at the device's dense rate or
 its bytes at the memory's bandwidth, whichever is longer, and the stages follow one another.

@@ -50,14 +50,23 @@ DEVICES = (
         source="NVIDIA L4 Tensor Core GPU data sheet (tensor rates with sparsity there, halved)",
     ),
     DeviceSheet(
+        name="L40S",
+        sm=89,
+        tera_operations={"fp32": 91.6, "tf32": 183, "bf16": 366.5, "fp8": 733, "int8": 733},
+        bandwidth=864,
+        memory=48,
+        pattern=r"\bL40S\b",
+        source="NVIDIA L40S data sheet (tensor rates with sparsity there, halved)",
+    ),
+    DeviceSheet(
         name="RTX 4000 Ada",
         sm=89,
-        tera_operations={"fp32": 26.7, "tf32": 53.4, "bf16": 106.8, "fp8": 213.6, "int8": 213.6},
+        tera_operations={"fp32": 26.7, "tf32": 40.95, "bf16": 81.9, "fp8": 163.8, "int8": 163.8},
         bandwidth=360,
         memory=20,
         pattern=r"RTX 4000 Ada",
-        source="NVIDIA RTX 4000 Ada Generation data sheet for fp32, bandwidth and memory; tensor "
-        "rates are 2, 4 and 8 times fp32, as on the L4, whose chip it shares",
+        source="NVIDIA RTX 4000 Ada Generation data sheet; its one tensor rate, 327.6 for fp8 with "
+        "sparsity, halved, and again for each wider format",
     ),
     DeviceSheet(
         name="RTX 4090",
@@ -69,6 +78,24 @@ DEVICES = (
         source="NVIDIA Ada GPU Architecture white paper, appendix A (float32 sums)",
     ),
     DeviceSheet(
+        name="RTX 5090",
+        sm=120,
+        tera_operations={"fp32": 104.8, "tf32": 104.8, "bf16": 209.5, "fp8": 419, "int8": 838},
+        bandwidth=1792,
+        memory=32,
+        pattern=r"RTX 5090(?! Laptop| D)",
+        source="NVIDIA RTX Blackwell GPU Architecture white paper, appendix A (float32 sums)",
+    ),
+    DeviceSheet(
+        name="RTX PRO 6000 Blackwell",
+        sm=120,
+        tera_operations={"fp32": 126, "tf32": 251.9, "bf16": 503.8, "fp8": 1007.6, "int8": 1007.6},
+        bandwidth=1792,
+        memory=96,
+        pattern=r"RTX PRO 6000 Blackwell Workstation",
+        source="NVIDIA RTX PRO Blackwell GPU Architecture white paper, Workstation Edition",
+    ),
+    DeviceSheet(
         name="A10",
         sm=86,
         tera_operations={"fp32": 31.2, "tf32": 62.5, "bf16": 125, "int8": 250},
@@ -76,6 +103,15 @@ DEVICES = (
         memory=24,
         pattern=r"\bA10\b",
         source="NVIDIA A10 Tensor Core GPU data sheet",
+    ),
+    DeviceSheet(
+        name="A10G",
+        sm=86,
+        tera_operations={"fp32": 35, "tf32": 35, "bf16": 70, "int8": 140},
+        bandwidth=600,
+        memory=24,
+        pattern=r"\bA10G\b",
+        source="NVIDIA A10G Tensor Core GPU data sheet",
     ),
     DeviceSheet(
         name="A100 40 GB",
@@ -104,6 +140,26 @@ DEVICES = (
         pattern=r"H100.*(SXM|HBM3)",
         source="NVIDIA H100 Tensor Core GPU data sheet, SXM (tensor rates with sparsity there, "
         "halved)",
+    ),
+    DeviceSheet(
+        name="H200 SXM",
+        sm=90,
+        tera_operations={"fp32": 67, "tf32": 494.5, "bf16": 989.5, "fp8": 1979, "int8": 1979},
+        bandwidth=4800,
+        memory=141,
+        pattern=r"\bH200\b(?! NVL)",
+        source="NVIDIA H200 Tensor Core GPU data sheet, SXM (tensor rates with sparsity there, "
+        "halved)",
+    ),
+    DeviceSheet(
+        name="B200",
+        sm=100,
+        tera_operations={"fp32": 75, "tf32": 1125, "bf16": 2250, "fp8": 4500, "int8": 4500},
+        bandwidth=8000,
+        memory=180,
+        pattern=r"\bB200\b",
+        source="NVIDIA Blackwell data sheet, HGX B200, an eighth (tensor rates with sparsity "
+        "there, halved)",
     ),
 )
 

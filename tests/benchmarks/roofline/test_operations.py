@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from trine.runtime.adapters.layout import adapted_shapes
-from trine.runtime.bundle.bundle import Bundle, open_bundle
-from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.commands.roofline.stages import (
+from roofline.stages import (
     Stage,
     image_grid,
     image_stages,
     image_tokens,
     text_stages,
 )
+
+from trine.runtime.adapters.layout import adapted_shapes
+from trine.runtime.bundle.bundle import Bundle, open_bundle
+from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.preprocessing.image_processor import ImagePatches, patch_format
 from trine.runtime.preprocessing.vision_inputs import lay_out_images, pad_layout
 
