@@ -64,8 +64,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="NAME",
         action="append",
         default=[],
-        help=f"{ENGINE_HELP}; may be repeated (default: all of the bundle's that the processor can "
-        "run, one after the other)",
+        help=f"{ENGINE_HELP}; may be repeated (default: the one that auto stands for, then the "
+        "others of the bundle that the processor can run)",
     )
     add_device(parser)
     parser.add_argument("--limit", metavar="N", type=int, help="pairs to read, the first ones")
@@ -83,10 +83,13 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.bundle.bundle import open_bundle
     from trine.runtime.commands.eval.pair_files import read_pairs
     from trine.runtime.commands.info.bundle_summary import table_lines
+    from trine.runtime.engines.choice import resolve_engine
 
     bundle = open_bundle(arguments.bundle)
-    known = [entry.name for entry in bundle.manifest.engines if "cpu" in entry.devices]
-    engines = arguments.engine or known
+    listed = [entry.name for entry in bundle.manifest.engines if "cpu" in entry.devices]
+    # First what `trine embed` and `trine serve` would run, so that differences are to it.
+    auto = resolve_engine(bundle, "auto", arguments.device).name
+    engines = arguments.engine or list(dict.fromkeys([auto, *listed]))
     for name in engines:
         bundle.engine(name)
     options = _options(arguments, bundle, engines)
@@ -196,21 +199,17 @@ def _options(
     """Return what to measure, all checked before a model is loaded."""
     from trine.runtime.commands.eval.evaluation import EvaluationOptions, check_output_types
     from trine.runtime.outputs import check_output_dtype
-    from trine.runtime.request import check_request
+    from trine.runtime.request import check_dim, check_request
     from trine.runtime.scoring.quantisation import bundle_ranges
 
     model = bundle.manifest.model
     dims = tuple(dict.fromkeys(arguments.dim))
     dtypes = [check_output_dtype(name) for name in arguments.output_dtype or ["float32"]]
+    for dim in dims:
+        check_dim("--dim", dim, model)
     for engine in engines:
-        for dim in dims or (None,):
-            check_request(
-                tuple(bundle.engine(engine).decoders),
-                model,
-                num_items=1,
-                task=arguments.task,
-                truncate_dim=dim,
-            )
+        decoders = tuple(bundle.engine(engine).decoders)
+        check_request(decoders, model, num_items=1, task=arguments.task)
     options = EvaluationOptions(
         task=arguments.task,
         dims=dims,
