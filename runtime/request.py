@@ -10,7 +10,7 @@ from trine.runtime.bundle.model_config import MAX_TOKENS, PROMPTS, ModelConfig
 from trine.runtime.errors import InputError
 from trine.runtime.outputs import Heads, OutputDtype, check_output_dtype
 
-__all__ = ["SYMMETRIC_TASKS", "Request", "check_count", "check_request"]
+__all__ = ["SYMMETRIC_TASKS", "Request", "check_count", "check_dim", "check_request"]
 
 #: Tasks without roles: both sides are embedded with the query's prefix.
 SYMMETRIC_TASKS = ("text-matching",)
@@ -106,12 +106,7 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
         )
     if not single and not multi:
         raise InputError("return_single and return_multivector are both False; ask for one")
-    if truncate_dim is not None and (
-        not _is_whole(truncate_dim) or truncate_dim not in model.matryoshka_dims
-    ):
-        raise InputError(
-            f"truncate_dim is {truncate_dim!r}; this model has {list(model.matryoshka_dims)}"
-        )
+    dim = check_dim("truncate_dim", truncate_dim, model)
     length = MAX_TOKENS if max_length is None else check_count("max_length", max_length)
     pixels = model.image.max_pixels if max_pixels is None else check_count("max_pixels", max_pixels)
     if pixels < model.image.min_pixels:
@@ -122,7 +117,7 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
     request = Request(
         tasks=(),
         prefixes=(),
-        heads=Heads(single, multi, int(truncate_dim or model.default_dim)),
+        heads=Heads(single, multi, dim or model.default_dim),
         output_dtype=check_output_dtype(output_dtype),
         max_length=min(length, model.max_tokens),
         max_pixels=pixels,
@@ -145,6 +140,19 @@ def _one_each(
         if name not in known:
             raise InputError(f"{option} is {name!r}; known are {list(known)}")
     return names
+
+
+def check_dim(name: str, value: object, model: ModelConfig) -> int | None:
+    """Return the leading dimensions that an option called `name` keeps; None for all.
+
+    Raises:
+        InputError: the model was not trained for that many.
+    """
+    if value is None:
+        return None
+    if not _is_whole(value) or value not in model.matryoshka_dims:
+        raise InputError(f"{name} is {value!r}; this model has {list(model.matryoshka_dims)}")
+    return int(value)
 
 
 def check_count(name: str, value: object) -> int:

@@ -18,6 +18,23 @@ def test_openai_embeddings(server, texts, expected, close):
     close([queries.embed_query(texts[0])], expected(texts[:1]))
 
 
+def test_the_default_of_openai_embeddings_is_refused_with_the_remedy(server, monkeypatch):
+    langchain_openai = pytest.importorskip("langchain_openai")
+    openai = pytest.importorskip("openai")
+    tiktoken = pytest.importorskip("tiktoken")
+    # A vocabulary of bytes, since the real one is downloaded when it is first used.
+    encoding = tiktoken.Encoding(
+        "bytes", pat_str=".", mergeable_ranks={bytes([i]): i for i in range(256)}, special_tokens={}
+    )
+    for name in ("encoding_for_model", "get_encoding"):
+        monkeypatch.setattr(tiktoken, name, lambda _: encoding)
+    embeddings = langchain_openai.OpenAIEmbeddings(
+        model="jina-embeddings-v4", base_url=f"{server}/v1", api_key="any"
+    )
+    with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
+        embeddings.embed_query("a rose")
+
+
 @pytest.fixture
 def jina_embeddings(server, monkeypatch):
     jina = pytest.importorskip("langchain_community.embeddings.jina")

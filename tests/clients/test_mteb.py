@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from tests.clients.test_snippets import BLOCKS
+
 mteb = pytest.importorskip("mteb")
 pytestmark = pytest.mark.clients
 
@@ -26,6 +28,23 @@ def test_single_vectors(server, told, texts, expected, close, chat):
     )
     found = wrapper.encode([{"text": texts}], show_progress_bar=False, **told)
     close(found, expected(texts, "passage"))
+
+
+def test_the_recipe_embeds_queries_as_queries_and_documents_as_passages(
+    server, told, texts, expected, close
+):
+    from mteb.types import PromptType
+
+    recipe = next(block for block in BLOCKS if "mteb" in block)
+    names = {}
+    exec(recipe.replace("127.0.0.1:8000", server.removeprefix("http://")), names)
+    for side, prompt in ((PromptType.query, "query"), (PromptType.document, "passage")):
+        found = names["model"].encode(
+            [{"text": texts}], prompt_type=side, show_progress_bar=False, **told
+        )
+        close(found, expected(texts, prompt))
+    alike = names["model"].encode([{"text": texts}], show_progress_bar=False, **told)
+    close(alike, expected(texts, task="text-matching"))
 
 
 def test_pictures(server, told, picture_path, as_file, expected, close):

@@ -7,6 +7,8 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.runtime.serving.server_process import running_server
+
 openai = pytest.importorskip("openai")
 pytestmark = pytest.mark.clients
 
@@ -36,13 +38,20 @@ def test_one_text_dimensions_and_user(client, expected, close):
     close([answer.data[0].embedding], expected(["a rose"], dim=128))
 
 
-def test_token_ids_are_the_models_own(client, server, expected, close):
-    shown = httpx.post(f"{server}/tokenize", json={"inputs": ["Query: a rose"]}).json()
-    ids = [token["id"] for token in shown[0]]
-    answer = client.embeddings.create(model="jina-embeddings-v4", input=ids)
-    close([answer.data[0].embedding], expected(["a rose"]))
-    many = client.embeddings.create(model="jina-embeddings-v4", input=[ids, ids])
-    close([item.embedding for item in many.data], expected(["a rose"] * 2))
+def test_token_ids_are_refused_with_the_remedy(client):
+    with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
+        client.embeddings.create(model="jina-embeddings-v4", input=[[1, 2]])
+
+
+def test_token_ids_are_the_models_own_where_the_server_says_so(nano_bundle, expected, close):
+    with running_server(nano_bundle, "--token-ids", "own") as url:
+        shown = httpx.post(f"{url}/tokenize", json={"inputs": ["Query: a rose"]}).json()
+        ids = [token["id"] for token in shown[0]]
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="any")
+        answer = client.embeddings.create(model="jina-embeddings-v4", input=ids)
+        close([answer.data[0].embedding], expected(["a rose"]))
+        many = client.embeddings.create(model="jina-embeddings-v4", input=[ids, ids])
+        close([item.embedding for item in many.data], expected(["a rose"] * 2))
 
 
 def test_task_in_the_body_or_in_the_models_name(client, texts, expected, close):

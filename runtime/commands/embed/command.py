@@ -197,7 +197,7 @@ class _Progress:
 def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
     """Return the options of the run, all checked before the model is loaded."""
     from trine.runtime.commands.embed.row_embedding import RowOptions
-    from trine.runtime.request import check_request
+    from trine.runtime.request import check_dim, check_request
     from trine.runtime.scoring.quantisation import bundle_ranges, check_output
 
     if arguments.multi_vector and arguments.dim is not None:
@@ -210,6 +210,7 @@ def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
             raise InputError(f"{name} is {value}; give a number of at least 1")
     if not 1 <= arguments.dpi <= MAX_DPI:
         raise InputError(f"--dpi is {arguments.dpi}; give a number from 1 to {MAX_DPI}")
+    check_dim("--dim", arguments.dim, bundle.manifest.model)
     known = _known_tasks(bundle, arguments)
     prompt: Prompt = arguments.prompt or "query"
     tasks = [] if arguments.task is None else [arguments.task]

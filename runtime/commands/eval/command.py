@@ -64,8 +64,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="NAME",
         action="append",
         default=[],
-        help=f"{ENGINE_HELP}; may be repeated (default: all of the bundle's that the processor can "
-        "run, one after the other)",
+        help=f"{ENGINE_HELP}; may be repeated (default: the one that auto stands for, then the "
+        "others of the bundle that the processor can run)",
     )
     add_device(parser)
     parser.add_argument("--limit", metavar="N", type=int, help="pairs to read, the first ones")
@@ -194,10 +194,13 @@ def _options(
     from trine.runtime.commands.eval.evaluation import EvaluationOptions, check_evaluation
     from trine.runtime.engines.select import read_host, select_engine
     from trine.runtime.outputs import check_output_dtype
+    from trine.runtime.request import check_dim
     from trine.runtime.scoring.quantisation import bundle_ranges
 
     dims = tuple(dict.fromkeys(arguments.dim))
     dtypes = [check_output_dtype(name) for name in arguments.output_dtype or ["float32"]]
+    for dim in dims:
+        check_dim("--dim", dim, bundle.manifest.model)
     options = EvaluationOptions(
         task=arguments.task,
         dims=dims,
@@ -213,12 +216,13 @@ def _options(
 
 
 def _engines_here(bundle: "Bundle", device: int) -> list[str]:
-    """Return the engines of the processor, each as "auto" would run it."""
-    from trine.runtime.engines.select import best_way, read_host
+    """Return what "auto" runs, then the other engines of the processor as it would run them."""
+    from trine.runtime.engines.select import AUTO, best_way, read_host, select_engine
 
     host = read_host(bundle, device)
+    auto = select_engine(bundle, AUTO, host).entry
     listed = (entry for entry in bundle.manifest.engines if "cpu" in entry.devices)
-    return [best_way(entry, host).name for entry in listed]
+    return list(dict.fromkeys([auto.name, *(best_way(entry, host).name for entry in listed)]))
 
 
 def _run_engine(

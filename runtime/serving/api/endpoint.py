@@ -12,7 +12,7 @@ from starlette.routing import Route
 from trine.runtime.serving.api.requests.images import ImageReader, read_pictures
 from trine.runtime.serving.api.requests.items import ParsedItem
 from trine.runtime.serving.api.requests.tasks import TaskChoice
-from trine.runtime.serving.api.requests.token_ids import ForeignTokenIds
+from trine.runtime.serving.api.requests.token_ids import TokenIdPolicy
 from trine.runtime.serving.api.responses.errors import answer_error
 from trine.runtime.serving.http.request_context import call_context
 from trine.runtime.serving.http.response_headers import embedding_headers
@@ -36,13 +36,13 @@ class ApiContext:
         service: that embeds.
         read_image: reads one picture of a request.
         max_body_bytes: of a request's body, before and after decompression.
-        foreign_ids: decides what token ids in a request are.
+        token_ids: decides whether a request may give token ids.
     """
 
     service: Embedding
     read_image: ImageReader
     max_body_bytes: int
-    foreign_ids: ForeignTokenIds
+    token_ids: TokenIdPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ async def embed_items(
         ServiceError: a picture or item cannot be used, or the service refuses the call.
     """
     info = api.service.info()
-    resolved = api.foreign_ids.resolve(items, request.headers.get("user-agent"), fields)
+    resolved = api.token_ids.resolve(items, fields)
     context = call_context(request)
     contents = await read_pictures(
         resolved, api.read_image, max_items=info.max_items, hold=context.hold, fields=fields

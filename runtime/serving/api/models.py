@@ -44,4 +44,5 @@ def _entry(info: ModelInfo, name: str) -> dict[str, object]:
         "root": info.source,
         "parent": None if name == info.name else info.name,
         "max_model_len": info.max_tokens,
+        "description": info.note,
     }

@@ -1,9 +1,10 @@
-"""`/v1/embeddings`, `/embeddings` and `/v1/multi-vector`: OpenAI's and Jina's contracts.
+"""`/v1/embeddings`, `/embeddings`, `/v1/multi-vector`: OpenAI's and Jina's contracts; Azure's path.
 
 On `/v1/multi-vector`, `embedding` and `embeddings` hold the same: some clients read the one, some
 the other, and some both into one field.
 """
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,12 +24,18 @@ def routes(api: ApiContext) -> list[Route]:
         endpoint(api, "/v1/embeddings", create_embeddings),
         endpoint(api, "/embeddings", create_embeddings),
         endpoint(api, "/v1/multi-vector", create_multi_vectors),
+        endpoint(api, "/openai/deployments/{model}/embeddings", create_embeddings),
     ]
 
 
 async def create_embeddings(api: ApiContext, request: Request) -> Response:
-    """Answer with one vector an item, or one a token with `return_multivector`."""
+    """Answer with one vector an item, or one a token with `return_multivector`.
+
+    Azure's path names the model (its deployment), and the body need not.
+    """
     body = await read_body(request, EmbeddingsBody, api.max_body_bytes)
+    if body.model is None:
+        body = msgspec.structs.replace(body, model=request.path_params.get("model"))
     return await _answer(api, request, body, body.return_multivector is True, False)
 
 

@@ -7,7 +7,7 @@ from trine.runtime.serving.api.endpoint import ApiContext
 from trine.runtime.serving.api.kserve import routes as kserve
 from trine.runtime.serving.api.openapi import document as openapi
 from trine.runtime.serving.api.requests.images import ImageReader
-from trine.runtime.serving.api.requests.token_ids import ForeignTokenIds, open_cl100k
+from trine.runtime.serving.api.requests.token_ids import TokenIdPolicy, open_cl100k
 from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.service.calls import Embedding
 
@@ -32,12 +32,12 @@ def api_routes(
         DependencyError: token ids are to be decoded, and tiktoken is not installed.
         EngineError: likewise, and its vocabulary is not available.
     """
-    decode = open_cl100k() if settings.foreign_token_ids == "cl100k" else None
+    decode = open_cl100k() if settings.token_ids == "cl100k" else None
     api = ApiContext(
         service=service,
         read_image=read_image,
         max_body_bytes=settings.max_body_bytes,
-        foreign_ids=ForeignTokenIds(decode),
+        token_ids=TokenIdPolicy(settings.token_ids, decode),
     )
     dialects = (openai_jina, pooling, scoring, models, tei, kserve, openapi)
     return [route for dialect in dialects for route in dialect.routes(api)]

@@ -27,6 +27,7 @@ from trine.runtime.serving.api.responses.scores import (
     choose_scoring,
     embed_pairs,
     parse_side,
+    relevance,
     score_pairs,
     side_choices,
 )
@@ -77,6 +78,9 @@ class RerankBody(_ScoringBody, frozen=True, kw_only=True):
         bool | None, Meta(description="repeat the documents; texts are unless this is false")
     ] = None
     return_text: bool | None = None
+    raw_scores: Annotated[
+        bool | None, Meta(description="true for plain MaxSim or cosine instead of 0 to 1")
+    ] = None
 
 
 def routes(api: ApiContext) -> list[Route]:
@@ -123,6 +127,8 @@ async def create_ranking(api: ApiContext, request: Request) -> Response:
     embedded, scores = await _score(api, request, body, sides, ("query", field), pairs)
     # Stable: of equal scores the earlier document comes first.
     order = [int(i) for i in np.argsort(-scores, kind="stable")[: body.top_n]]
+    if not body.raw_scores:
+        scores = relevance(scores, embedded.result, choose_scoring(body.scoring))
     if body.texts is not None:
         ranked = [
             {"index": i, "score": float(scores[i])}

@@ -174,6 +174,7 @@ async def show_info(api: ApiContext, request: Request) -> Response:
             "sha": None,
             "docker_label": None,
             "license": info.license,
+            "description": info.note,
             "tasks": info.tasks,
             "default_task": info.default_task,
             "default_prompt": info.default_prompt,

@@ -61,13 +61,16 @@ class ServerSettings:
         "and processors are to spare, much slower where not",
     )
     prepare_threads: int = _option(2, "that tokenise texts, and as many that decode pictures")
-    model_name: str = _option("jina-embeddings-v4", "name in responses and of requests")
+    model_name: str | None = _option(
+        None, "name in responses and of requests; that of the checkpoint if not given"
+    )
     model_aliases: tuple[str, ...] = _option((), "other names that requests may use")
     default_task: str = _option(
         "retrieval.query", "for requests that name none: " + ", ".join(DEFAULT_TASKS)
     )
-    foreign_token_ids: Literal["own", "cl100k"] = _option(
-        "own", "what token ids in requests are: the model's own, or cl100k ids to turn into text"
+    token_ids: Literal["refuse", "own", "cl100k"] = _option(
+        "refuse",
+        "of requests: refuse them, take them as the model's own, or decode them as OpenAI's cl100k",
     )
     adapter_folder: Path | None = field(
         default=None,

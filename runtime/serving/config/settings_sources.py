@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import re
 import tomllib
 import types
@@ -14,6 +15,10 @@ from trine.runtime.serving.config.settings import ServerSettings
 
 __all__ = ["CONFIG_VARIABLE", "ENVIRONMENT_PREFIX", "add_flags", "read_settings"]
 
+logger = logging.getLogger(__name__)
+
+#: Settings under the name that they had before, which is read for one more release.
+FORMER_NAMES = {"foreign_token_ids": "token_ids"}
 ENVIRONMENT_PREFIX = "TRINE_"
 #: Names the file of settings where no flag does.
 CONFIG_VARIABLE = "TRINE_CONFIG"
@@ -46,6 +51,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(name, metavar="NAME", action="append", help=text)
         else:
             parser.add_argument(name, metavar=_placeholder(option.type), help=text)
+    for former in FORMER_NAMES:
+        flag = "--" + former.replace("_", "-")
+        parser.add_argument(flag, help=argparse.SUPPRESS)
 
 
 def read_settings(
@@ -65,26 +73,28 @@ def read_settings(
     """
     options = {option.name: option for option in dataclasses.fields(ServerSettings)}
     values: dict[str, Any] = _defaults(environment)
-    for name, given in _from_file(file).items():
+    for written, given in _from_file(file).items():
+        name = _current_name(written)
         if name not in options:
-            raise InputError(f"{file}: {name!r} is no setting; known are {sorted(options)}")
-        values[name] = _typed(options[name], given, f"{file}: {name}")
+            raise InputError(f"{file}: {written!r} is no setting; known are {sorted(options)}")
+        values[name] = _typed(options[name], given, f"{file}: {written}")
     for variable, text in environment.items():
-        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
             continue
         if _is_service_link(variable, text):
             continue
+        name = _current_name(variable.removeprefix(ENVIRONMENT_PREFIX).lower())
         if name not in options:
             raise InputError(
                 f"the environment's {variable} is no setting; known are "
                 f"{sorted(ENVIRONMENT_PREFIX + option.upper() for option in options)}"
             )
         values[name] = _typed(options[name], text, variable)
-    for name, option in options.items():
-        if flags.get(name) is not None:
-            flag = "--" + name.replace("_", "-")
-            values[name] = _typed(option, flags[name], flag)
+    for written in (*FORMER_NAMES, *options):
+        if flags.get(written) is not None:
+            name = _current_name(written)
+            flag = "--" + written.replace("_", "-")
+            values[name] = _typed(options[name], flags[written], flag)
     if "bundle" not in values:
         raise InputError("no bundle was named; give its folder, or set TRINE_BUNDLE")
     return ServerSettings(**values)
@@ -93,6 +103,14 @@ def read_settings(
 def _defaults(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the defaults that depend on where the server runs."""
     return {"drain_delay": KUBERNETES_DRAIN_DELAY_S} if KUBERNETES_VARIABLE in environment else {}
+
+
+def _current_name(name: str) -> str:
+    """Return what a setting is called now, with a warning if it was given by its former name."""
+    current = FORMER_NAMES.get(name, name)
+    if current != name:
+        logger.warning("the setting %s is now called %s; change its name", name, current)
+    return current
 
 
 def _is_service_link(variable: str, value: str) -> bool:

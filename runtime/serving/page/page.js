@@ -340,6 +340,7 @@ async function showModel() {
   try {
     const model = await (await fetch("/page/model")).json();
     byId("model").textContent = `${model.name} · engine ${model.engine} · ${model.precision}. `
+      + (model.note ? `${model.note}. ` : "")
       + "Pictures and texts go to this server and nowhere else.";
     byId("task").replaceChildren(...model.tasks.map((task) => new Option(task, task)));
     byId("task").value = model.default_task;

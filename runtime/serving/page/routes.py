@@ -99,6 +99,7 @@ def page_routes(
         return json_response(
             {
                 "name": info.name,
+                "note": info.note,
                 "tasks": info.tasks,
                 "default_task": info.default_task,
                 "engine": info.engine,

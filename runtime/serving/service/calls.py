@@ -264,6 +264,7 @@ class ModelInfo:
         source: Hub id or name of the checkpoint.
         revision: its commit, or None.
         license: of the weights, or None if unknown.
+        note: one sentence on what the model cannot do, or None.
         version: of this program.
         created: seconds since 1970 when the bundle was written.
         tasks: adapters that calls may name now.
@@ -288,6 +289,7 @@ class ModelInfo:
     source: str
     revision: str | None
     license: str | None
+    note: str | None
     version: str
     created: int
     tasks: tuple[str, ...]

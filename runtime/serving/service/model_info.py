@@ -13,6 +13,15 @@ from trine.runtime.serving.service.calls import ModelInfo
 
 __all__ = ["default_role", "describe_model"]
 
+#: What clients are often set to; every server answers to it.
+PUBLISHED_NAME = "jina-embeddings-v4"
+#: The checkpoint that comes with the package, as a bundle's manifest names its source.
+BUILT_IN = "nano"
+BUILT_IN_NOTE = (
+    "nano is a small checkpoint for trying things out, not jina-embeddings-v4: it knows short "
+    "English texts about software and simple drawings, and cannot search scanned pages"
+)
+
 
 def default_role(settings: ServerSettings) -> tuple[str, Prompt]:
     """Return task and prompt of items that name none.
@@ -47,14 +56,17 @@ def describe_model(
     manifest = bundle.manifest
     model = manifest.model
     task, prompt = default_role(settings)
-    names = (settings.model_name, *settings.model_aliases)
-    aliases = dict.fromkeys((*names[1:], *(f"jinaai/{name}" for name in names if "/" not in name)))
+    name = settings.model_name or manifest.source.id.rpartition("/")[2]
+    names = dict.fromkeys((name, *settings.model_aliases, PUBLISHED_NAME))
+    prefixed = [f"jinaai/{known}" for known in names if "/" not in known]
+    aliases = [known for known in dict.fromkeys((*names, *prefixed)) if known != name]
     return ModelInfo(
-        name=settings.model_name,
+        name=name,
         aliases=tuple(aliases),
         source=manifest.source.id,
         revision=manifest.source.revision,
         license=manifest.license,
+        note=BUILT_IN_NOTE if manifest.source.id == BUILT_IN else None,
         version=importlib.metadata.version("trine"),
         created=int(bundle.path(MANIFEST_NAME).stat().st_mtime),
         tasks=tasks,

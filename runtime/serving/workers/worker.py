@@ -191,7 +191,10 @@ class _Worker:
 
     async def _serve(self) -> None:
         host, port = self._listener.getsockname()[:2]
-        logger.info("listening", extra={"host": host, "port": port})
+        info = self._service.info()
+        logger.info("listening", extra={"host": host, "port": port, "model": info.name})
+        if info.note is not None:
+            logger.warning(info.note)
         await self._server.serve(sockets=[self._listener])
 
     async def _load(self) -> int:

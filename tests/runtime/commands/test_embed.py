@@ -374,7 +374,7 @@ def test_an_output_that_is_there_is_replaced_only_by_force(
     [
         (("--task", "retrieval", "--multi-vector", "-o", "out.npy"), "multi-vectors differ"),
         (("--task", "retrieval", "--multi-vector", "--dim", "64"), "never cut"),
-        (("--task", "retrieval", "--dim", "65"), "truncate_dim is 65"),
+        (("--task", "retrieval", "--dim", "65"), "--dim is 65"),
         (("--task", "retrieval", "-o", "out.csv"), "'.csv' is no output format"),
         (("--task", "retrieval", "-o", "absent/out.npy"), "its folder does not exist"),
         (("--task", "retrieval", "--dpi", "0"), "--dpi is 0"),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trine.export.demo.corpus import demo_folder, read_sections
-from trine.runtime.bundle.bundle import MANIFEST_NAME, open_bundle
+from trine.runtime.bundle.bundle import MANIFEST_NAME, Bundle, open_bundle
 from trine.runtime.bundle.manifest import manifest_to_json
 from trine.runtime.commands.eval import evaluation
 from trine.runtime.commands.eval.command import result_rows, table_rows
@@ -30,6 +30,7 @@ from trine.runtime.commands.eval.evaluation import (
 from trine.runtime.commands.eval.pair_files import read_pairs
 from trine.runtime.commands.program import main
 from trine.runtime.embedder import Embedder
+from trine.runtime.engines.select import Selection, engine_named
 from trine.runtime.errors import InputError
 from trine.runtime.scoring.rank_metrics import RankMetrics, mean_metrics, rank_metrics
 
@@ -247,7 +248,7 @@ def test_other_bad_input_ends_with_code_2(
         (("--pairs", tmp_path / "latin.jsonl"), "latin.jsonl:1: byte"),
         (("--pairs", tmp_path / "absent.jsonl"), "cannot be read"),
         (("--pairs", path, "--limit", 0), "at least 1"),
-        (("--pairs", path, "--dim", 17), "truncate_dim is 17"),
+        (("--pairs", path, "--dim", 17), "--dim is 17"),
         (("--pairs", path, "--task", "law"), "task is 'law'"),
         (("--pairs", path, "--engine", "other"), "no engine 'other'"),
     ):
@@ -358,6 +359,22 @@ def test_engines_stand_side_by_side(
     captured = capsys.readouterr()
     assert "ort-fp32" not in captured.out + captured.err
     assert "difference" not in captured.out
+
+
+def test_the_engine_that_auto_stands_for_is_measured_first(
+    two_engines: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def the_other(bundle: Bundle, name: str = "auto", host: object = None) -> Selection:
+        return Selection(engine_named(bundle, "twin" if name == "auto" else name), None, ())
+
+    monkeypatch.setattr("trine.runtime.engines.select.select_engine", the_other)
+    path = demo_pairs(tmp_path, "English text → text")
+    assert evaluate(two_engines, "--pairs", path, "--limit", 2, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["results"]
+    assert [row["engine"] for row in rows] == ["twin", "ort-fp32"]
 
 
 def test_differences_are_to_the_first_engine() -> None:

@@ -149,7 +149,7 @@ def test_auto_never_builds_while_it_loads(bundle: Bundle) -> None:
 @pytest.mark.parametrize("name", ["ort_tensorrt", "trt-bf16:ort_tensorrt"])
 def test_the_runner_that_was_taken_out_names_what_to_use_instead(bundle: Bundle, name: str) -> None:
     with pytest.raises(BundleError, match=r"is no more: .*; use 'tensorrt' or 'tensorrt_rtx'"):
-        bundle.engine(name)
+        engine_named(bundle, name)
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="a driver is here")

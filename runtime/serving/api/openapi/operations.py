@@ -60,6 +60,10 @@ OPERATIONS = (
         answer="Embeddings", body=EmbeddingsBody, example=_EMBED_EXAMPLE, binary=True,
     ),
     Operation(
+        path="/openai/deployments/{model}/embeddings", method="POST", summary="Azure's path",
+        tag=_OPENAI, answer="Embeddings", body=EmbeddingsBody, example=_EMBED_EXAMPLE, binary=True,
+    ),
+    Operation(
         path="/v1/multi-vector", method="POST", summary="One vector a token", tag=_OPENAI,
         answer="Embeddings", body=EmbeddingsBody, example={"input": _TEXTS}, binary=True,
     ),

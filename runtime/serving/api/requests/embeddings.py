@@ -55,7 +55,7 @@ _TOKEN_IDS: dict[str, object] = {
     "type": "array",
     "items": {"type": "integer", "minimum": 0},
     "minItems": 1,
-    "description": "token ids of the model's vocabulary, taken as they are",
+    "description": "token ids, where the server was started to take them (--token-ids)",
 }
 #: JSON Schema of `input`.
 INPUT_SCHEMA: dict[str, Any] = {

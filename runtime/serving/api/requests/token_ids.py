@@ -1,69 +1,75 @@
-"""Token ids that are not of the model's vocabulary.
+"""Decides whether a request may give token ids instead of a text, and in which vocabulary.
 
-Some clients of OpenAI's API tokenise with its cl100k vocabulary and send ids. Here an id is the
-model's own unless the operator says otherwise, because a server cannot tell: nearly all ids exist
-in both vocabularies, with different meanings.
+Some clients of OpenAI's API tokenise with its cl100k vocabulary and send ids. Nearly all of these
+ids exist in the model's vocabulary too, with other meanings: taken as the model's own they would
+give a valid vector of other words. No server can tell the two apart, so ids are refused until the
+operator says whose they are.
 """
 
-import logging
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from trine.runtime.errors import EngineError, missing_package
 from trine.runtime.serving.api.requests.items import ParsedItem
 from trine.runtime.serving.service.item_fields import ItemFields, ItemPlace, place_of
 from trine.runtime.serving.service.refusals import item_error
 
-__all__ = ["ForeignTokenIds", "open_cl100k"]
-
-logger = logging.getLogger(__name__)
-
-#: How the User-Agent of OpenAI's own packages starts, which LangChain sends its ids through.
-OPENAI_AGENT = "OpenAI/"
+__all__ = ["TokenIdPolicy", "open_cl100k"]
 
 
-class ForeignTokenIds:
-    """Turns token ids into texts where the operator wants that, else warns once.
+class TokenIdPolicy:
+    """Refuses token ids, passes them on, or decodes them to text, as the operator chose.
 
     Args:
-        decode: ids to text, raising `KeyError` for an id it does not know; None to take ids as
-            the model's own.
+        accepted: what the operator chose.
+        decode: for "cl100k": ids to text, raising `KeyError` for an id it does not know.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str] | None = None) -> None:
+    def __init__(
+        self,
+        accepted: Literal["refuse", "own", "cl100k"] = "refuse",
+        decode: Callable[[Sequence[int]], str] | None = None,
+    ) -> None:
+        self._accepted = accepted
         self._decode = decode
-        self._warned = False
 
-    def resolve(
-        self, items: Sequence[ParsedItem], user_agent: str | None, fields: ItemFields
-    ) -> tuple[ParsedItem, ...]:
-        """Return the items with their token ids decoded, or as they are.
+    def resolve(self, items: Sequence[ParsedItem], fields: ItemFields) -> tuple[ParsedItem, ...]:
+        """Return the items, their token ids decoded where they are cl100k's.
 
         Args:
             items: of a request.
-            user_agent: header of the request.
             fields: of the request that held the items, for errors.
 
         Raises:
-            ServiceError: 422 an id is not in the foreign vocabulary.
+            ServiceError: 400 an item is token ids, which are refused; 422 an id is not in cl100k.
         """
-        if self._decode is not None:
-            return tuple(
-                _text(self._decode, item, place_of(fields, i)) if isinstance(item, tuple) else item
-                for i, item in enumerate(items)
+        return tuple(
+            self._resolved(item, place_of(fields, i)) if isinstance(item, tuple) else item
+            for i, item in enumerate(items)
+        )
+
+    def _resolved(self, ids: tuple[int, ...], place: ItemPlace) -> str | tuple[int, ...]:
+        if self._accepted == "own":
+            return ids
+        if self._decode is None:
+            raise item_error(
+                place,
+                f"{place} is token ids, which this server refuses: it cannot tell whose vocabulary "
+                "they are of. Send the text; LangChain's OpenAIEmbeddings does with "
+                "check_embedding_ctx_length=False. Or start the server with --token-ids cl100k to "
+                "have ids decoded as OpenAI's, or with --token-ids own to take them as this "
+                "model's",
+                400,
+                "token_ids_refused",
             )
-        if (
-            not self._warned
-            and user_agent is not None
-            and user_agent.startswith(OPENAI_AGENT)
-            and any(isinstance(item, tuple) for item in items)
-        ):
-            self._warned = True
-            logger.warning(
-                "a client of OpenAI's API sends token ids, which are taken as this model's own; "
-                "if it is LangChain, they are cl100k ids and the vectors are of other words: set "
-                "check_embedding_ctx_length=False there, or foreign_token_ids=cl100k here"
-            )
-        return tuple(items)
+        try:
+            return self._decode(ids)
+        except (KeyError, OverflowError) as cause:
+            raise item_error(
+                place,
+                f"{place} holds a token id that is not in cl100k ({cause}); send the text",
+                code="unknown_token_id",
+            ) from cause
 
 
 def open_cl100k() -> Callable[[Sequence[int]], str]:
@@ -85,17 +91,6 @@ def open_cl100k() -> Callable[[Sequence[int]], str]:
     except (OSError, ValueError) as cause:
         raise EngineError(
             f"the cl100k vocabulary is not available ({cause}); put its file where "
-            "TIKTOKEN_CACHE_DIR says, or leave foreign_token_ids at own"
+            "TIKTOKEN_CACHE_DIR says, or leave --token-ids at refuse"
         ) from cause
     return lambda ids: encoding.decode(list(ids))
-
-
-def _text(decode: Callable[[Sequence[int]], str], ids: tuple[int, ...], place: ItemPlace) -> str:
-    try:
-        return decode(ids)
-    except (KeyError, OverflowError) as cause:
-        raise item_error(
-            place,
-            f"{place} holds a token id that is not in cl100k ({cause}); send the text",
-            code="unknown_token_id",
-        ) from cause

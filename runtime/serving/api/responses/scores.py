@@ -22,7 +22,15 @@ from trine.runtime.serving.api.responses.embeddings import multi_vectors_of, sin
 from trine.runtime.serving.service.calls import EmbedCall, EmbedResult, ModelInfo, ServiceError
 from trine.runtime.serving.service.item_fields import ItemField
 
-__all__ = ["Scoring", "choose_scoring", "embed_pairs", "parse_side", "score_pairs", "side_choices"]
+__all__ = [
+    "Scoring",
+    "choose_scoring",
+    "embed_pairs",
+    "parse_side",
+    "relevance",
+    "score_pairs",
+    "side_choices",
+]
 
 Scoring: TypeAlias = Literal["maxsim", "cosine"]
 
@@ -121,6 +129,24 @@ async def score_pairs(
     single = single_vectors_of(result)
     left, right = single[[q for q, _ in pairs]], single[[d for _, d in pairs]]
     return np.einsum("pd,pd->p", left, right)
+
+
+def relevance(
+    scores: NDArray[np.float32], result: EmbedResult, scoring: Scoring
+) -> NDArray[np.float32]:
+    """Return float32 [pairs] in 0 to 1: the mean cosine c of the query's tokens as (1 + c) / 2.
+
+    The mapping keeps the order of one query's documents. Rerankers' clients set thresholds
+    between 0 and 1, where a sum over tokens would let every document pass.
+
+    Args:
+        scores: of `score_pairs`, all of the result's first item.
+        result: that was scored.
+        scoring: how.
+    """
+    num_terms = len(multi_vectors_of(result)[0]) if scoring == "maxsim" else 1
+    # Rounding may put the cosine of a vector with itself a little above 1.
+    return np.clip((1 + scores / np.float32(num_terms)) / 2, 0, 1, dtype=np.float32)
 
 
 def _maxsim_of(

@@ -46,6 +46,7 @@ INFO = ModelInfo(
     source="jinaai/jina-embeddings-v4",
     revision="abc",
     license="cc-by-nc-4.0",
+    note=None,
     version="0.1.0",
     created=1_700_000_000,
     tasks=("retrieval", "text-matching", "code"),
@@ -240,6 +241,12 @@ def service() -> FakeService:
 def client(service: FakeService) -> Client:
     """Sends requests to the dialects' routes over `service`."""
     return Client(api_app(service, ServerSettings(bundle=Path("none"), max_body_bytes=1_000_000)))
+
+
+@pytest.fixture
+def own_ids_client(service: FakeService) -> Client:
+    """Likewise, of a server that takes token ids as the model's own."""
+    return Client(api_app(service, ServerSettings(bundle=Path("none"), token_ids="own")))
 
 
 @pytest.fixture

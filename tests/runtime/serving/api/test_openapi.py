@@ -13,7 +13,7 @@ from trine.runtime.serving.api.kserve import routes as kserve
 from trine.runtime.serving.api.openapi import document as openapi
 from trine.runtime.serving.api.openapi.document import openapi_document
 from trine.runtime.serving.api.openapi.operations import OPERATIONS, Operation
-from trine.runtime.serving.api.requests.token_ids import ForeignTokenIds
+from trine.runtime.serving.api.requests.token_ids import TokenIdPolicy
 
 #: Served, but not described: other names for the list of models, and the document itself.
 UNLISTED = {"/models", "/models/{model}", "/openapi.json", "/docs"}
@@ -28,7 +28,7 @@ def test_every_route_is_described_and_the_other_way_round(service: Any) -> None:
         service=service,
         read_image=_no_pictures,
         max_body_bytes=1,
-        foreign_ids=ForeignTokenIds(),
+        token_ids=TokenIdPolicy(),
     )
     routes: list[Route] = []
     for dialect in (openai_jina, pooling, scoring, models, tei, kserve, openapi):

@@ -12,7 +12,7 @@ import pytest
 from trine.runtime.errors import DependencyError
 from trine.runtime.inputs import ImageText
 from trine.runtime.scoring.similarity import maxsim
-from trine.runtime.serving.api.requests.token_ids import ForeignTokenIds, open_cl100k
+from trine.runtime.serving.api.requests.token_ids import TokenIdPolicy, open_cl100k
 from trine.runtime.serving.api.responses.errors import error_response
 from trine.runtime.serving.service.calls import ServiceError
 from trine.runtime.serving.service.item_fields import INPUT
@@ -65,6 +65,26 @@ def test_documents_are_ranked_best_first(client: Any, matrix: Vector, png_uri: s
             assert item["document"] == ({"text": given} if isinstance(given, str) else given)
     top = client.post("/v1/rerank", {"query": "chess", "documents": DOCUMENTS, "top_n": 2}).json()
     assert len(top["results"]) == 2
+
+
+@pytest.mark.parametrize("scoring", ["maxsim", "cosine"])
+@pytest.mark.parametrize(("field", "score"), [("documents", "relevance_score"), ("texts", "score")])
+def test_ranked_scores_are_between_0_and_1_unless_raw_ones_are_asked_for(
+    client: Any, matrix: Vector, vector: Vector, scoring: str, field: str, score: str
+) -> None:
+    query, sent = "chess", {"query": "chess", field: DOCUMENTS, "scoring": scoring}
+    if scoring == "maxsim":
+        documents = [matrix(d, prompt="passage") for d in DOCUMENTS]
+        raw = maxsim([matrix(query)], documents)[0]
+        mean = raw / len(matrix(query))
+    else:
+        raw = mean = np.array([vector(query) @ vector(d, prompt="passage") for d in DOCUMENTS])
+    for more, wanted in (({}, (1 + mean) / 2), ({"raw_scores": True}, raw)):
+        answer = client.post("/rerank", sent | more).json()
+        results = answer if field == "texts" else answer["results"]
+        assert [item["index"] for item in results] == np.argsort(-raw, kind="stable").tolist()
+        for item in results:
+            assert item[score] == pytest.approx(float(wanted[item["index"]]), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -253,11 +273,43 @@ def test_errors_carry_the_headers_that_clients_obey(
 
 def test_foreign_ids_become_text_where_they_are_decoded() -> None:
     words = {1: "a", 2: "b"}
-    ids = ForeignTokenIds(lambda row: "".join(words[i] for i in row))
-    assert ids.resolve(["x", (1, 2)], None, INPUT) == ("x", "ab")
+    ids = TokenIdPolicy("cl100k", lambda row: "".join(words[i] for i in row))
+    assert ids.resolve(["x", (1, 2)], INPUT) == ("x", "ab")
     with pytest.raises(ServiceError, match="item 1 of input"):
-        ids.resolve(["x", (3,)], None, INPUT)
-    assert ForeignTokenIds().resolve([(1, 2)], None, INPUT) == ((1, 2),)
+        ids.resolve(["x", (3,)], INPUT)
+    assert TokenIdPolicy("own").resolve([(1, 2)], INPUT) == ((1, 2),)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/v1/embeddings", {"input": [1, 2]}, "item 0 of input"),
+        ("/v1/embeddings", {"input": ["a", [1, 2]]}, "item 1 of input"),
+        ("/pooling", {"input": [[1, 2]]}, "item 0 of input"),
+        ("/v1/rerank", {"query": "a", "documents": ["b", [1]]}, "item 1 of documents"),
+        ("/v1/score", {"text_1": [[1]], "text_2": "b"}, "item 0 of text_1"),
+        ("/embed", {"inputs": [[1]]}, "item 0 of inputs"),
+        ("/embed_all", {"inputs": [1]}, "item 0 of inputs"),
+    ],
+)
+def test_token_ids_are_refused_unless_the_server_is_told_whose_they_are(
+    client: Any, service: Any, path: str, body: object, named: str
+) -> None:
+    response = client.post(path, body)
+    message = response.json()["message"]
+    assert response.status_code == 400
+    assert message.startswith(f"{named} is token ids")
+    assert "check_embedding_ctx_length=False" in message
+    assert "--token-ids own" in message
+    assert service.calls == []
+
+
+def test_the_models_own_token_ids_are_taken_where_the_operator_says_so(
+    own_ids_client: Any, vector: Vector
+) -> None:
+    for given in ([1, 2], [[1, 2]]):
+        (item,) = own_ids_client.post("/v1/embeddings", {"input": given}).json()["data"]
+        assert np.array_equal(np.array(item["embedding"], np.float32), vector((1, 2)))
 
 
 def test_unknown_paths_and_methods_have_the_paths_error_body(client: Any) -> None:

@@ -39,6 +39,20 @@ def test_flags_come_before_the_environment_before_the_file(tmp_path: Path) -> No
     assert (found.bundle, found.tasks, found.host) == (Path("b"), ("code",), "127.0.0.1")
 
 
+def test_a_former_name_is_read_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('foreign_token_ids = "cl100k"\n')
+    for found in (
+        from_flags("b", "--foreign-token-ids", "cl100k"),
+        from_flags("b", "--config", str(file)),
+        from_flags("b", environment={"TRINE_FOREIGN_TOKEN_IDS": "cl100k"}),
+    ):
+        assert found.token_ids == "cl100k"
+    assert caplog.text.count("is now called token_ids") == 3
+
+
 def test_lists_are_repeated_or_separated_by_commas() -> None:
     found = from_flags("b", "--fetch-hosts", "a.example, b.example", "--fetch-hosts", "c.example")
     assert found.fetch_hosts == ("a.example", "b.example", "c.example")

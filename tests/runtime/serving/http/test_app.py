@@ -36,7 +36,7 @@ def test_a_response_says_what_computed_it(served: Served) -> None:
     response = served.request("POST", EMBEDDINGS, json=ONE)
     assert response.status_code == 200
     headers = response.headers
-    assert headers["x-trine-model"] == "jina-embeddings-v4"
+    assert headers["x-trine-model"] == info.name
     assert headers["x-trine-task"] == "retrieval"
     assert headers["x-trine-adapter"] == f"retrieval={info.adapter_hashes['retrieval']}"
     assert (headers["x-trine-engine"], headers["x-trine-precision"]) == ("ort-fp32", "fp32")
