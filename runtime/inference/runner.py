@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from trine.kernels.pooling import truncate
 from trine.runtime.adapters.base import AdapterHandle
 from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.engines.base import DecoderInputs, DecoderRun, Engine, VectorEngine
+from trine.runtime.engines.base import DecoderBatch, DecoderInputs, Engine, VectorEngine
 from trine.runtime.hardware.processors import num_processors
 from trine.runtime.inference.batch_planner import (
     BatchCosts,
@@ -76,7 +76,7 @@ class Runner:
             adapters: of each sequence, held by the caller.
             heads: which vectors are wanted.
         """
-        groups = [self.engine.run_group(adapter) for adapter in adapters]
+        groups = [self.engine.batch_group(adapter) for adapter in adapters]
         lengths = [len(sequence) for sequence in sequences]
         plan = plan_decoder_batches(lengths, groups, self.limits.tokens, self.costs)
         single = np.empty((len(sequences), heads.dim), np.float32) if heads.single else None
@@ -105,10 +105,10 @@ class Runner:
 
         Args:
             sequences: at least one, of one or more tokens each.
-            adapters: of each sequence, held by the caller, all of one `run_group`.
+            adapters: of each sequence, held by the caller, all of one `batch_group`.
         """
         inputs = self._decoder_inputs(sequences, self._image_tokens(sequences))
-        return _split_rows(self.engine.run_decoder(inputs, adapters), sequences)
+        return _split_rows(self.engine.forward_decoder(inputs, adapters), sequences)
 
     def forward_vectors(
         self, sequences: Sequence[TokenSequence], adapters: Sequence[AdapterHandle], heads: Heads
@@ -132,7 +132,7 @@ class Runner:
         """Yield the vectors of each batch of a plan; single ones may still be whole."""
         image_tokens = self._image_tokens(sequences)
 
-        def batches() -> Iterator[DecoderRun]:
+        def batches() -> Iterator[DecoderBatch]:
             for batch in plan:
                 members = [sequences[index] for index in batch]
                 tokens = {
@@ -140,7 +140,7 @@ class Runner:
                     for place, index in enumerate(batch)
                     if index in image_tokens
                 }
-                yield DecoderRun(
+                yield DecoderBatch(
                     inputs=self._decoder_inputs(members, tokens),
                     adapters=[adapters[index] for index in batch],
                     pooled=np.concatenate([member.pooled for member in members]),
@@ -148,13 +148,13 @@ class Runner:
                 )
 
         if isinstance(self.engine, VectorEngine):
-            for batch, found in zip(plan, self.engine.run_vectors(batches()), strict=True):
+            for batch, found in zip(plan, self.engine.forward_vectors(batches()), strict=True):
                 members = [sequences[index] for index in batch]
                 rows = None if found.multi is None else _split_rows(found.multi, members)
                 yield BatchVectors(found.single, rows)
             return
         for run in batches():
-            yield _pool(self.engine.run_decoder(run.inputs, run.adapters), run)
+            yield _pool(self.engine.forward_decoder(run.inputs, run.adapters), run)
 
     def _decoder_inputs(
         self,
@@ -173,14 +173,14 @@ class Runner:
         self, sequences: Sequence[TokenSequence]
     ) -> dict[int, list[NDArray[np.float32]]]:
         """Return the image tokens of each image of the sequences that have some, by number."""
-        tokens = iter(self._run_vision([image for s in sequences for image in s.images]))
+        tokens = iter(self._forward_vision([image for s in sequences for image in s.images]))
         return {
             index: [next(tokens) for _ in sequence.images]
             for index, sequence in enumerate(sequences)
             if sequence.images
         }
 
-    def _run_vision(self, images: Sequence[ImagePatches]) -> list[NDArray[np.float32]]:
+    def _forward_vision(self, images: Sequence[ImagePatches]) -> list[NDArray[np.float32]]:
         """Return the image tokens of each image, float32 [N, hidden] in raster order."""
         vision = self.config.vision
         results: dict[int, NDArray[np.float32]] = {}
@@ -190,7 +190,7 @@ class Runner:
             with self._buffers.borrow(size * vision.patch_features) as flat:
                 patches = flat.reshape(size, vision.patch_features)
                 inputs = lay_out_images(members, vision, patches, num_processors())
-                tokens = self.engine.run_vision(inputs)
+                tokens = self.engine.forward_vision(inputs)
             for index, part in zip(batch, np.split(tokens, len(batch)), strict=True):
                 order, _ = window_order(images[index].grid, vision)
                 results[index] = np.empty_like(part)
@@ -207,7 +207,7 @@ class Runner:
         return embeddings
 
 
-def _pool(hidden: NDArray[np.float32], run: DecoderRun) -> BatchVectors:
+def _pool(hidden: NDArray[np.float32], run: DecoderBatch) -> BatchVectors:
     """Return the vectors of a batch whose engine has no heads."""
     ends = np.cumsum(run.inputs.lengths)[:-1]
     rows = np.split(hidden, ends)

@@ -9,7 +9,7 @@ from trine.runtime.inference.encoder import Encoder, Window
 from trine.runtime.inference.self_test import SelfTest
 from trine.runtime.inputs import ImageText, Item, StreamItem
 from trine.runtime.outputs import Embedding
-from trine.runtime.preprocessing.prefetch import cut_slabs
+from trine.runtime.preprocessing.prefetch import cut_chunks
 from trine.runtime.request import Request
 from trine.runtime.scoring.quantisation import Int8Ranges, check_output, quantise_embeddings
 
@@ -47,9 +47,9 @@ def stream_embeddings(
     def check(first: int, members: Sequence[StreamItem]) -> Request:
         return _check(members, defaults, encoder.engine.adapters.names)
 
-    slabs = cut_slabs(map(_stream_item, items), check)
+    chunks = cut_chunks(map(_stream_item, items), check)
     options = defaults.request
-    with closing(encoder.stream(slabs, options.heads)) as windows:
+    with closing(encoder.stream(chunks, options.heads)) as windows:
         for window, forward in windows:
             check_output(replace(options, tasks=tuple(window.tasks)), ranges)
             _test(window, self_test)
@@ -74,7 +74,7 @@ def _check(
     for member in members:
         if not isinstance(member.item, str | ImageText):
             kind = type(member.item).__name__
-            raise InputError(f"is a {kind}; give a str, or ImageText((picture,)) for a picture")
+            raise InputError(f"is a {kind}; give a str, or ImageText((image,)) for an image")
         task = defaults.task if member.task is None else member.task
         if task is None:
             raise InputError(

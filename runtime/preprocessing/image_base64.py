@@ -38,6 +38,6 @@ def decode_image_base64(source: str) -> bytes:
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except (UnicodeEncodeError, binascii.Error) as cause:
         raise InputError(
-            f"the picture starts {source[:40]!r}, which is not base64; send base64 of the file, a "
+            f"the image starts {source[:40]!r}, which is not base64; send base64 of the file, a "
             "data URI or a URL"
         ) from cause

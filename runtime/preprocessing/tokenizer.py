@@ -1,7 +1,7 @@
 """Text to token ids, with the model's own tokenizer.json.
 
 User text never becomes a control token: `<|image_pad|>` typed by a user is the characters it is
-spelled with. Only the scaffolding around pictures is parsed for special tokens, once, at load.
+spelled with. Only the scaffolding around images is parsed for special tokens, once, at load.
 Tokens that the file's post-processor puts before and behind every text, such as an end-of-sequence
 token, are kept apart from a text's own, so that a cut leaves them whole.
 """
@@ -55,7 +55,7 @@ class Scaffold:
     """Token ids around the vision spans of the published image prompt, int64 [n] each.
 
     The prompt is `<|im_start|>user\\n` + one `<|vision_start|><|image_pad|>…<|vision_end|>` a
-    picture + `Describe the image.` + `<|im_end|>\\n`, between the tokenizer's end tokens.
+    image + `Describe the image.` + `<|im_end|>\\n`, between the tokenizer's end tokens.
     """
 
     head: NDArray[np.int64]

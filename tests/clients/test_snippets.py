@@ -23,9 +23,9 @@ def package_of(block: str) -> str:
 
 
 @pytest.fixture
-def in_folder_of_page(picture_path, tmp_path, monkeypatch):
+def in_folder_of_page(image_path, tmp_path, monkeypatch):
     """Makes the current folder one with `page.png` in it."""
-    shutil.copy(picture_path, tmp_path / "page.png")
+    shutil.copy(image_path, tmp_path / "page.png")
     monkeypatch.chdir(tmp_path)
 
 

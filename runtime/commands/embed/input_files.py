@@ -3,8 +3,8 @@
 .txt        a text a line, UTF-8 (an empty line is an empty text), or one text a file
 .jsonl      an object a line (trine.runtime.commands.embed.input_rows)
 `-`         JSON lines if the first line that is not blank is a JSON object, else a text a line
-.pdf        a picture a page
-pictures    what Pillow opens, by suffix
+.pdf        an image a page
+images    what Pillow opens, by suffix
 """
 
 import json
@@ -75,7 +75,7 @@ class Survey:
 
 
 def read_rows(inputs: Inputs) -> Iterator[InputRow]:
-    """Yield all rows in order; pictures are named, not opened.
+    """Yield all rows in order; images are named, not opened.
 
     Raises:
         InputError: a file cannot be read or a line used; the message has both.
@@ -177,13 +177,13 @@ def _file_rows(path: Path, inputs: Inputs) -> Iterator[InputRow]:
         for index in range(count_pages(path, inputs.pdf_password)):
             name = f"{path}#page={index + 1}"
             page = PdfPage(path, index, inputs.dpi, inputs.pdf_password)
-            yield InputRow(id=name, where=name, pictures=(page,))
-    elif _is_picture_suffix(suffix):
-        yield InputRow(id=str(path), where=str(path), pictures=(path,))
+            yield InputRow(id=name, where=name, images=(page,))
+    elif _is_image_suffix(suffix):
+        yield InputRow(id=str(path), where=str(path), images=(path,))
     else:
         raise InputError(
             f"{path}: the suffix {suffix!r} is of no known kind of input; give .txt, .jsonl, .pdf, "
-            "or pictures such as .png and .jpg"
+            "or images such as .png and .jpg"
         )
 
 
@@ -204,7 +204,7 @@ def _line_file_rows(path: Path, suffix: str, txt: TxtUnit) -> Iterator[InputRow]
         ) from cause
 
 
-def _is_picture_suffix(suffix: str) -> bool:
+def _is_image_suffix(suffix: str) -> bool:
     from PIL import Image
 
     return Image.registered_extensions().get(suffix) in Image.OPEN

@@ -23,13 +23,13 @@ FIELDS = ("id", "text", "image", "task", "prompt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputRow:
-    """One item, its pictures not opened yet.
+    """One item, its images not opened yet.
 
     Attributes:
         id: given, or made of the place.
         where: file and line, or file, for messages.
         text: or None.
-        pictures: files, pages of PDFs and bytes of image files; empty for a text.
+        images: files, pages of PDFs and bytes of image files; empty for a text.
         task: of this item; None for that of the run.
         prompt: likewise.
     """
@@ -37,7 +37,7 @@ class InputRow:
     id: str
     where: str
     text: str | None = None
-    pictures: tuple[Path | PdfPage | bytes, ...] = ()
+    images: tuple[Path | PdfPage | bytes, ...] = ()
     task: str | None = None
     prompt: Prompt | None = None
 
@@ -78,7 +78,7 @@ def row_from_json(line: str, where: str, folder: Path) -> InputRow:
         id=where if given_id is None else str(given_id),
         where=where,
         text=None if text is None else check_text(text, where),
-        pictures=_images(fields.get("image", []), where, folder),
+        images=_images(fields.get("image", []), where, folder),
         task=_string(fields, "task", where),
         prompt=cast(Prompt | None, prompt),
     )
@@ -97,29 +97,29 @@ def check_text(text: str, where: str) -> str:
 
 
 def load_item(row: InputRow) -> Item:
-    """Return the item of a row for `Embedder.encode`, its pictures decoded: uint8 [h, w, 3].
+    """Return the item of a row for `Embedder.encode`, its images decoded: uint8 [h, w, 3].
 
     Raises:
-        InputError: a picture cannot be read.
+        InputError: an image cannot be read.
         DependencyError: the page of a PDF is asked for and pypdfium2 is not installed.
     """
-    if not row.pictures:
+    if not row.images:
         return row.text or ""
     return ImageText(
         tuple(
-            render_page(picture)
-            if isinstance(picture, PdfPage)
-            else load_image(picture, _shown_place(row, picture))
-            for picture in row.pictures
+            render_page(image)
+            if isinstance(image, PdfPage)
+            else load_image(image, _shown_place(row, image))
+            for image in row.images
         ),
         row.text,
     )
 
 
-def _shown_place(row: InputRow, picture: Path | bytes) -> str:
-    """Return what names a picture in messages; one that is an input by itself is named by them."""
-    alone = isinstance(picture, Path) and row.where == str(picture)
-    return "picture" if alone else row.where
+def _shown_place(row: InputRow, image: Path | bytes) -> str:
+    """Return what names an image in messages; one that is an input by itself is named by them."""
+    alone = isinstance(image, Path) and row.where == str(image)
+    return "image" if alone else row.where
 
 
 def _string(fields: dict[str, object], name: str, where: str) -> str | None:

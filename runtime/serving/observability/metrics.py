@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from trine.runtime.errors import missing_package
 from trine.runtime.serving.observability.old_metrics import OldMetrics
-from trine.runtime.serving.scheduler.engine_meter import EngineRun
+from trine.runtime.serving.scheduler.engine_meter import EngineBatch
 from trine.runtime.serving.service.calls import EmbedCall, EmbedResult
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class ServerMetrics:
         self.rejections.labels(reason).inc()
         self._old.count_rejection(reason)
 
-    def observe_run(self, run: EngineRun) -> None:
+    def observe_run(self, run: EngineBatch) -> None:
         """Count a batch of the engine."""
         self._old.observe_run(run)
         self.batch_seconds.labels(run.graph).observe(run.seconds)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from trine.runtime.serving.scheduler.engine_meter import EngineRun
+from trine.runtime.serving.scheduler.engine_meter import EngineBatch
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -59,7 +59,7 @@ class OldMetrics:
         """Count a request that was answered."""
         self._requests.labels(route).observe(seconds)
 
-    def observe_run(self, run: EngineRun) -> None:
+    def observe_run(self, run: EngineBatch) -> None:
         """Count a batch."""
         self._seconds.labels(run.graph).observe(run.seconds)
         self._units.labels(run.graph).observe(run.units)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trine.runtime.inference.batch_planner import BatchCosts, Load, OpenBatch
-from trine.runtime.serving.scheduler.forward_cost import RunCost
+from trine.runtime.serving.scheduler.forward_cost import ForwardCost
 
 __all__ = [
     "LOOK_AHEAD",
@@ -95,7 +95,7 @@ def _size(load: Load) -> int:
     return load.tokens + load.patches // PATCHES_PER_TOKEN
 
 
-def leading(sizes: Sequence[int], cost: RunCost | None) -> int:
+def leading(sizes: Sequence[int], cost: ForwardCost | None) -> int:
     """Return how many of the items that could share a run are to do so: the first so many.
 
     What is computed together is answered together, at the end. Items of S tokens in runs of R have
@@ -114,7 +114,7 @@ def leading(sizes: Sequence[int], cost: RunCost | None) -> int:
     return _reach(sizes, max(math.sqrt(waiting * fixed), _cheap(waiting, fixed, loss)))
 
 
-def fewest(sizes: Sequence[int], cost: RunCost | None) -> int:
+def fewest(sizes: Sequence[int], cost: ForwardCost | None) -> int:
     """Return how many of the items that could share a run are enough: the first so many.
 
     With fewer in a run, more of the throughput than `LOSS` would be lost.
@@ -151,7 +151,7 @@ def plan_batch(
     budget: BatchBudget,
     costs: BatchCosts,
     turns: Turns = Turns(),
-    cost: RunCost | None = None,
+    cost: ForwardCost | None = None,
 ) -> Plan:
     """Return the next run: the first item of the lane whose turn it is, and others that fit.
 

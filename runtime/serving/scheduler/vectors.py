@@ -17,9 +17,9 @@ from trine.runtime.serving.service.calls import ImageSpan
 
 __all__ = [
     "ItemVectors",
+    "forward_entries",
     "image_spans",
     "item_vectors",
-    "run_entries",
     "stack_multi",
     "stack_single",
 ]
@@ -38,7 +38,7 @@ class ItemVectors:
     multi: NDArray[np.float32] | None
 
 
-def run_entries(runner: Runner, entries: Sequence[Entry]) -> list[list[ItemVectors]]:
+def forward_entries(runner: Runner, entries: Sequence[Entry]) -> list[list[ItemVectors]]:
     """Compute entries as one batch; return the vectors of each one's items.
 
     They are one, or one a text with late chunking.
@@ -133,7 +133,7 @@ def stack_multi(vectors: Sequence[ItemVectors], dim: int | None) -> tuple[NDArra
 
 
 def image_spans(sequence: TokenSequence, merge: int) -> tuple[ImageSpan, ...]:
-    """Return where the image tokens of each picture lie in a sequence.
+    """Return where the image tokens of each image lie in a sequence.
 
     Args:
         sequence: of an item.

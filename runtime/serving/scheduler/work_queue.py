@@ -17,7 +17,7 @@ from trine.runtime.serving.scheduler.batching import (
     is_short,
     plan_batch,
 )
-from trine.runtime.serving.scheduler.forward_cost import RunCost
+from trine.runtime.serving.scheduler.forward_cost import ForwardCost
 
 __all__ = ["Entry", "WorkQueue"]
 
@@ -103,7 +103,7 @@ class WorkQueue:
         self,
         budget: BatchBudget,
         costs: BatchCosts,
-        cost: Callable[[], RunCost | None] = lambda: None,
+        cost: Callable[[], ForwardCost | None] = lambda: None,
     ) -> None:
         self._budget = budget
         self._costs = costs

@@ -13,7 +13,7 @@ from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import BundleError
 from trine.runtime.inputs import ImageText
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import check_request
@@ -68,7 +68,7 @@ def sequence(path: Path, bundle: Path, item: str | ImageText, max_length: int) -
     request = check_request(
         model.tasks, model, num_items=1, task=model.tasks[0], max_length=max_length
     )
-    (made,) = Preparation(model, TextTokenizer(path)).sequences([item], request)
+    (made,) = Preprocessor(model, TextTokenizer(path)).sequences([item], request)
     return made
 
 

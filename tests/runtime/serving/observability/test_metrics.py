@@ -9,7 +9,7 @@ from trine.runtime.serving.observability.metrics import (
     make_registry,
     render_metrics,
 )
-from trine.runtime.serving.scheduler.engine_meter import EngineRun
+from trine.runtime.serving.scheduler.engine_meter import EngineBatch
 
 COUNT = """
 from trine.runtime.serving.observability.metrics import ServerMetrics, make_registry, share_metrics
@@ -39,7 +39,7 @@ def test_old_names_count_on_and_name_the_new_ones() -> None:
     metrics.observe_request("/embed", 200, 0.1)
     metrics.count_rejection("queue_full")
     for graph in ("decoder", "vision"):
-        metrics.observe_run(EngineRun(graph=graph, units=7, slots=9, items=2, seconds=0.1))
+        metrics.observe_run(EngineBatch(graph=graph, units=7, slots=9, items=2, seconds=0.1))
     value = metrics.registry.get_sample_value
     for old, new in (
         (

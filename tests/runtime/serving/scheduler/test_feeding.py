@@ -25,17 +25,17 @@ class Decoding:
         self.begun, self.gate = threading.Event(), threading.Event()
         self.threads = ThreadPoolExecutor(1)
         self._feeder = Feeder(
-            preparer=cast(Any, SimpleNamespace(picture=self._picture)),
+            preparer=cast(Any, SimpleNamespace(image=self._image)),
             engine=cast(Any, None),
             queue=cast(Any, None),
             room=self.room,
             texts=TextPool(1),
-            picture_threads=self.threads,
+            image_threads=self.threads,
             max_call_tokens=100,
-            patches_per_picture=5,
+            patches_per_image=5,
         )
 
-    def _picture(self, *_: object) -> None:
+    def _image(self, *_: object) -> None:
         self.begun.set()
         assert self.gate.wait(10)
         raise ServiceError(422, "invalid_input", "no image")
