@@ -93,7 +93,7 @@ def measure(
     for _ in range(rounds + 1):
         for name, (engine, adapters) in variants.items():
             started = time.perf_counter()
-            engine.run_decoder(inputs, adapters)
+            engine.forward_decoder(inputs, adapters)
             times[name].append(time.perf_counter() - started)
     result = {}
     base = times["merged"][1:]

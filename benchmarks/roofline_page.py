@@ -14,7 +14,7 @@ from trine.runtime.commands.roofline.page import roofline_page
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "roofline.md"
-#: The published image prompt has 3 tokens before the picture's span, its two markers, and 6 after
+#: The published image prompt has 3 tokens before the image's span, its two markers, and 6 after
 #: it, with the published tokenizer.
 SCAFFOLD_TOKENS = 11
 

@@ -26,7 +26,7 @@ from peaks.meters import measure_peaks
 from peers.contract import Setup
 from peers.engines import choose_engines
 from peers.messages import Order
-from peers.preparation import prepare
+from peers.preprocessor import prepare
 from peers.registry import PEERS, contestants_of
 from peers.rounds import Arena, run_case
 from report.record import Record, Row, read_record, rows_of, write_record
@@ -144,7 +144,7 @@ def reference_vectors(arena: Arena, work: Path, case: Case) -> NDArray[np.float3
     """Return float32 [items, hidden] of float32 PyTorch, kept in the work folder once made."""
     if case.kind not in ("texts", "images", "mixed"):
         return None
-    shape = hashlib.sha256(repr((case.lengths, case.pictures)).encode()).hexdigest()[:8]
+    shape = hashlib.sha256(repr((case.lengths, case.images)).encode()).hexdigest()[:8]
     path = work.resolve() / "reference" / f"{case.name}-{shape}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():

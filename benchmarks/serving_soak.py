@@ -71,9 +71,9 @@ def make_probes(embedder: Embedder, number: int) -> list[Probe]:
         inputs: list[dict[str, str]] = []
         for _ in range(source.choice([1, 1, 1, 2, 5])):
             if source.random() < 0.1:
-                picture = make_picture(source)
-                items.append(ImageText((picture,)))
-                inputs.append({"image": base64.b64encode(picture).decode()})
+                image = make_image(source)
+                items.append(ImageText((image,)))
+                inputs.append({"image": base64.b64encode(image).decode()})
             else:
                 length = source.choice([3, 8, 30, 200])
                 items.append(" ".join(source.choices(WORDS, k=length)))
@@ -93,7 +93,7 @@ def make_probes(embedder: Embedder, number: int) -> list[Probe]:
     return probes
 
 
-def make_picture(source: random.Random) -> bytes:
+def make_image(source: random.Random) -> bytes:
     """Return a small PNG of random pixels."""
     width, height = (28 * source.randint(2, 5) for _ in range(2))
     pixels = np.random.default_rng(source.randrange(1 << 30)).integers(

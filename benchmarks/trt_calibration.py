@@ -41,7 +41,7 @@ from trine.runtime.adapters.peft import PeftAdapters
 from trine.runtime.bundle.bundle import EMBEDDING_NAME
 from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.runner import lay_out_sequences
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 
 Feeds = dict[str, NDArray[np.generic]]
 KINDS = ("int8", "fp8")
@@ -69,7 +69,7 @@ def prepare(checkpoint_folder: Path, folder: Path) -> None:
     table = EmbeddingTable(folder / EMBEDDING_NAME, config.decoder)
     task = config.tasks[0]
     chosen = dataclasses.replace(built_in_calibration("full"), images=())
-    inputs = list(calibration_inputs(config, Preparation(config, tokenizer), chosen, (task,)))
+    inputs = list(calibration_inputs(config, Preprocessor(config, tokenizer), chosen, (task,)))
     order = np.random.default_rng(0).permutation(len(inputs))
     inputs = [inputs[place] for place in order]
     num_calibration = RUN_TEXTS * CALIBRATION_RUNS

@@ -81,7 +81,7 @@ class EngineMeasurement:
         resident_bytes: by which this process grew.
         mapped: whether the engine ran from memory-mapped files, each graph given back after its
             run: slower and in less memory than where it is loaded to stay.
-        tokens_per_s: texts and pictures of the corpus, or None if it was left out.
+        tokens_per_s: texts and images of the corpus, or None if it was left out.
     """
 
     deviations: tuple[Deviation, ...]

@@ -1,4 +1,4 @@
-"""Cuts a picture into normalised patches, in any order of image tokens.
+"""Cuts an image into normalised patches, in any order of image tokens.
 
 An image token is a square of merge × merge patches. Values are (level - mean) / deviation in
 float32, to the last bit those of the published image processor, compiled kernels or not.
@@ -7,13 +7,13 @@ float32, to the last bit those of the published image processor, compiled kernel
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.kernels.cpu import pictures
+from trine.kernels.cpu import images
 from trine.kernels.cpu.library import native_library
 
 __all__ = ["patchify", "patchify_levels"]
 
 
-def patchify(  # noqa: PLR0913 - a picture, its normalisation, an order and three sizes
+def patchify(  # noqa: PLR0913 - an image, its normalisation, an order and three sizes
     pixels: NDArray[np.uint8],
     mean: NDArray[np.float32],
     deviation: NDArray[np.float32],
@@ -34,7 +34,7 @@ def patchify(  # noqa: PLR0913 - a picture, its normalisation, an order and thre
             window; P is N · merge².
         patch_size: side of a patch in pixels.
         merge_size: side of an image token in patches.
-        num_frames: how often the picture is repeated along time.
+        num_frames: how often the image is repeated along time.
         out: of the result's shape, C-order, which is filled and returned; None for a new array.
         threads: that share the image tokens, where the compiled kernels do it.
 
@@ -57,7 +57,7 @@ def patchify(  # noqa: PLR0913 - a picture, its normalisation, an order and thre
             num_frames=num_frames,
         )
         return out
-    pictures.patchify(
+    images.patchify(
         library,
         np.ascontiguousarray(pixels),
         mean,

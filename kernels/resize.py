@@ -1,9 +1,9 @@
-"""Antialiased bicubic resize of 8-bit pictures, the same to the last bit as the published one.
+"""Antialiased bicubic resize of 8-bit images, the same to the last bit as the published one.
 
 The published image processor resizes uint8 tensors with torchvision, that is with PyTorch's
 `interpolate(mode="bicubic", antialias=True)`. That is a separable filter (Keys' cubic with
 a = -0.5, stretched when shrinking): first along the width, then along the height, in integers,
-with an 8-bit picture in between. Weights are int16 with as many fraction bits as fit, results are
+with an 8-bit image in between. Weights are int16 with as many fraction bits as fit, results are
 rounded half up and clamped. Source of the arithmetic: ATen's UpSampleKernel.
 
 Integers are computed as matrix products of floats over blocks of outputs. With pixels shifted to
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.kernels.cpu import pictures
+from trine.kernels.cpu import images
 from trine.kernels.cpu.library import native_library
 
 __all__ = ["resize_bicubic", "resize_with_numpy"]
@@ -73,15 +73,15 @@ def resize_bicubic(
         return np.ascontiguousarray(image)
     columns = None if image.shape[1] == width else _axis(image.shape[1], width)
     rows = None if image.shape[0] == height else _axis(image.shape[0], height)
-    return pictures.resize(library, image, columns, rows, threads)
+    return images.resize(library, image, columns, rows, threads)
 
 
-def _axis(num_in: int, num_out: int) -> pictures.Axis:
+def _axis(num_in: int, num_out: int) -> images.Axis:
     starts, weights, precision = _filter_weights(num_in, num_out)
     num_taps = weights.shape[1]
     even = np.zeros((num_out, num_taps + num_taps % 2), np.int16)
     even[:, :num_taps] = weights
-    return pictures.Axis(num_in, starts, even, precision)
+    return images.Axis(num_in, starts, even, precision)
 
 
 def resize_with_numpy(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

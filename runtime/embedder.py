@@ -1,4 +1,4 @@
-"""The public face: load a bundle, turn texts and pictures into vectors."""
+"""The public face: load a bundle, turn texts and images into vectors."""
 
 import logging
 from collections.abc import Generator, Iterable, Sequence
@@ -37,7 +37,7 @@ MOST_THREADS = 64
 
 
 class Embedder(PublishedMethods):
-    """Turns texts and pictures into the vectors of jina-embeddings-v4.
+    """Turns texts and images into the vectors of jina-embeddings-v4.
 
     Make one with `Embedder.load`. It may be called from several threads at once; its methods hold
     no state but `task`, the default for calls that name none, and `output_ranges`, for int8.
@@ -89,8 +89,8 @@ class Embedder(PublishedMethods):
                 suits CPUs.
             self_test: embed the bundle's golden inputs and refuse an engine that is off. Texts are
                 embedded here, unless the weights stay in their memory-mapped files, which would
-                all have to be read: then before the first call's vectors are returned. The picture
-                is embedded before the first picture's vectors are. `check` does it at once.
+                all have to be read: then before the first call's vectors are returned. The image
+                is embedded before the first image's vectors are. `check` does it at once.
 
         Raises:
             BundleError: the bundle is missing, damaged or newer than this code.
@@ -189,7 +189,7 @@ class Embedder(PublishedMethods):
             raise InputError(f"the adapter's path is {path!r}; give the path of a folder")
         self._self_test.disown(name)
         adapters = self._encoder.engine.adapters
-        adapters.keep(adapters.stage(name, Path(path), task))
+        adapters.commit(adapters.prepare(name, Path(path), task))
 
     def unload_adapter(self, name: str, *, timeout_s: float | None = None) -> None:
         """Remove an adapter: new calls cannot name it, and this returns when no call uses it.
@@ -221,10 +221,10 @@ class Embedder(PublishedMethods):
         """Return the vectors of mixed items, with token counts and what was truncated.
 
         Args:
-            items: texts (`str`) and pictures with or without a text (`ImageText`), in any order.
+            items: texts (`str`) and images with or without a text (`ImageText`), in any order.
             task: an adapter's name, or one for each item; None for `self.task`.
             prompt_name, truncate_dim, max_length: as in `encode_text`; `max_length` bounds the
-                text of an item, not its pictures.
+                text of an item, not its images.
             max_pixels: as in `encode_image`.
             return_single: whether single vectors are wanted.
             return_multivector: whether multi-vectors are wanted; both may be.
@@ -240,7 +240,7 @@ class Embedder(PublishedMethods):
             if not isinstance(item, str | ImageText):
                 raise InputError(
                     f"item {index} is a {type(item).__name__}; give a str, or "
-                    "ImageText((picture,)) for a picture"
+                    "ImageText((image,)) for an image"
                 )
         if not return_single and not return_multivector:
             raise InputError("return_single and return_multivector are both False; ask for one")
@@ -315,7 +315,7 @@ class Embedder(PublishedMethods):
         """Return how far this engine is from the bundle's golden vectors, for the loaded tasks.
 
         Args:
-            modality: texts or the picture.
+            modality: texts or the image.
             num_texts: how many of the golden texts to embed; None for all.
         """
         return measure_deviations(

@@ -200,13 +200,13 @@ class PublishedMethods(ABC):
         *,
         output_dtype: OutputDtype = "float32",
     ) -> NDArray[Any] | list[NDArray[Any]]:
-        """Return the vectors of pictures, with the published method's names and defaults.
+        """Return the vectors of images, with the published method's names and defaults.
 
         Args:
-            images: one picture or a list: paths, file bytes, Pillow images, uint8 arrays
+            images: one image or a list: paths, file bytes, Pillow images, uint8 arrays
                 (`trine.runtime.preprocessing.load_image.load_image` says how each is read).
             task, batch_size, return_multivector, return_numpy, truncate_dim: as in `encode_text`.
-            max_pixels: a picture is shrunk to at most this many pixels; None for the checkpoint's
+            max_pixels: an image is shrunk to at most this many pixels; None for the checkpoint's
                 own limit. More pixels are more tokens (one each 28×28 pixels in the published
                 model).
             output_dtype: as in `encode_text`.
@@ -215,7 +215,7 @@ class PublishedMethods(ABC):
             As `encode_text`.
 
         Raises:
-            InputError: an argument or picture is not usable.
+            InputError: an argument or image is not usable.
         """
         one = not isinstance(images, list | tuple)
         sources = [images] if one else list(cast(Sequence[ImageSource], images))

@@ -24,7 +24,7 @@ class Request:
         prefixes: of each item's text, e.g. "Query: ".
         truncate_dim: leading dimensions to keep, or None for all.
         max_length: of a text in tokens, prefix included.
-        max_pixels: of a picture after resizing.
+        max_pixels: of an image after resizing.
     """
 
     tasks: tuple[str, ...]

@@ -33,13 +33,13 @@ assert_type(one_text, Vectors)
 texts = embedder.encode_text(["a", "b"], task=["retrieval", "code"], max_length=512, batch_size=8)
 assert_type(texts, Vectors | list[Vectors])
 
-pictures = embedder.encode_image(
+images = embedder.encode_image(
     [Path("a.png"), "b.png", b"bytes", np.zeros((8, 8, 3), np.uint8)],
     task="retrieval",
     max_pixels=100_000,
     return_multivector=True,
 )
-assert_type(pictures, Vectors | list[Vectors])
+assert_type(images, Vectors | list[Vectors])
 
 packed = embedder.encode_text(["a", "b"], task="retrieval", output_dtype="ubinary")
 assert_type(packed, NDArray[Any] | list[NDArray[Any]])

@@ -30,7 +30,7 @@ class Case:
         title: for people.
         kind: what it asks of a contestant.
         lengths: tokens of each text.
-        pictures: (width, height) of each picture in pixels.
+        images: (width, height) of each image in pixels.
         unit: what a rate counts.
         calls: timed calls a round, at most; more than one where latency percentiles are wanted.
         round_s: seconds after which a round ends before it has made all its calls.
@@ -47,7 +47,7 @@ class Case:
     title: str
     kind: Kind
     lengths: tuple[int, ...] = ()
-    pictures: tuple[tuple[int, int], ...] = ()
+    images: tuple[tuple[int, int], ...] = ()
     unit: Literal["tokens", "images", "items", "documents", "starts"] = "tokens"
     calls: int = 1
     round_s: float = 1.5
@@ -139,14 +139,14 @@ _ALL = (
         name="page",
         title="one page image 1240×1754, vision and decoder",
         kind="images",
-        pictures=(PAGE,),
+        images=(PAGE,),
         unit="images",
     ),
     Case(
-        name="pictures",
+        name="images",
         title="16 images of mixed sizes, vision and decoder",
         kind="images",
-        pictures=MIXED,
+        images=MIXED,
         unit="images",
         peers=("transformers-bf16",),
     ),
@@ -155,7 +155,7 @@ _ALL = (
         title="8 texts and 4 images, three tasks in turn",
         kind="mixed",
         lengths=RAGGED,
-        pictures=MIXED[:4],
+        images=MIXED[:4],
         unit="items",
         peers=("transformers-bf16",),
     ),
@@ -163,7 +163,7 @@ _ALL = (
         name="preprocess",
         title="image preprocessing 1600×1200",
         kind="preprocessing",
-        pictures=((1600, 1200),),
+        images=((1600, 1200),),
         unit="images",
         calls=20,
         warm_ups=3,
@@ -211,6 +211,6 @@ def shrunk(case: Case) -> Case:
         case,
         title=f"{case.title} (a sixteenth)",
         lengths=tuple(max(4, length // 16) for length in case.lengths[:33]),
-        pictures=tuple((max(56, w // 8), max(56, h // 8)) for w, h in case.pictures[:4]),
+        images=tuple((max(56, w // 8), max(56, h // 8)) for w, h in case.images[:4]),
         calls=min(case.calls, 3),
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["multi_vectors", "page_pixels", "picture_pixels", "token_ids"]
+__all__ = ["multi_vectors", "page_pixels", "image_pixels", "token_ids"]
 
 #: Of a multi-vector.
 DIMENSIONS = 128
@@ -27,7 +27,7 @@ def token_ids(
     return [usable[source.integers(0, len(usable), length)] for length in lengths]
 
 
-def picture_pixels(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
+def image_pixels(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
     """Return uint8 [height, width, 3]: smooth colours with noise, as photographs have."""
     source = np.random.default_rng(seed)
     coarse = source.uniform(0, 255, (height // 32 + 2, width // 32 + 2, 3))

@@ -50,7 +50,7 @@ def test_tokenise_1000_texts(benchmark: BenchmarkFixture) -> None:
     assert len(benchmark(tokenizer.encode, texts)) == 1000
 
 
-def test_preprocess_a_picture_of_1600_by_1200(benchmark: BenchmarkFixture) -> None:
+def test_preprocess_a_image_of_1600_by_1200(benchmark: BenchmarkFixture) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), np.uint8)
     threads = num_processors()
     buffer = rows(86 * 114, VISION.patch_features)

@@ -47,7 +47,7 @@ class Setup:
 
     Attributes:
         checkpoint: folder of the published layout, the weights that all contestants share.
-        bundle: folder that `trine export` made of it, for tokenizer and picture settings.
+        bundle: folder that `trine export` made of it, for tokenizer and image settings.
         engines: Trine's that take part.
         work: folder for files that a peer makes of the checkpoint once.
         task: the adapter merged in.
@@ -77,12 +77,12 @@ class Inputs:
     Attributes:
         case: what they are of.
         texts: token ids of each text, int64 [T].
-        pictures: uint8 [h, w, 3] of each picture.
+        images: uint8 [h, w, 3] of each image.
     """
 
     case: Case
     texts: Sequence[NDArray[np.int64]]
-    pictures: Sequence[NDArray[np.uint8]]
+    images: Sequence[NDArray[np.uint8]]
 
 
 class Contestant(Protocol):

@@ -1,4 +1,4 @@
-"""Pictures for contestants: the same patches, the same published prompt around them.
+"""Images for contestants: the same patches, the same published prompt around them.
 
 Preprocessing is a case of its own and outside every other timing.
 """
@@ -14,11 +14,11 @@ from trine.runtime.preprocessing.image_processor import patch_image
 from trine.runtime.preprocessing.sequence import TokenSequence, image_sequence
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 
-__all__ = ["picture_sequence"]
+__all__ = ["pixels_sequence"]
 
 
-def picture_sequence(pixels: NDArray[np.uint8], bundle: Path) -> TokenSequence:
-    """Return the sequence of a picture (uint8 [h, w, 3]) with the published prompt."""
+def pixels_sequence(pixels: NDArray[np.uint8], bundle: Path) -> TokenSequence:
+    """Return the sequence of an image (uint8 [h, w, 3]) with the published prompt."""
     model = open_bundle(bundle).manifest.model
     image = patch_image(pixels, model.image, model.vision, model.image.max_pixels)
     merge = model.vision.spatial_merge_size

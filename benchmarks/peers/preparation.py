@@ -12,14 +12,14 @@ from typing import Literal
 from peers.contract import Setup
 from peers.process import worker_environment
 
-__all__ = ["STEPS", "Preparation", "Step", "prepare"]
+__all__ = ["STEPS", "Preprocessor", "Step", "prepare"]
 
 Step = Literal["export", "openvino", "gguf"]
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preparation:
+class Preprocessor:
     """One script.
 
     Attributes:
@@ -38,15 +38,15 @@ class Preparation:
 
 
 #: In the order in which they need one another.
-STEPS: Mapping[Step, Preparation] = {
-    "export": Preparation(
+STEPS: Mapping[Step, Preprocessor] = {
+    "export": Preprocessor(
         makes="plain-int8.onnx",
         environment="torch",
         script="plain_export.py",
         arguments=lambda setup: [*map(str, (setup.checkpoint, setup.work)), setup.task],
         title="the text part by torch.onnx.export, and its dynamic INT8",
     ),
-    "openvino": Preparation(
+    "openvino": Preprocessor(
         makes="openvino-int8.xml",
         environment="openvino",
         script="openvino_export.py",
@@ -57,7 +57,7 @@ STEPS: Mapping[Step, Preparation] = {
         ],
         title="its static INT8 by NNCF",
     ),
-    "gguf": Preparation(
+    "gguf": Preprocessor(
         makes="text-q8_0.gguf",
         environment="llama",
         script="gguf_export.py",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers.contract import Call, Inputs, Setup, UnsupportedCase
-from peers.images import picture_sequence
+from peers.images import pixels_sequence
 from peers.padding import embed_padded
 from peers.reference import item_tasks
 from trine.export.reference.weights import adapter_changes
@@ -64,7 +64,7 @@ def pooled(hidden: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
 
 
 class PublishedModel:
-    """transformers, one forward pass a rectangle of texts, one a picture.
+    """transformers, one forward pass a rectangle of texts, one an image.
 
     Args:
         setup: the model and its task.
@@ -116,7 +116,7 @@ class PublishedModel:
             return lambda: self._embed_texts(texts, task)
         if kind not in ("images", "mixed"):
             raise UnsupportedCase(f"the published code has no call for {kind}")
-        pages = [picture_sequence(pixels, self._setup.bundle) for pixels in inputs.pictures]
+        pages = [pixels_sequence(pixels, self._setup.bundle) for pixels in inputs.images]
         count = len(inputs.texts) + len(pages)
         tasks = [self._setup.task] * count
         if kind == "mixed":
@@ -129,7 +129,7 @@ class PublishedModel:
         pages: Sequence[TokenSequence],
         tasks: Sequence[str],
     ) -> NDArray[np.float32]:
-        """Return float32 [texts and pages, hidden]: a rectangle a task, then a pass a picture."""
+        """Return float32 [texts and pages, hidden]: a rectangle a task, then a pass an image."""
         rows: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(tasks)
         by_task: defaultdict[str, list[int]] = defaultdict(list)
         for row, task in enumerate(tasks[: len(texts)]):
@@ -139,7 +139,7 @@ class PublishedModel:
             for row, vector in zip(members, vectors, strict=True):
                 rows[row] = vector
         for row, page in enumerate(pages, len(texts)):
-            rows[row] = self._embed_picture(page, tasks[row])
+            rows[row] = self._embed_image(page, tasks[row])
         return np.array(rows)
 
     def _embed_texts(self, texts: Sequence[NDArray[np.int64]], task: str) -> NDArray[np.float32]:
@@ -158,7 +158,7 @@ class PublishedModel:
 
         return embed_padded(embed, texts, self._batch)
 
-    def _embed_picture(self, sequence: TokenSequence, task: str) -> NDArray[np.float32]:
+    def _embed_image(self, sequence: TokenSequence, task: str) -> NDArray[np.float32]:
         import torch
 
         (image,) = sequence.images

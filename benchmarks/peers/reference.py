@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers.contract import Call, Inputs, Setup, UnsupportedCase
-from peers.images import picture_sequence
+from peers.images import image_sequence
 from trine.export.reference.torch_reference import TorchReference
 
 __all__ = ["Reference", "item_tasks"]
@@ -34,14 +34,14 @@ class Reference:
         return lambda: np.array(list(self._vectors(inputs)), np.float32)
 
     def _vectors(self, inputs: Inputs) -> Iterator[NDArray[np.float32]]:
-        count = len(inputs.texts) + len(inputs.pictures)
+        count = len(inputs.texts) + len(inputs.images)
         tasks = [self._setup.task] * count
         if inputs.case.kind == "mixed":
             tasks = item_tasks(self._model.tasks, count)
         for text, task in zip(inputs.texts, tasks, strict=False):
             yield self._model.encode(text.tolist(), task)[0]
-        for pixels, task in zip(inputs.pictures, tasks[len(inputs.texts) :], strict=True):
-            sequence = picture_sequence(pixels, self._setup.bundle)
+        for pixels, task in zip(inputs.images, tasks[len(inputs.texts) :], strict=True):
+            sequence = image_sequence(pixels, self._setup.bundle)
             (image,) = sequence.images
             places = np.flatnonzero(sequence.pooled)
             single, _ = self._model.encode(

@@ -1,7 +1,7 @@
 """The contestants by name: what each can do, which environment it needs, how it is loaded.
 
 Not among them: optimum-onnx, which has no export of Qwen2.5-VL (0.1.0; the plain export stands for
-what it would make of the decoder); pictures in anything but PyTorch, for torch.onnx.export fails on
+what it would make of the decoder); images in anything but PyTorch, for torch.onnx.export fails on
 the vision tower's data-dependent windows.
 """
 
@@ -13,7 +13,7 @@ from cases.case import Case, Kind
 
 from peers.contract import Contestant, EngineChoice, Setup
 from peers.padding import BATCH
-from peers.preparation import Step
+from peers.preprocessor import Step
 
 __all__ = ["PEERS", "Peer", "contestants_of", "load_contestant"]
 
@@ -36,7 +36,7 @@ class Peer:
         environment: whose Python runs it.
         kinds: of cases it takes part in.
         packages: whose versions are recorded.
-        makes: steps of `peers.preparation` whose files it loads.
+        makes: steps of `peers.preprocessor` whose files it loads.
         sorts: whether it also runs sorted by length, as `<name>-sorted`.
     """
 

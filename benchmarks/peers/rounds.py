@@ -98,8 +98,8 @@ def units(case: Case) -> int:
     """Return how many of its unit one call of a case does."""
     counts: Mapping[str, int] = {
         "tokens": sum(case.lengths),
-        "images": len(case.pictures),
-        "items": len(case.lengths) + len(case.pictures),
+        "images": len(case.images),
+        "items": len(case.lengths) + len(case.images),
         "documents": len(case.lengths) - 1,
         "starts": 1,
     }

@@ -1,4 +1,4 @@
-"""Other ways to preprocess pictures and to score multi-vectors."""
+"""Other ways to preprocess images and to score multi-vectors."""
 
 import sys
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class PublishedProcessor:
         process = self._processor()
 
         def run() -> None:
-            process(list(inputs.pictures))
+            process(list(inputs.images))
 
         return run
 
@@ -41,7 +41,7 @@ class PublishedProcessor:
             from transformers import Qwen2VLImageProcessor as Processor
         processor = Processor.from_pretrained(self.setup.checkpoint)
         tensors = "pt" if self.kind == "torchvision" else "np"
-        return lambda pictures: processor(images=pictures, return_tensors=tensors)
+        return lambda images: processor(images=images, return_tensors=tensors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from cases.inputs import multi_vectors
 from numpy.typing import NDArray
 
 from peers.contract import Call, EngineChoice, Inputs, Setup, UnsupportedCase
-from peers.images import picture_sequence
+from peers.images import pixels_sequence
 from peers.reference import item_tasks
 from trine.kernels.maxsim import maxsim_scores
 from trine.runtime.bundle.bundle import EMBEDDING_NAME, open_bundle
@@ -57,7 +57,7 @@ class TrineEngine:
             raise UnsupportedCase(f"an engine has no part in {kind}")
         texts = inputs.texts[:1] if kind == "load" else inputs.texts
         sequences = [text_sequence(text, MAX_TOKENS) for text in texts]
-        sequences += [picture_sequence(pixels, self._setup.bundle) for pixels in inputs.pictures]
+        sequences += [pixels_sequence(pixels, self._setup.bundle) for pixels in inputs.images]
         tasks = [self._setup.task] * len(sequences)
         if kind == "mixed":
             tasks = item_tasks(tuple(sorted(self._tasks)), len(sequences))
@@ -91,7 +91,7 @@ class TrineThinParts:
             model = open_bundle(self.setup.bundle).manifest.model
 
             def preprocess() -> None:
-                for pixels in inputs.pictures:
+                for pixels in inputs.images:
                     image = patch_image(
                         pixels,
                         model.image,

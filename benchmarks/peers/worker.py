@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from cases.case import Case
-from cases.inputs import page_pixels, picture_pixels, token_ids
+from cases.inputs import image_pixels, page_pixels, token_ids
 from cases.loops import closed_loop, open_loop
 from numpy.typing import NDArray
 
@@ -160,12 +160,12 @@ def _loaded(order: Order, contestant: Contestant, load_s: float) -> Loaded:
 
 
 def _inputs(order: Order, case: Case) -> Inputs:
-    draw = page_pixels if case.name == PAGE_CASE else picture_pixels
+    draw = page_pixels if case.name == PAGE_CASE else image_pixels
     lengths = () if case.kind in ("preprocessing", "maxsim") else case.lengths
     return Inputs(
         case=case,
         texts=token_ids(lengths, order.setup.num_ids, order.setup.excluded),
-        pictures=[draw(*size, seed) for seed, size in enumerate(case.pictures)],
+        images=[draw(*size, seed) for seed, size in enumerate(case.images)],
     )
 
 

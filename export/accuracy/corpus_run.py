@@ -10,7 +10,7 @@ from trine.export.accuracy.rank_agreement import CorpusVectors, Vectors
 from trine.export.calibration.corpus import RankingCorpus
 from trine.export.reference.model import ReferenceInput, ReferenceVectors
 from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.request import check_request
 
@@ -42,28 +42,28 @@ class CorpusRun:
 
 
 def corpus_inputs(
-    model: ModelConfig, preparation: Preparation, corpus: RankingCorpus, tasks: Sequence[str]
+    model: ModelConfig, preprocessor: Preprocessor, corpus: RankingCorpus, tasks: Sequence[str]
 ) -> list[ReferenceInput]:
     """Return a corpus as the reference takes it, for each task, kept from its observer.
 
     Args:
         model: the model's numbers.
-        preparation: of the bundle's tokenizer.
+        preprocessor: of the bundle's tokenizer.
         corpus: to embed.
         tasks: to embed it for.
     """
     inputs: list[ReferenceInput] = []
-    pictures: dict[int, TokenSequence] = {}
+    images: dict[int, TokenSequence] = {}
     for task in tasks:
         for items, prompt in corpus.sides:
             request = check_request(
                 model.tasks, model, num_items=len(items), task=task, prompt_name=prompt
             )
-            for index, sequence in enumerate(preparation.sequences(items, request)):
+            for index, sequence in enumerate(preprocessor.sequences(items, request)):
                 shared = sequence
                 if sequence.images:
-                    # The vision tower has no tasks: it sees each picture once.
-                    first = pictures.setdefault(index, sequence)
+                    # The vision tower has no tasks: it sees each image once.
+                    first = images.setdefault(index, sequence)
                     shared = dataclasses.replace(sequence, images=first.images)
                 inputs.append(ReferenceInput(shared, task, observed=False))
     return inputs

@@ -16,7 +16,7 @@ from trine.runtime.engines.ort.engine import OrtCpuEngine
 from trine.runtime.hardware.memory import release_mapped, resident_bytes
 from trine.runtime.preprocessing.vision_inputs import VisionInputs
 
-__all__ = ["MappedEngine"]
+__all__ = ["LowMemoryEngine"]
 
 #: Pages of weights are given back when a run has made the process larger by this much.
 HELD_BYTES = 1 << 30
@@ -24,7 +24,7 @@ HELD_BYTES = 1 << 30
 LOOK_SECONDS = 0.1
 
 
-class MappedEngine:
+class LowMemoryEngine:
     """An engine whose weights stay in their files, and whose pages are given back as it runs.
 
     Slow where runs are many and small: every run reads its graph's weights from the page cache.
@@ -62,18 +62,18 @@ class MappedEngine:
     def description(self) -> str:
         return self._engine.description
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
-        return self._engine.run_group(adapter)
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
+        return self._engine.batch_group(adapter)
 
-    def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+    def forward_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
         with self._giving_back([self._vision]):
-            return self._engine.run_vision(inputs)
+            return self._engine.forward_vision(inputs)
 
-    def run_decoder(
+    def forward_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]:
         with self._giving_back(self._decoders):
-            return self._engine.run_decoder(inputs, adapters)
+            return self._engine.forward_decoder(inputs, adapters)
 
     @contextmanager
     def _giving_back(self, files: Sequence[Path]) -> Iterator[None]:

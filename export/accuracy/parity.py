@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trine.export.accuracy.corpus_run import CorpusRun
-from trine.export.accuracy.low_memory_engine import MappedEngine
+from trine.export.accuracy.low_memory_engine import LowMemoryEngine
 from trine.export.accuracy.rank_agreement import (
     Agreement,
     CorpusVectors,
@@ -72,7 +72,7 @@ def measure_engine(
     for task in entry.decoders:
         started = time.perf_counter()
         engine = (
-            MappedEngine(bundle, entry, (task,))
+            LowMemoryEngine(bundle, entry, (task,))
             if mapped
             else open_engine(bundle, entry, EngineOptions(threads=None, tasks=(task,)))
         )
@@ -92,7 +92,7 @@ def measure_engine(
         found = CorpusVectors(queries=queries, passages=passages, images=images)
         agreements.append(measure_agreement(task, corpus.vectors[task], found))
         peak = max(
-            peak, engine.peak_bytes if isinstance(engine, MappedEngine) else resident_bytes()
+            peak, engine.peak_bytes if isinstance(engine, LowMemoryEngine) else resident_bytes()
         )
     return EngineMeasurement(
         deviations=tuple(deviations),

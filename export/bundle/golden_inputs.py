@@ -1,6 +1,6 @@
 """The golden inputs of every bundle, and their reference vectors.
 
-A few texts and one small picture, enough to notice a wrong weight, id, position, window or adapter,
+A few texts and one small image, enough to notice a wrong weight, id, position, window or adapter,
 and small enough to be embedded at every load.
 """
 
@@ -14,7 +14,7 @@ from trine.export.reference.model import ReferenceInput, ReferenceVectors
 from trine.runtime.bundle.golden import Golden
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.inputs import ImageText
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import check_request
 
@@ -64,7 +64,7 @@ def golden_inputs(
         tokenizer: of the bundle.
         tasks: to embed them for.
     """
-    preparation = Preparation(model, tokenizer)
+    preprocessor = Preprocessor(model, tokenizer)
     keys: list[str] = []
     inputs: list[ReferenceInput] = []
     for task in tasks:
@@ -76,12 +76,12 @@ def golden_inputs(
             if request.prefixes[0] in seen_prefixes:
                 continue
             seen_prefixes.add(request.prefixes[0])
-            for index, sequence in enumerate(preparation.sequences(GOLDEN_TEXTS, request)):
+            for index, sequence in enumerate(preprocessor.sequences(GOLDEN_TEXTS, request)):
                 keys.append(f"text/{index}/{task}/{prompt}")
                 inputs.append(ReferenceInput(sequence, task, observed=False))
     request = check_request(model.tasks, model, num_items=1, task=tasks[0])
-    (picture,) = preparation.sequences([ImageText((golden_image(),))], request)
+    (image,) = preprocessor.sequences([ImageText((golden_image(),))], request)
     for task in tasks:
         keys.append(f"image/{task}")
-        inputs.append(ReferenceInput(picture, task, observed=False))
+        inputs.append(ReferenceInput(image, task, observed=False))
     return GoldenInputs(tuple(keys), tuple(inputs))

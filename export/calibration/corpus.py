@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.export.calibration.inputs import CalibrationSize
-from trine.export.calibration.pictures import (
+from trine.export.calibration.images import (
     bar_chart,
     blobs,
     checkerboard,
@@ -24,12 +23,13 @@ from trine.export.calibration.pictures import (
     table,
     text_page,
 )
+from trine.export.calibration.inputs import CalibrationSize
 from trine.export.calibration.texts import corpus_texts
 from trine.runtime.inputs import ImageText, Item, Prompt
 
 __all__ = ["RankingCorpus", "built_in_corpus"]
 
-#: Every how many queries, passages and pictures are taken.
+#: Every how many queries, passages and images are taken.
 EVERY: dict[CalibrationSize, tuple[int, int, int]] = {
     "full": (1, 1, 1),
     "small": (3, 3, 2),
@@ -53,33 +53,33 @@ class RankingCorpus:
 
     @property
     def documents(self) -> tuple[Item, ...]:
-        """Passages, then pictures, as the embedder takes them."""
+        """Passages, then images, as the embedder takes them."""
         return (*self.passages, *(ImageText((image,)) for image in self.images))
 
     @property
     def sides(self) -> tuple[tuple[tuple[Item, ...], Prompt], ...]:
-        """Queries, passages and pictures, each with the prompt they are embedded with."""
-        pictures = tuple(ImageText((image,)) for image in self.images)
-        return (self.queries, "query"), (self.passages, "passage"), (pictures, "query")
+        """Queries, passages and images, each with the prompt they are embedded with."""
+        image_items = tuple(ImageText((image,)) for image in self.images)
+        return (self.queries, "query"), (self.passages, "passage"), (image_items, "query")
 
 
 def built_in_corpus(size: CalibrationSize) -> RankingCorpus:
     """Return the corpus; the same on each run.
 
     Args:
-        size: "full" has 60 queries, 139 passages and 24 pictures; "small" a third of the texts
-            and half of the pictures; "brief" 9 queries, 11 passages and 4 pictures.
+        size: "full" has 60 queries, 139 passages and 24 images; "small" a third of the texts
+            and half of the images; "brief" 9 queries, 11 passages and 4 images.
     """
     texts = corpus_texts()
-    query, passage, picture = EVERY[size]
+    query, passage, image = EVERY[size]
     return RankingCorpus(
         queries=tuple(text.text for text in texts if text.kind == "query")[::query],
         passages=tuple(text.text for text in texts if text.kind == "passage")[::passage],
-        images=_pictures()[::picture],
+        images=_images()[::image],
     )
 
 
-def _pictures() -> tuple[NDArray[np.uint8], ...]:
+def _images() -> tuple[NDArray[np.uint8], ...]:
     page = " ".join(text.text for text in corpus_texts() if text.text.isascii())
     return (
         text_page((196, 168), page, points=10),

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.export.calibration.pictures import (
+from trine.export.calibration.images import (
     bar_chart,
     blobs,
     checkerboard,
@@ -67,24 +67,24 @@ def built_in_calibration(size: CalibrationSize) -> CalibrationSet:
     """Return inputs that come with the exporter; the same on each run.
 
     Args:
-        size: "brief" has some 800 tokens of text and 5 pictures of up to 80 image tokens, for
-            models of which each token takes its time; "small" some 1,500 tokens and 9 pictures of
-            up to 200; "full" some 6,000 tokens and 24 pictures, the largest as large as a model
+        size: "brief" has some 800 tokens of text and 5 images of up to 80 image tokens, for
+            models of which each token takes its time; "small" some 1,500 tokens and 9 images of
+            up to 200; "full" some 6,000 tokens and 24 images, the largest as large as a model
             takes.
     """
     shipped = range_texts()
     if size == "brief":
         chosen = shipped[::BRIEF_EVERY]
         long = [long_text(_english(shipped), BRIEF_LONG)]
-        images = _brief_pictures()
+        images = _brief_images()
     elif size == "small":
         chosen = shipped[::SMALL_EVERY]
         long = [long_text(_english(shipped), SMALL_LONG)]
-        images = _small_pictures()
+        images = _small_images()
     else:
         chosen = shipped
         long = [long_text(_english(shipped), FULL_LONG[1]), long_text(shipped, FULL_LONG[0])]
-        images = (*_small_pictures(), *_large_pictures())
+        images = (*_small_images(), *_large_images())
     texts = [CalibrationText(text.text, _prompt(text)) for text in chosen]
     texts += [CalibrationText(text, "passage") for text in long]
     return CalibrationSet(source=f"built in, {size}", texts=tuple(texts), images=images)
@@ -103,7 +103,7 @@ def _page_text() -> str:
     return " ".join(text.text for text in _english(range_texts()))
 
 
-def _brief_pictures() -> tuple[Pixels, ...]:
+def _brief_images() -> tuple[Pixels, ...]:
     """Return the kinds that are least like one another."""
     return (
         checkerboard((112, 168), 56),
@@ -114,7 +114,7 @@ def _brief_pictures() -> tuple[Pixels, ...]:
     )
 
 
-def _small_pictures() -> tuple[Pixels, ...]:
+def _small_images() -> tuple[Pixels, ...]:
     """Return one of each kind, as small as shows what the kind is about."""
     return (
         checkerboard((336, 448), 56),
@@ -129,7 +129,7 @@ def _small_pictures() -> tuple[Pixels, ...]:
     )
 
 
-def _large_pictures() -> tuple[Pixels, ...]:
+def _large_images() -> tuple[Pixels, ...]:
     """Return more of each kind, of many sizes and shapes."""
     return (
         checkerboard((1350, 1800), 56),

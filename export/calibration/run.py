@@ -11,7 +11,7 @@ from trine.export.quantisation.observer import RangeScan
 from trine.export.reference.model import ReferenceInput
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.inputs import ImageText
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.request import check_request
 
 __all__ = [
@@ -53,7 +53,7 @@ class CalibrationRun:
 
 def calibration_inputs(
     model: ModelConfig,
-    preparation: Preparation,
+    preprocessor: Preprocessor,
     calibration: CalibrationSet,
     tasks: Sequence[str],
 ) -> Iterator[ReferenceInput]:
@@ -61,8 +61,8 @@ def calibration_inputs(
 
     Args:
         model: the model's numbers.
-        preparation: of the bundle's tokenizer.
-        calibration: the texts and pictures.
+        preprocessor: of the bundle's tokenizer.
+        calibration: the texts and images.
         tasks: to choose from.
     """
     texts = calibration.texts
@@ -74,14 +74,12 @@ def calibration_inputs(
         task=turns[: len(texts)],
         prompt_name=[text.prompt for text in texts],
     )
-    sequences = preparation.sequences([text.text for text in texts], request)
+    sequences = preprocessor.sequences([text.text for text in texts], request)
     for sequence, task in zip(sequences, turns, strict=False):
         yield ReferenceInput(sequence, task)
-    pictures = [ImageText((image,)) for image in calibration.images]
-    request = check_request(
-        model.tasks, model, num_items=len(pictures), task=turns[: len(pictures)]
-    )
-    for sequence, task in zip(preparation.sequences(pictures, request), turns, strict=False):
+    images = [ImageText((image,)) for image in calibration.images]
+    request = check_request(model.tasks, model, num_items=len(images), task=turns[: len(images)])
+    for sequence, task in zip(preprocessor.sequences(images, request), turns, strict=False):
         yield ReferenceInput(sequence, task)
 
 
@@ -93,14 +91,14 @@ def affordable_size(model: ModelConfig) -> CalibrationSize:
 def choose_affordable(inputs: Sequence[ReferenceInput], model: ModelConfig) -> tuple[int, ...]:
     """Return which inputs to imitate plans with: all of a small model's, some of a large one's.
 
-    They are spread over the texts and over the pictures, so that no language or kind of picture
+    They are spread over the texts and over the images, so that no language or kind of image
     that the inputs have is passed over for being late in them. There is at least one text and
-    one picture, if the inputs have them.
+    one image, if the inputs have them.
     """
     budget = IMITATION_OPERATIONS / operations_per_token(model)
     chosen: list[int] = []
-    for pictures in (False, True):
-        kind = [i for i, item in enumerate(inputs) if bool(item.sequence.images) == pictures]
+    for images in (False, True):
+        kind = [i for i, item in enumerate(inputs) if bool(item.sequence.images) == images]
         lengths = [len(inputs[index].sequence) for index in kind]
         if sum(lengths) <= budget / 2:
             chosen += kind
@@ -125,7 +123,7 @@ def _spread(count: int) -> list[int]:
 
 
 def max_probe_tokens(model: ModelConfig) -> int:
-    """Return how many tokens each layer of a model may be probed with, in texts or in pictures."""
+    """Return how many tokens each layer of a model may be probed with, in texts or in images."""
     groups = 3 * model.decoder.num_layers + 3 * model.vision.depth
     return int(PROBING_OPERATIONS / (operations_per_token(model) * groups))
 

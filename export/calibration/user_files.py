@@ -1,4 +1,4 @@
-"""Calibration inputs of the user's own: a file of texts or paths of pictures, or a folder."""
+"""Calibration inputs of the user's own: a file of texts or paths of images, or a folder."""
 
 import io
 from pathlib import Path
@@ -24,13 +24,13 @@ DPI = 96
 
 
 def read_calibration(path: Path) -> CalibrationSet:
-    """Return the texts and pictures of a file or folder.
+    """Return the texts and images of a file or folder.
 
     A .txt file holds a text a line; a .jsonl file an object a line with `text`, `image` (a path
     relative to the file, or several) and `prompt` ("query" or "passage"; "passage" if it is left
-    out); other files are pictures or PDFs. Of a folder all files are read, those in folders below
+    out); other files are images or PDFs. Of a folder all files are read, those in folders below
     too, in the order of their paths; files whose name begins with a dot are passed over, as are
-    empty texts. If there are only texts, or only pictures, the small built-in set stands in for
+    empty texts. If there are only texts, or only images, the small built-in set stands in for
     the others, and `source` says so.
 
     Args:
@@ -46,13 +46,13 @@ def read_calibration(path: Path) -> CalibrationSet:
     for row in read_rows(inputs):
         if row.text:
             texts.append(_text(row, row.text))
-        images += [_picture(picture, row.where) for picture in row.pictures]
+        images += [_image(image, row.where) for image in row.images]
         _check_count(path, "texts", len(texts), MAX_TEXTS)
-        _check_count(path, "pictures", len(images), MAX_IMAGES)
+        _check_count(path, "images", len(images), MAX_IMAGES)
     if not texts and not images:
-        raise InputError(f"{path}: holds no text and no picture to calibrate with; add some")
+        raise InputError(f"{path}: holds no text and no image to calibrate with; add some")
     spare = built_in_calibration("small")
-    missing = [name for name, found in (("texts", texts), ("pictures", images)) if not found]
+    missing = [name for name, found in (("texts", texts), ("images", images)) if not found]
     return CalibrationSet(
         source=f"{path}" + "".join(f", {name} built in" for name in missing),
         texts=tuple(texts) or spare.texts,
@@ -79,8 +79,8 @@ def _text(row: InputRow, text: str) -> CalibrationText:
     return CalibrationText(text, row.prompt or "passage")
 
 
-def _picture(picture: Path | PdfPage, where: str) -> NDArray[np.uint8]:
-    return render_page(picture) if isinstance(picture, PdfPage) else load_image(picture, where)
+def _image(image: Path | PdfPage, where: str) -> NDArray[np.uint8]:
+    return render_page(image) if isinstance(image, PdfPage) else load_image(image, where)
 
 
 def _check_count(path: Path, what: str, count: int, limit: int) -> None:

@@ -224,7 +224,7 @@ def _image_config(preprocessor: _Section, vision: VisionConfig) -> ImageConfig:
     preprocessor.expect("resample", 3)  # bicubic
     if vision.in_channels != 3:
         raise CheckpointError(
-            f"vision_config: in_channels is {vision.in_channels}; pictures are RGB, 3 is supported"
+            f"vision_config: in_channels is {vision.in_channels}; images are RGB, 3 is supported"
         )
     mean, std = preprocessor.numbers("image_mean"), preprocessor.numbers("image_std")
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:

@@ -17,7 +17,7 @@ DEFAULT_SMS = "86,89,120"
 #: weights: more tokens at once would take more memory and hardly less time. Passes of 2,048 tokens
 #: are of short texts, of passages, or of two long ones; each has a padded view of 4,096 slots.
 #: Beside them: a few queries, and single texts of up to 8,192 and of 32,768 tokens, the longest.
-#: Pictures cannot be divided: a page of 1024 × 1024 pixels, and one of 1792 × 1792.
+#: Images cannot be divided: a page of 1024 × 1024 pixels, and one of 1792 × 1792.
 DEFAULT_BUCKETS = (
     "text=256x8x64,text=2048x32x128,text=2048x8x512,text=2048x2x2048,"
     "text=8192x1x8192,text=32768x1x32768,image=5184x1,image=16384x1"

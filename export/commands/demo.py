@@ -17,9 +17,9 @@ def register(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb `demo` to the command line."""
     parser = subparsers.add_parser(
         "demo",
-        help="export the built-in checkpoint, search texts, pictures and code, write a page",
+        help="export the built-in checkpoint, search texts, images and code, write a page",
         description="Exports the built-in checkpoint `nano` (once), embeds the demo's texts, "
-        "pictures and functions, prints the rankings and writes DIR/index.html. Exit code 1 if too "
+        "images and functions, prints the rankings and writes DIR/index.html. Exit code 1 if too "
         "few expected hits come first.",
     )
     parser.add_argument(
@@ -56,5 +56,5 @@ def run(arguments: argparse.Namespace) -> int:
     page = directory / "index.html"
     page.write_text(page_html(bundle, found, speed), encoding="utf-8")
     print("\n".join(report_lines(bundle, found, speed)))
-    print(f"\n{total_line(found)}\nThe same with pictures: {page}")
+    print(f"\n{total_line(found)}\nThe same with images: {page}")
     return 0 if all(part.enough for part in found) else 1

@@ -70,7 +70,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--calibration",
         type=Path,
         metavar="FILE|DIR",
-        help="texts and pictures like those to be embedded, from which ranges and the layers to "
+        help="texts and images like those to be embedded, from which ranges and the layers to "
         "keep wider are found (default: built-in ones)",
     )
     parser.add_argument(

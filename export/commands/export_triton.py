@@ -15,7 +15,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "export-triton",
         help="write a model repository for Triton Inference Server",
         description="Write a model repository for Triton Inference Server: the model `embed` from "
-        "texts and pictures to vectors (Python backend; the server's Python needs trine "
+        "texts and images to vectors (Python backend; the server's Python needs trine "
         "installed), which calls one ONNX model for each graph. Requests are joined before the "
         "graphs run. The bundle's files are hard links, so the repository takes no space.",
     )

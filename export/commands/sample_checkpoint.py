@@ -74,7 +74,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=_traits,
         metavar="A,B",
         help="make it hard to quantise, as trained models are: large channels of the MLPs "
-        "(swiglu), of the hidden states (residual), of a few picture patches (patch-spike) and of "
+        "(swiglu), of the hidden states (residual), of a few image patches (patch-spike) and of "
         "the first token (first-token), large key biases (k-bias); or all",
     )
     parser.set_defaults(run=run)

@@ -19,7 +19,7 @@ class Candidate:
     Attributes:
         key: what a query's `expected` names.
         label: one line for people.
-        content: what is embedded, a text or the path of a picture.
+        content: what is embedded, a text or the path of an image.
     """
 
     key: str
@@ -49,7 +49,7 @@ class Section:
     Attributes:
         title: heading for people.
         task: adapter that embeds both sides.
-        candidates: texts only or pictures only.
+        candidates: texts only or images only.
         queries: each names one of `candidates`.
         min_single: expected hits that must come first by single vectors.
         min_multi: the same for multi-vectors.
@@ -73,7 +73,7 @@ class Section:
 
 
 def demo_folder() -> Path:
-    """Return the folder of the built-in demo's texts and pictures."""
+    """Return the folder of the built-in demo's texts and images."""
     return Path(__file__).resolve().parent.parent / "nano" / "demo"
 
 
@@ -84,7 +84,7 @@ def read_sections(folder: Path) -> tuple[Section, ...]:
     files (single 35, 7, 24, 4; multi 24, 6, 21, 1), so that a near tie may fall either way.
 
     Args:
-        folder: the demo folder: `documents.txt`, `functions.txt`, `pictures/`, `captions.json`,
+        folder: the demo folder: `documents.txt`, `functions.txt`, `images/`, `captions.json`,
             `queries.json` (the ones to show), `code_queries.json` and `report.json` (the others).
 
     Raises:
@@ -117,10 +117,10 @@ def read_sections(folder: Path) -> tuple[Section, ...]:
             min_multi=5,
         ),
         Section(
-            title="Text → picture",
+            title="Text → image",
             task="retrieval",
-            candidates=_pictures(folder),
-            queries=_queries(report["rows_pictures"], shown),
+            candidates=_images(folder),
+            queries=_queries(report["rows_images"], shown),
             min_single=22,
             min_multi=19,
         ),
@@ -146,10 +146,10 @@ def _queries(rows: list[dict[str, str]], shown: set[str] | None = None) -> tuple
     )
 
 
-def _pictures(folder: Path) -> tuple[Candidate, ...]:
+def _images(folder: Path) -> tuple[Candidate, ...]:
     captions = _read_json(folder / "captions.json")
     return tuple(
-        Candidate(key=name, label=caption, content=folder / "pictures" / name)
+        Candidate(key=name, label=caption, content=folder / "images" / name)
         for name, caption in sorted(captions.items())
     )
 

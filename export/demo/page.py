@@ -1,4 +1,4 @@
-"""The demonstration's page: one HTML file with its pictures inside and nothing from outside."""
+"""The demonstration's page: one HTML file with its images inside and nothing from outside."""
 
 import base64
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ __all__ = ["page_html"]
 LIMITS = (
     "nano is a small checkpoint trained on short English texts about software, their translations "
     "into five languages, Python functions and flat synthetic shapes and charts: photos, "
-    "screenshots, text in pictures, everyday vocabulary and where things stand in a picture mean "
+    "screenshots, text in images, everyday vocabulary and where things stand in an image mean "
     "little to it, and its multi-vectors are weaker than its single vectors here. It shows that "
     "the pipeline works; it says nothing about the quality of jina-embeddings-v4."
 )
@@ -79,7 +79,7 @@ def page_html(bundle: DemoBundle, found: Sequence[Found], speed: Speed) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Trine: the demonstration</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         "<h1>Trine: the demonstration</h1>\n"
-        "<p>One bundle, three adapters, no PyTorch: texts, pictures and Python functions embedded "
+        "<p>One bundle, three adapters, no PyTorch: texts, images and Python functions embedded "
         "on this machine and ranked by single vectors (cosine) and multi-vectors (MaxSim). "
         '<span class="good">✓</span> marks the expected hit.</p>\n'
         f"<p><strong>{escape(total_line(found))}</strong></p>\n"
@@ -148,7 +148,7 @@ def _first(hit: Hit) -> str:
 
 
 def _all_candidates(part: Found) -> str:
-    """Return a folded list of what was searched: pictures, functions or lines of text."""
+    """Return a folded list of what was searched: images, functions or lines of text."""
     candidates = part.section.candidates
     if isinstance(candidates[0].content, Path):
         body = "".join(

@@ -29,7 +29,7 @@ def facts(bundle: DemoBundle, speed: Speed) -> tuple[tuple[str, str], ...]:
         ("export", export),
         ("load", f"{bundle.load_s:.2f} s"),
         ("texts", f"{speed.texts_per_s:,.0f} a second"),
-        ("pictures", f"{speed.pictures_per_s:,.0f} a second"),
+        ("images", f"{speed.images_per_s:,.0f} a second"),
         ("checkpoint", f"{bundle.checkpoint_bytes / 1e6:.1f} MB"),
         ("bundle", f"{bundle.bundle_bytes / 1e6:.1f} MB"),
         (

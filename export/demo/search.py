@@ -76,7 +76,7 @@ class Speed:
     """Items embedded a second as single vectors, on this machine, with everything warm."""
 
     texts_per_s: float
-    pictures_per_s: float
+    images_per_s: float
 
 
 def search(embedder: Embedder, section: Section) -> Found:
@@ -111,15 +111,15 @@ def measure_speed(embedder: Embedder, sections: Sequence[Section]) -> Speed:
     """
     contents = dict.fromkeys(item.content for part in sections for item in part.candidates)
     texts = [content for content in contents if isinstance(content, str)]
-    pictures = [content for content in contents if isinstance(content, Path)]
+    images = [content for content in contents if isinstance(content, Path)]
     start = time.perf_counter()
     _single(embedder, texts, "retrieval", "passage")
     middle = time.perf_counter()
-    _single(embedder, pictures, "retrieval", "passage")
+    _single(embedder, images, "retrieval", "passage")
     end = time.perf_counter()
     return Speed(
         texts_per_s=len(texts) / (middle - start),
-        pictures_per_s=len(pictures) / (end - middle),
+        images_per_s=len(images) / (end - middle),
     )
 
 

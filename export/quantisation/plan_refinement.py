@@ -32,7 +32,7 @@ __all__ = [
 Array = NDArray[np.float32]
 
 #: Inputs each layer is probed with, at most.
-MOST_TEXTS, MOST_PICTURES = 6, 2
+MOST_TEXTS, MOST_IMAGES = 6, 2
 
 
 class RefinablePlan(Protocol):
@@ -76,17 +76,17 @@ class LossTarget:
         return LossTarget(self.mean * factor, self.worst * factor)
 
     def missed(self, losses: Sequence[float], inputs: Sequence[ReferenceInput]) -> bool:
-        """Return whether losses are more than that, or cannot be told, in texts or in pictures.
+        """Return whether losses are more than that, or cannot be told, in texts or in images.
 
-        Apart, for there are more texts, and a mean over both would hide what pictures lose.
+        Apart, for there are more texts, and a mean over both would hide what images lose.
 
         Args:
             losses: of each input.
             inputs: that lost them.
         """
-        pictures = np.array([bool(item.sequence.images) for item in inputs])
+        images = np.array([bool(item.sequence.images) for item in inputs])
         values = np.asarray(losses)
-        kinds = [values[pictures == kind] for kind in (False, True) if (pictures == kind).any()]
+        kinds = [values[images == kind] for kind in (False, True) if (images == kind).any()]
         return not all(k.mean() <= self.mean and k.max() <= self.worst for k in kinds)
 
 
@@ -112,7 +112,7 @@ class Probing:
     Attributes:
         reference: of the checkpoint.
         model: the model's numbers.
-        inputs: texts and at least one picture, without forks.
+        inputs: texts and at least one image, without forks.
         singles: float32 [n, hidden], what the reference makes of each of them.
         max_probe_tokens: of the inputs that each layer is probed with, beyond one of each kind.
     """
@@ -199,11 +199,11 @@ def imitate(probing: Probing, plan: RefinablePlan, step: Callable[[int], None]) 
 
 
 def _worst(probing: Probing, losses: Sequence[float]) -> list[int]:
-    """Return which inputs lose most: some texts and some pictures."""
+    """Return which inputs lose most: some texts and some images."""
     inputs = probing.inputs
     chosen: list[int] = []
-    for pictures, count in ((False, MOST_TEXTS), (True, MOST_PICTURES)):
-        kind = [i for i, item in enumerate(inputs) if bool(item.sequence.images) == pictures]
+    for images, count in ((False, MOST_TEXTS), (True, MOST_IMAGES)):
+        kind = [i for i, item in enumerate(inputs) if bool(item.sequence.images) == images]
         kind.sort(key=lambda i: -losses[i])
         total = 0
         for place, index in enumerate(kind[:count]):

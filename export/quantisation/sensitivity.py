@@ -16,7 +16,7 @@ from trine.export.reference.model import Fork, Reference, ReferenceInput, Roundi
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.preprocessing.sequence import TokenSequence
 
-__all__ = ["GroupLoss", "LayerGroup", "layer_groups", "measure_losses", "with_own_pictures"]
+__all__ = ["GroupLoss", "LayerGroup", "layer_groups", "measure_losses", "with_own_images"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def measure_losses(
         for base, item in enumerate(inputs):
             if vision and not item.sequence.images:
                 continue
-            sequence = with_own_pictures(item.sequence) if vision else item.sequence
+            sequence = with_own_images(item.sequence) if vision else item.sequence
             mine.append((base, len(runs)))
             runs.append(
                 ReferenceInput(
@@ -122,7 +122,7 @@ def measure_losses(
     return results
 
 
-def with_own_pictures(sequence: TokenSequence) -> TokenSequence:
-    """Return the same sequence with pictures of other identity, so that they can differ."""
+def with_own_images(sequence: TokenSequence) -> TokenSequence:
+    """Return the same sequence with images of other identity, so that they can differ."""
     images = tuple(dataclasses.replace(image) for image in sequence.images)
     return dataclasses.replace(sequence, images=images)

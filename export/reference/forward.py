@@ -21,7 +21,7 @@ from trine.export.quantisation.observer import RangeScan
 from trine.export.reference.model import Reference, ReferenceVectors
 from trine.runtime.bundle.golden import Golden
 from trine.runtime.errors import CheckpointError
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 
 __all__ = ["ReferencePass", "run_reference"]
@@ -62,15 +62,15 @@ def run_reference(
         CheckpointError: the model's vectors are zero, or no numbers.
     """
     config = source.checkpoint.config
-    preparation = Preparation(config, tokenizer)
+    preprocessor = Preprocessor(config, tokenizer)
     golden = golden_inputs(config, tokenizer, source.tasks)
     ranging = (
         ()
         if calibration is None
-        else tuple(calibration_inputs(config, preparation, calibration, source.tasks))
+        else tuple(calibration_inputs(config, preprocessor, calibration, source.tasks))
     )
     corpus = None if corpus_size is None else built_in_corpus(corpus_size)
-    checking = [] if corpus is None else corpus_inputs(config, preparation, corpus, source.tasks)
+    checking = [] if corpus is None else corpus_inputs(config, preprocessor, corpus, source.tasks)
     scan = RangeScan()
     reference = Reference(source.checkpoint, source.adapters, scan if ranging else None)
     # Weights too large for float32 are said below, in a sentence.

@@ -67,7 +67,7 @@ class Fork:
 class ReferenceInput:
     """One sequence, the task it is embedded for, and where it is rounded, if it is a fork.
 
-    A fork in the vision tower has pictures of its own, equal to the other's. Inputs that are not
+    A fork in the vision tower has images of its own, equal to the other's. Inputs that are not
     `observed` are kept from the reference's observer.
     """
 
@@ -95,8 +95,8 @@ class ReferenceVectors:
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
-    """A picture in the vision tower: the input it belongs to, and its layout."""
+class _Image:
+    """An image in the vision tower: the input it belongs to, and its layout."""
 
     owner: ReferenceInput
     layout: VisionInputs
@@ -247,9 +247,9 @@ class Reference:
     def _image_tokens(
         self, inputs: Sequence[ReferenceInput], step: Callable[[int], None]
     ) -> dict[int, Array]:
-        """Return the image tokens of each picture in raster order, by the picture's identity."""
+        """Return the image tokens of each image in raster order, by the image's identity."""
         vision = self._checkpoint.config.vision
-        # Forks of the decoder share their base's pictures.
+        # Forks of the decoder share their base's images.
         own = [
             item
             for item in inputs
@@ -271,16 +271,16 @@ class Reference:
         self._observe("visual.patch_embed", owning, patches, rows)
         states = dict(zip(first, rows, strict=True))
         for block in range(vision.depth):
-            self._fork_pictures(f"visual.blocks.{block}", inputs, states)
-            entries = [_Picture(owners[key], layouts[key]) for key in states]
+            self._fork_images(f"visual.blocks.{block}", inputs, states)
+            entries = [_Image(owners[key], layouts[key]) for key in states]
             full = block in vision.full_attention_blocks
             rows = self._vision_block(
                 f"visual.blocks.{block}", list(states.values()), entries, full
             )
             states = dict(zip(states, rows, strict=True))
             step(1)
-        self._fork_pictures("visual.merger", inputs, states)
-        entries = [_Picture(owners[key], layouts[key]) for key in states]
+        self._fork_images("visual.merger", inputs, states)
+        entries = [_Image(owners[key], layouts[key]) for key in states]
         tokens = {}
         for key, merged in zip(states, self._merge(list(states.values()), entries), strict=True):
             order, _ = window_order(images[key].grid, vision)
@@ -288,10 +288,10 @@ class Reference:
             tokens[key][order] = merged
         return tokens
 
-    def _fork_pictures(
+    def _fork_images(
         self, prefix: str, inputs: Sequence[ReferenceInput], states: dict[int, Array]
     ) -> None:
-        """Add the states of pictures that leave their base at `prefix`."""
+        """Add the states of images that leave their base at `prefix`."""
         for item in inputs:
             if item.base is not None and item.starts(prefix):
                 bases = inputs[item.base].sequence.images
@@ -299,40 +299,40 @@ class Reference:
                     states[id(image)] = states[id(base)].copy()
 
     def _plain_linear(
-        self, module: str, states: Sequence[Array], pictures: Sequence[_Picture]
+        self, module: str, states: Sequence[Array], images: Sequence[_Image]
     ) -> list[Array]:
         weight = self._checkpoint.float32(f"{module}.weight")
         bias = self._checkpoint.float32(f"{module}.bias")
-        owners = [picture.owner for picture in pictures]
+        owners = [image.owner for image in images]
         results = _products(owners, module, states, weight, bias)
         self._observe(module, owners, states, results)
         return results
 
     def _vision_block(
-        self, prefix: str, states: list[Array], pictures: Sequence[_Picture], full: bool
+        self, prefix: str, states: list[Array], images: Sequence[_Image], full: bool
     ) -> list[Array]:
-        """Return the states after one block; pictures do not see one another."""
+        """Return the states after one block; images do not see one another."""
         normed = self._vision_norm(f"{prefix}.norm1", states)
         attended = [
-            self._vision_attend(prefix, picture, qkv, full)
-            for picture, qkv in zip(
-                pictures, self._plain_linear(f"{prefix}.attn.qkv", normed, pictures), strict=True
+            self._vision_attend(prefix, image, qkv, full)
+            for image, qkv in zip(
+                images, self._plain_linear(f"{prefix}.attn.qkv", normed, images), strict=True
             )
         ]
-        states = _sums(states, self._plain_linear(f"{prefix}.attn.proj", attended, pictures))
+        states = _sums(states, self._plain_linear(f"{prefix}.attn.proj", attended, images))
         normed = self._vision_norm(f"{prefix}.norm2", states)
-        gate = self._plain_linear(f"{prefix}.mlp.gate_proj", normed, pictures)
-        up = self._plain_linear(f"{prefix}.mlp.up_proj", normed, pictures)
+        gate = self._plain_linear(f"{prefix}.mlp.gate_proj", normed, images)
+        up = self._plain_linear(f"{prefix}.mlp.up_proj", normed, images)
         product = [silu(g) * u for g, u in zip(gate, up, strict=True)]
-        return _sums(states, self._plain_linear(f"{prefix}.mlp.down_proj", product, pictures))
+        return _sums(states, self._plain_linear(f"{prefix}.mlp.down_proj", product, images))
 
-    def _vision_attend(self, prefix: str, picture: _Picture, qkv: Array, full: bool) -> Array:
-        num_heads, layout = self._checkpoint.config.vision.num_heads, picture.layout
+    def _vision_attend(self, prefix: str, image: _Image, qkv: Array, full: bool) -> Array:
+        num_heads, layout = self._checkpoint.config.vision.num_heads, image.layout
         q, k, v = (heads(part, num_heads) for part in np.split(qkv, 3, axis=1))
         table = (layout.rope_cos, layout.rope_sin)
         q, k = rotate(q, *table), rotate(k, *table)
-        if picture.owner.fork is not None:
-            q, k, v = (picture.owner.fork.rounding.attention(prefix, part) for part in (q, k, v))
+        if image.owner.fork is not None:
+            q, k, v = (image.owner.fork.rounding.attention(prefix, part) for part in (q, k, v))
         owner = np.repeat(np.arange(len(layout.window_lengths)), layout.window_lengths)
         return attention(q, k, v, full | (owner[:, None] == owner[None]))
 
@@ -340,13 +340,13 @@ class Reference:
         weight = self._checkpoint.float32(f"{name}.weight")
         return [rms_norm(state, weight, VISION_NORM_EPS) for state in states]
 
-    def _merge(self, states: Sequence[Array], pictures: Sequence[_Picture]) -> list[Array]:
+    def _merge(self, states: Sequence[Array], images: Sequence[_Image]) -> list[Array]:
         vision = self._checkpoint.config.vision
         width = vision.hidden_size * vision.spatial_merge_size**2
         normed = self._vision_norm("visual.merger.ln_q", states)
         grouped = [state.reshape(-1, width) for state in normed]
-        inner = self._plain_linear("visual.merger.mlp.0", grouped, pictures)
-        return self._plain_linear("visual.merger.mlp.2", [gelu(rows) for rows in inner], pictures)
+        inner = self._plain_linear("visual.merger.mlp.0", grouped, images)
+        return self._plain_linear("visual.merger.mlp.2", [gelu(rows) for rows in inner], images)
 
 
 def _products(

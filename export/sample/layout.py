@@ -21,7 +21,7 @@ ADAPTER_GAIN = 0.3
 BIAS_STD = 0.1
 NORM_STD = 0.1
 EMBEDDING_STD = 1.0
-#: Channels of a picture.
+#: Channels of an image.
 IN_CHANNELS = 3
 
 

@@ -21,11 +21,11 @@ from trine.runtime.inference.runner import BatchLimits
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.outputs import Embeddings
 
-__all__ = ["Rows", "TritonPythonModel", "read_rows"]
+__all__ = ["ReplyRows", "TritonPythonModel", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
+class ReplyRows:
     """One request, read.
 
     Attributes:
@@ -69,14 +69,14 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Return a response for each request; a request that cannot be used fails alone."""
-        rows: dict[int, Rows] = {}
+        rows: dict[int, ReplyRows] = {}
         responses: dict[int, Any] = {}
         for index, request in enumerate(requests):
             try:
                 rows[index] = read_rows(request, self._triton, self._default_task)
             except InputError as error:
                 responses[index] = self._failure(error)
-        # Rows of one call share the size of their vectors and which of them are made.
+        # ReplyRows of one call share the size of their vectors and which of them are made.
         groups: dict[tuple[int | None, bool, bool], list[int]] = {}
         for index, found in rows.items():
             groups.setdefault((found.dimensions, found.single, found.multi), []).append(index)
@@ -84,7 +84,7 @@ class TritonPythonModel:
             responses |= self._answer({index: rows[index] for index in members})
         return [responses[index] for index in range(len(requests))]
 
-    def _answer(self, rows: dict[int, Rows]) -> dict[int, Any]:
+    def _answer(self, rows: dict[int, ReplyRows]) -> dict[int, Any]:
         """Return responses for requests of one kind, from one call where all can be used."""
         try:
             result = self._encode(list(rows.values()))
@@ -100,7 +100,7 @@ class TritonPythonModel:
             start = end
         return responses
 
-    def _encode(self, requests: Sequence[Rows]) -> Embeddings:
+    def _encode(self, requests: Sequence[ReplyRows]) -> Embeddings:
         first = requests[0]
         return self._embedder.encode(
             [item for rows in requests for item in rows.items],
@@ -128,7 +128,7 @@ class TritonPythonModel:
         return self._triton.InferenceResponse(error=self._triton.TritonError(str(error)))
 
 
-def read_rows(request: Any, triton: Any, default_task: str | None) -> Rows:
+def read_rows(request: Any, triton: Any, default_task: str | None) -> ReplyRows:
     """Return what a request asks for.
 
     Args:
@@ -153,7 +153,7 @@ def read_rows(request: Any, triton: Any, default_task: str | None) -> Rows:
     if "" in tasks:
         raise InputError("the request names no TASK, and the model has no default; give one a row")
     wanted = set(request.requested_output_names())
-    return Rows(
+    return ReplyRows(
         items=tuple(
             _item(text, image, row)
             for row, (text, image) in enumerate(zip(texts, images, strict=True))

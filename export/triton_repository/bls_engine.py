@@ -47,13 +47,13 @@ class BlsEngine:
     def description(self) -> str:
         return f"{self._name}: models of this Triton server, tasks {', '.join(self.adapters.names)}"
 
-    def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+    def forward_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
         return self._run(VISION, "image_tokens", inputs)
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
         return adapter.name
 
-    def run_decoder(
+    def forward_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]:
         return self._run(decoder_name(adapters[0].name), "hidden", inputs)

@@ -59,9 +59,9 @@ def decoder_name(task: str) -> str:
 
 
 def embed_model(entry: EngineEntry, model: ModelConfig, choices: ServingChoices) -> ServedModel:
-    """Return the Python model from texts and pictures to vectors.
+    """Return the Python model from texts and images to vectors.
 
-    A row of a request has a TEXT (UTF-8), an IMAGE (the bytes of a picture file), or both; an empty
+    A row of a request has a TEXT (UTF-8), an IMAGE (the bytes of an image file), or both; an empty
     IMAGE is none. Outputs are normalised float32. MULTI_VECTOR holds a vector a token, padded with
     zeros to the request's longest row; NUM_TOKENS says how many count. Only outputs that a request
     asks for are computed.
@@ -89,7 +89,7 @@ def embed_model(entry: EngineEntry, model: ModelConfig, choices: ServingChoices)
             TensorConfig(name="TRUNCATED", data_type="TYPE_BOOL", dims=(1,)),
         ),
         batching=choices.batching,
-        # Preparation of items runs here, on processors; graphs have their own models.
+        # Preprocessor of items runs here, on processors; graphs have their own models.
         device="cpu" if choices.graphs == "models" else choices.device,
         instances=1,
         parameters={

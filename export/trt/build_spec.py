@@ -20,8 +20,8 @@ __all__ = [
     "profiles",
 ]
 
-#: Windows a picture may have beyond its area's worth, for those at its borders that are cut: enough
-#: for pictures of 14 and more image tokens along each side. Memory grows with it.
+#: Windows an image may have beyond its area's worth, for those at its borders that are cut: enough
+#: for images of 14 and more image tokens along each side. Memory grows with it.
 WINDOW_SLACK = 1.5
 
 
@@ -45,7 +45,7 @@ class VisionBucket:
     """Runs of the vision tower up to some size.
 
     Attributes:
-        patches: of one picture.
+        patches: of one image.
         images: in a run.
     """
 
@@ -141,7 +141,7 @@ def _decoder_profile(bucket: DecoderBucket, max_rank: int) -> Mapping[str, SizeR
 def _vision_profile(bucket: VisionBucket, vision: VisionConfig) -> Mapping[str, SizeRange]:
     unit = vision.spatial_merge_size**2
     window = vision.window_side**2 * unit
-    # A picture one image token wide has the most windows.
+    # An image one image token wide has the most windows.
     thinnest = ceil(bucket.patches / (unit * vision.window_side))
     whole = ceil(bucket.patches / window)
     most = min(thinnest, ceil(whole * WINDOW_SLACK)) * bucket.images

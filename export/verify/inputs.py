@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["verify_pictures", "verify_texts"]
+__all__ = ["verify_images", "verify_texts"]
 
 #: Words of the long text; English ones, for a few hundred tokens in any tokenizer.
 NUM_LONG_WORDS = 450
@@ -31,8 +31,8 @@ def verify_texts() -> tuple[str, ...]:
     )
 
 
-def verify_pictures() -> tuple[NDArray[np.uint8], ...]:
-    """Return pictures, uint8 [h, w, 3]: landscape, tall, wide and flat, and like a printed page."""
+def verify_images() -> tuple[NDArray[np.uint8], ...]:
+    """Return images, uint8 [h, w, 3]: landscape, tall, wide and flat, and like a printed page."""
     return (_waves(240, 320), _waves(420, 90), _noise(60, 400), _page(700, 495))
 
 

@@ -20,7 +20,7 @@ from trine.export.accuracy.thresholds import FLOORS
 from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.checkpoint.source import resolve_source
 from trine.export.reference.torch_reference import TorchReference
-from trine.export.verify.inputs import verify_pictures, verify_texts
+from trine.export.verify.inputs import verify_images, verify_texts
 from trine.export.verify.report import Check
 from trine.runtime.bundle.bundle import TOKENIZER_NAME, Bundle
 from trine.runtime.bundle.golden import Modality
@@ -29,7 +29,7 @@ from trine.runtime.bundle.precision import EnginePrecision
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import CheckpointError, missing_package
 from trine.runtime.inputs import ImageText, Item, Prompt
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import SYMMETRIC_TASKS, check_request
@@ -39,7 +39,7 @@ __all__ = ["TORCH_TOLERANCES", "compare_with_torch", "torch_tolerance"]
 Head = Literal["single", "multi"]
 Vectors = NDArray[np.float32]
 
-#: What float32 engines may differ from PyTorch, by modality and head. Pictures pass through both
+#: What float32 engines may differ from PyTorch, by modality and head. Images pass through both
 #: towers, whose rounding adds up.
 TORCH_TOLERANCES: dict[tuple[Modality, Head], Tolerance] = {
     ("text", "single"): Tolerance(min_cosine=0.999999, max_difference=5e-6),
@@ -53,7 +53,7 @@ TORCH_TOLERANCES: dict[tuple[Modality, Head], Tolerance] = {
 class _Group:
     """Items that one call of an embedder takes: equal in task, prompt and modality.
 
-    A key by identity, for its pictures cannot be compared.
+    A key by identity, for its images cannot be compared.
     """
 
     task: str
@@ -135,12 +135,12 @@ def _matching_checkpoint(bundle: Bundle, source: str) -> Checkpoint:
 
 
 def _groups(tasks: Sequence[str]) -> list[_Group]:
-    pictures = tuple(ImageText((picture,)) for picture in verify_pictures())
+    images = tuple(ImageText((image,)) for image in verify_images())
     groups = []
     for task in tasks:
         prompts = get_args(Prompt)[: 1 if task in SYMMETRIC_TASKS else None]
         groups += [_Group(task, "text", prompt, verify_texts()) for prompt in prompts]
-        groups.append(_Group(task, "image", "query", pictures))
+        groups.append(_Group(task, "image", "query", images))
     return groups
 
 
@@ -173,7 +173,7 @@ def _run_torch(
     bundle: Bundle, folder: Path, groups: Sequence[_Group], said: Callable[[str], None]
 ) -> dict[_Group, list[_Found]]:
     model = bundle.manifest.model
-    preparation = Preparation(model, TextTokenizer(bundle.path(TOKENIZER_NAME)))
+    preprocessor = Preprocessor(model, TextTokenizer(bundle.path(TOKENIZER_NAME)))
     said("loading the checkpoint in PyTorch")
     reference = TorchReference(folder)
     found = {}
@@ -188,7 +188,7 @@ def _run_torch(
         )
         found[group] = [
             _torch_vectors(reference, sequence, group.task)
-            for sequence in preparation.sequences(group.items, request)
+            for sequence in preprocessor.sequences(group.items, request)
         ]
     return found
 

@@ -24,7 +24,7 @@ __all__ = [
 
 #: What the driver takes along each axis of a grid.
 MAX_GRID = (2**31 - 1, 65535, 65535)
-#: Colour channels of a picture.
+#: Colour channels of an image.
 CHANNELS = 3
 
 
@@ -176,7 +176,7 @@ def launch_lora_expand(
 def launch_patchify(
     pixels: DeviceArray, levels: DeviceArray, order: DeviceArray, out: DeviceArray
 ) -> Launch:
-    """Return the launch that cuts one picture.
+    """Return the launch that cuts one image.
 
     Args:
         pixels: uint8 [h, w, 3], sides multiples of an image token's.
@@ -191,7 +191,7 @@ def launch_patchify(
     patch, merge, frames = (_constant(kernel, name) for name in ("PATCH", "MERGE", "FRAMES"))
     height, width, _ = _stack("pixels", pixels)
     if height % (patch * merge) or width % (patch * merge):
-        raise ValueError(f"a picture of {width}×{height} is not whole squares of {patch * merge}")
+        raise ValueError(f"an image of {width}×{height} is not whole squares of {patch * merge}")
     _check("pixels", pixels, "u8", (height, width, CHANNELS))
     _check("levels", levels, "fp32", (CHANNELS, 256))
     _check("order", order, "i32", (height * width // (patch * merge) ** 2,))

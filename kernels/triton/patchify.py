@@ -1,4 +1,4 @@
-"""Pictures cut into normalised patches in window order; reference: `kernels.patchify`.
+"""Images cut into normalised patches in window order; reference: `kernels.patchify`.
 
 Values are looked up, not computed, so they are the reference's to the last bit.
 """
@@ -21,7 +21,7 @@ def patchify(
     FRAMES: tl.constexpr,
     BLOCK_F: tl.constexpr,
 ) -> None:
-    """Write [P, 3 × FRAMES × PATCH²]: one picture's patches, MERGE² for each number in `order`.
+    """Write [P, 3 × FRAMES × PATCH²]: one image's patches, MERGE² for each number in `order`.
 
     Features are ordered channel, frame, row, column. Grid: (P,).
 
@@ -29,7 +29,7 @@ def patchify(
         pixels: uint8 [h, width, 3], sides multiples of PATCH × MERGE.
         levels: float32 [3, 256], the normalised value of each level.
         order: int32 [P / MERGE²], numbers of image tokens in raster order.
-        width: of the picture in pixels.
+        width: of the image in pixels.
         out: float32, float16 or bfloat16; values are rounded to nearest.
     """
     patch = tl.program_id(0)

@@ -43,8 +43,8 @@ class AdapterSource(Protocol):
         """
         ...
 
-    def stage(self, name: str, folder: Path, task: str | None) -> AdapterHandle:
-        """Read one more adapter into memory, where no request sees it: `keep` or `drop` it next.
+    def prepare(self, name: str, folder: Path, task: str | None) -> AdapterHandle:
+        """Read one more adapter into memory, where no request sees it: `commit` or `abort` it next.
 
         Raises:
             InputError: this source takes no adapters, or not this one.
@@ -52,11 +52,11 @@ class AdapterSource(Protocol):
         """
         ...
 
-    def keep(self, staged: AdapterHandle) -> None:
+    def commit(self, staged: AdapterHandle) -> None:
         """Have requests find a staged adapter; one of its name is replaced. Cannot fail."""
         ...
 
-    def drop(self, staged: AdapterHandle) -> None:
+    def abort(self, staged: AdapterHandle) -> None:
         """Forget a staged adapter. Cannot fail."""
         ...
 
@@ -84,13 +84,13 @@ class MergedAdapters:
     def hold(self, names: Iterable[str]) -> AbstractContextManager[Mapping[str, AdapterHandle]]:
         return nullcontext(self._handles)
 
-    def stage(self, name: str, folder: Path, task: str | None) -> AdapterHandle:
+    def prepare(self, name: str, folder: Path, task: str | None) -> AdapterHandle:
         raise InputError(self._refusal(name))
 
-    def keep(self, staged: AdapterHandle) -> None:
+    def commit(self, staged: AdapterHandle) -> None:
         raise InputError(self._refusal(staged.name))
 
-    def drop(self, staged: AdapterHandle) -> None:
+    def abort(self, staged: AdapterHandle) -> None:
         raise InputError(self._refusal(staged.name))
 
     def unload(self, name: str, timeout_s: float | None) -> None:

@@ -92,8 +92,8 @@ class AdapterBank:
         """Have `call` told the number of each slot that is written, before requests can name it."""
         self._filled = call
 
-    def stage(self, name: str, folder: Path, task: str | None) -> AdapterHandle:
-        """Fill a slot with the adapter in a PEFT folder; no request sees it until `keep`.
+    def prepare(self, name: str, folder: Path, task: str | None) -> AdapterHandle:
+        """Fill a slot with the adapter in a PEFT folder; no request sees it until `commit`.
 
         Args:
             name: the task requests will ask for.
@@ -107,7 +107,7 @@ class AdapterBank:
         """
         return self._place(name, read_adapter(folder, self._model, self.layout, name, task))
 
-    def keep(self, staged: AdapterHandle) -> None:
+    def commit(self, staged: AdapterHandle) -> None:
         """Make a staged adapter resident under its name; one of that name is replaced.
 
         Requests under way keep the adapter they started with.
@@ -118,13 +118,13 @@ class AdapterBank:
             if replaced is not None:
                 self._retire(replaced)
 
-    def drop(self, staged: AdapterHandle) -> None:
+    def abort(self, staged: AdapterHandle) -> None:
         """Free the slot of a staged adapter."""
         self._release(staged.slot)
 
     def add(self, name: str, tensors: AdapterTensors) -> None:
         """Make an adapter that was read and checked resident under `name`."""
-        self.keep(self._place(name, tensors))
+        self.commit(self._place(name, tensors))
 
     def _place(self, name: str, tensors: AdapterTensors) -> AdapterHandle:
         """Fill a slot.

@@ -90,7 +90,7 @@ class TokenIds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConfig:
-    """How a picture becomes patches, from `preprocessor_config.json`."""
+    """How an image becomes patches, from `preprocessor_config.json`."""
 
     min_pixels: int
     max_pixels: int

@@ -12,10 +12,10 @@ from trine.runtime.preprocessing.vision_inputs import VisionInputs
 
 __all__ = [
     "DecoderInputs",
-    "DecoderRun",
+    "DecoderBatch",
     "Engine",
     "EngineOptions",
-    "RunVectors",
+    "HeadVectors",
     "VectorEngine",
 ]
 
@@ -76,12 +76,12 @@ class EngineOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecoderRun:
+class DecoderBatch:
     """A run of the decoder and of the heads behind it.
 
     Attributes:
         inputs: packed sequences.
-        adapters: of each sequence, held by the caller, all of one `run_group`.
+        adapters: of each sequence, held by the caller, all of one `batch_group`.
         pooled: bool [T], tokens that count for single vectors.
         single, multi: which vectors are wanted.
         dim: values of single vectors, at most the hidden size.
@@ -96,7 +96,7 @@ class DecoderRun:
 
 
 @dataclass(frozen=True, slots=True)
-class RunVectors:
+class HeadVectors:
     """What a run came to, owned by the caller.
 
     Attributes:
@@ -131,22 +131,22 @@ class Engine(Protocol):
         """One line: what runs, where, in which precision."""
         ...
 
-    def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+    def forward_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
         """Return image tokens, float32 [N, hidden] in window order, owned by the caller."""
         ...
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
         """Return a key that sequences must share to share a run of the decoder."""
         ...
 
-    def run_decoder(
+    def forward_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]:
         """Return hidden states after the final norm, float32 [T, hidden], owned by the caller.
 
         Args:
             inputs: packed sequences.
-            adapters: of each sequence, held by the caller, all of one `run_group`.
+            adapters: of each sequence, held by the caller, all of one `batch_group`.
         """
         ...
 
@@ -155,7 +155,7 @@ class Engine(Protocol):
 class VectorEngine(Engine, Protocol):
     """An engine that has the heads as well, so that hidden states stay where they were computed."""
 
-    def run_vectors(self, runs: Iterable[DecoderRun]) -> Iterator[RunVectors]:
+    def forward_vectors(self, runs: Iterable[DecoderBatch]) -> Iterator[HeadVectors]:
         """Yield the vectors of each run, in order.
 
         A run is drawn from `runs` while the one before computes; drawing it must not use the

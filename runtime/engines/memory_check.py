@@ -85,7 +85,7 @@ def require_vision_memory(num_bytes: int, num_patches: int) -> None:
     """
     _require(
         num_bytes,
-        f"a picture run of {num_patches} patches",
+        f"an image run of {num_patches} patches",
         "give a smaller max_pixels, or fewer patches a run (BatchLimits.patches)",
     )
 

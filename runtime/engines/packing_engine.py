@@ -18,5 +18,5 @@ class PackingEngine(Protocol):
         ...
 
     def open_vision(self) -> None:
-        """Read the vision tower's weights now, not at the first picture."""
+        """Read the vision tower's weights now, not at the first image."""
         ...

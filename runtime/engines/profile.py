@@ -47,7 +47,7 @@ class ProfilingEngine(Protocol):
 
         Args:
             inputs: packed sequences.
-            adapters: of each sequence, held by the caller, all of one `run_group`.
+            adapters: of each sequence, held by the caller, all of one `batch_group`.
             runs: to average over.
         """
         ...

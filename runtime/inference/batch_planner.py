@@ -1,4 +1,4 @@
-"""Decides which sequences share a run of the decoder, and which pictures one of the vision tower.
+"""Decides which sequences share a run of the decoder, and which images one of the vision tower.
 
 Pure functions: numbers in, groups of indices out.
 """
@@ -88,14 +88,14 @@ def plan_decoder_runs(
 
 
 def plan_vision_runs(num_patches: Sequence[int], max_patches: int) -> list[list[int]]:
-    """Return runs of the vision tower: lists of picture numbers that cover each picture once.
+    """Return runs of the vision tower: lists of image numbers that cover each image once.
 
-    Pictures of one run have equally many patches, so that full attention needs neither padding nor
+    Images of one run have equally many patches, so that full attention needs neither padding nor
     mask.
 
     Args:
-        num_patches: of each picture.
-        max_patches: budget of a run; a larger picture has a run of its own.
+        num_patches: of each image.
+        max_patches: budget of a run; a larger image has a run of its own.
     """
     runs: list[list[int]] = []
     for index in sorted(range(len(num_patches)), key=lambda i: (num_patches[i], i)):

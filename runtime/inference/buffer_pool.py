@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 __all__ = ["FloatBuffers"]
 
-#: Larger ones go back to the system, so that one huge picture does not hold its memory for ever.
+#: Larger ones go back to the system, so that one huge image does not hold its memory for ever.
 MAX_KEPT_BYTES = 1 << 26
 
 

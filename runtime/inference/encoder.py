@@ -17,8 +17,8 @@ from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.runner import BatchLimits, ItemVectors, Pipeline
 from trine.runtime.inputs import Item, StreamItem
 from trine.runtime.outputs import Embeddings
-from trine.runtime.preprocessing.prefetch import Slab, cut_slabs, prepare_ahead
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.prefetch import Chunk, cut_chunks, prefetch_chunks
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import Request
@@ -55,7 +55,7 @@ class Encoder:
         self.model = model
         self._limits = limits
         self._pipeline = Pipeline(model, engine, table, limits)
-        self._preparation = Preparation(model, TextTokenizer(bundle.path(TOKENIZER_NAME)))
+        self._preprocessor = Preprocessor(model, TextTokenizer(bundle.path(TOKENIZER_NAME)))
 
     def encode(
         self, items: Sequence[Item], request: Request, single: bool, multi: bool
@@ -63,7 +63,7 @@ class Encoder:
         """Return the vectors of `items`, in order.
 
         Args:
-            items: texts and pictures.
+            items: texts and images.
             request: the call's options.
             single: whether single vectors are wanted.
             multi: whether multi-vectors are wanted.
@@ -71,12 +71,12 @@ class Encoder:
         Raises:
             InputError: an item cannot be used, or an adapter was unloaded meanwhile.
         """
-        slabs = cut_slabs(
+        chunks = cut_chunks(
             map(StreamItem, items), lambda first, part: request.part(first, first + len(part))
         )
         # Held for the whole request: an adapter replaced meanwhile is used by later requests only.
         with self.engine.adapters.hold(request.tasks) as handles:
-            windows = self._windows(slabs, finish=False)
+            windows = self._windows(chunks, finish=False)
             found = [self._run(window, handles, request, single, multi) for window in windows]
         if len(found) == 1:
             return found[0]
@@ -93,15 +93,15 @@ class Encoder:
         )
 
     def stream(
-        self, slabs: Iterator[Slab], request: Request, single: bool, multi: bool
+        self, chunks: Iterator[Chunk], request: Request, single: bool, multi: bool
     ) -> Generator[tuple[Window, Callable[[], Embeddings]], None, None]:
         """Yield windows of consecutive items, each with what computes its vectors.
 
         An adapter is held from its first use until the stream ends.
 
         Args:
-            slabs: the items.
-            request: the call's options; those of items are in the slabs.
+            chunks: the items.
+            request: the call's options; those of items are in the chunks.
             single: whether single vectors are wanted.
             multi: whether multi-vectors are wanted.
 
@@ -110,7 +110,7 @@ class Encoder:
         """
         handles: dict[str, AdapterHandle] = {}
         with ExitStack() as held:
-            windows = held.enter_context(closing(self._windows(slabs, finish=True)))
+            windows = held.enter_context(closing(self._windows(chunks, finish=True)))
             for window in windows:
                 for task in set(window.tasks) - set(handles):
                     context = self.engine.adapters.hold([task])
@@ -143,17 +143,17 @@ class Encoder:
         # An engine with heads of its own has truncated them already.
         return rows if dim is None or rows.shape[1] == dim else truncate(rows, dim)
 
-    def _windows(self, slabs: Iterator[Slab], finish: bool) -> Generator[Window, None, None]:
+    def _windows(self, chunks: Iterator[Chunk], finish: bool) -> Generator[Window, None, None]:
         """Yield consecutive items in groups, so that the memory of many items stays bounded.
 
         Args:
-            slabs: the items, prepared ahead while the caller runs a window.
+            chunks: the items, prepared ahead while the caller runs a window.
             finish: whether items before one that cannot be used are yielded before its error.
         """
         vision = self.model.vision
-        prepared = prepare_ahead(
-            slabs,
-            self._preparation,
+        prepared = prefetch_chunks(
+            chunks,
+            self._preprocessor,
             max_tokens=self._limits.window_tokens,
             tokens_per_pixel=1 / (vision.patch_size * vision.spatial_merge_size) ** 2,
         )
@@ -161,17 +161,17 @@ class Encoder:
         tasks: list[str] = []
         total = 0
         with closing(prepared):
-            for slab in prepared:
-                for sequence, task in zip(slab.sequences, slab.tasks, strict=True):
+            for chunk in prepared:
+                for sequence, task in zip(chunk.sequences, chunk.tasks, strict=True):
                     window.append(sequence)
                     tasks.append(task)
                     total += len(sequence)
                     if total >= self._limits.window_tokens:
                         yield Window(window, tasks)
                         window, tasks, total = [], [], 0
-                if slab.error is not None:
+                if chunk.error is not None:
                     if window and finish:
                         yield Window(window, tasks)
-                    raise slab.error
+                    raise chunk.error
             if window:
                 yield Window(window, tasks)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from trine.kernels.processors import num_processors
 from trine.runtime.adapters.base import AdapterHandle
 from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.engines.base import DecoderInputs, DecoderRun, Engine, VectorEngine
+from trine.runtime.engines.base import DecoderBatch, DecoderInputs, Engine, VectorEngine
 from trine.runtime.inference.batch_planner import RunCosts, plan_decoder_runs, plan_vision_runs
 from trine.runtime.inference.buffer_pool import FloatBuffers
 from trine.runtime.inference.embedding_table import EmbeddingTable
@@ -110,7 +110,7 @@ class Pipeline:
         for run in self._plan(sequences, adapters):
             members = [sequences[i] for i in run]
             inputs = self._decoder_inputs(run, members, image_tokens)
-            hidden = self.engine.run_decoder(inputs, [adapters[i] for i in run])
+            hidden = self.engine.forward_decoder(inputs, [adapters[i] for i in run])
             yield from zip(run, _split_rows(hidden, members), strict=True)
 
     def _vectors(
@@ -130,9 +130,9 @@ class Pipeline:
         image_tokens = self._image_tokens(sequences)
         plan = self._plan(sequences, adapters)
 
-        def make(run: list[int]) -> DecoderRun:
+        def make(run: list[int]) -> DecoderBatch:
             members = [sequences[i] for i in run]
-            return DecoderRun(
+            return DecoderBatch(
                 inputs=self._decoder_inputs(run, members, image_tokens),
                 adapters=[adapters[i] for i in run],
                 pooled=np.concatenate([member.pooled for member in members]),
@@ -141,7 +141,7 @@ class Pipeline:
                 dim=wanted[2],
             )
 
-        for run, found in zip(plan, engine.run_vectors(map(make, plan)), strict=True):
+        for run, found in zip(plan, engine.forward_vectors(map(make, plan)), strict=True):
             members = [sequences[i] for i in run]
             multi = None if found.multi is None else _split_rows(found.multi, members)
             for place, index in enumerate(run):
@@ -156,7 +156,7 @@ class Pipeline:
     def _plan(
         self, sequences: Sequence[TokenSequence], adapters: Sequence[AdapterHandle]
     ) -> list[list[int]]:
-        groups = [self.engine.run_group(adapter) for adapter in adapters]
+        groups = [self.engine.batch_group(adapter) for adapter in adapters]
         costs = RunCosts.of(self.config.decoder, self.engine.pads_attention)
         return plan_decoder_runs([len(s) for s in sequences], groups, self.limits.tokens, costs)
 
@@ -171,7 +171,7 @@ class Pipeline:
         Args:
             run: numbers of its sequences.
             members: the sequences.
-            image_tokens: of the pictures of every sequence that has some, by its number.
+            image_tokens: of the images of every sequence that has some, by its number.
         """
         rows = [self._embed(s, image_tokens.get(i, ())) for i, s in zip(run, members, strict=True)]
         embeddings = rows[0] if len(rows) == 1 else np.concatenate(rows)
@@ -180,16 +180,16 @@ class Pipeline:
     def _image_tokens(
         self, sequences: Sequence[TokenSequence]
     ) -> dict[int, list[NDArray[np.float32]]]:
-        """Return the image tokens of each picture of the sequences that have some, by number."""
-        tokens = iter(self._run_vision([image for s in sequences for image in s.images]))
+        """Return the image tokens of each image of the sequences that have some, by number."""
+        tokens = iter(self._forward_vision([image for s in sequences for image in s.images]))
         return {
             index: [next(tokens) for _ in sequence.images]
             for index, sequence in enumerate(sequences)
             if sequence.images
         }
 
-    def _run_vision(self, images: Sequence[ImagePatches]) -> list[NDArray[np.float32]]:
-        """Return the image tokens of each picture, float32 [N, hidden] in raster order."""
+    def _forward_vision(self, images: Sequence[ImagePatches]) -> list[NDArray[np.float32]]:
+        """Return the image tokens of each image, float32 [N, hidden] in raster order."""
         vision = self.config.vision
         results: dict[int, NDArray[np.float32]] = {}
         for run in plan_vision_runs([i.num_patches for i in images], self.limits.patches):
@@ -198,7 +198,7 @@ class Pipeline:
             with self._buffers.borrow(size * vision.patch_features) as flat:
                 patches = flat.reshape(size, vision.patch_features)
                 inputs = lay_out_images(members, vision, patches, num_processors())
-                tokens = self.engine.run_vision(inputs)
+                tokens = self.engine.forward_vision(inputs)
             for index, part in zip(run, np.split(tokens, len(run)), strict=True):
                 order, _ = window_order(images[index].grid, vision)
                 results[index] = np.empty_like(part)

@@ -32,7 +32,7 @@ def measure_deviations(
         bundle: of the golden vectors.
         encoder: of the engine.
         tasks: to measure; those without golden vectors are left out.
-        modality: texts or the picture.
+        modality: texts or the image.
         num_texts: how many of the golden texts to embed; None for all.
     """
     golden = load_golden(bundle.path(GOLDEN_NAME))

@@ -10,7 +10,7 @@ from trine.runtime.inference.encoder import Encoder, Window
 from trine.runtime.inference.self_test import SelfTest
 from trine.runtime.inputs import ImageText, Item, StreamItem
 from trine.runtime.outputs import Embedding, OutputDtype
-from trine.runtime.preprocessing.prefetch import cut_slabs
+from trine.runtime.preprocessing.prefetch import cut_chunks
 from trine.runtime.request import Request, check_request
 from trine.runtime.scoring.quantisation import Int8Ranges, check_output, quantise_embeddings
 
@@ -53,10 +53,10 @@ def stream_embeddings(
     request = check(0, named)
     dim = request.truncate_dim or model.decoder.hidden_size
     check_output(options.output_dtype, request.tasks, dim, options.multi, ranges)
-    slabs = cut_slabs(map(_stream_item, items), check)
+    chunks = cut_chunks(map(_stream_item, items), check)
 
     def generate() -> Generator[Embedding, None, None]:
-        windows = encoder.stream(slabs, request, options.single, options.multi)
+        windows = encoder.stream(chunks, request, options.single, options.multi)
         with closing(windows):
             for window, run in windows:
                 check_output(options.output_dtype, window.tasks, dim, options.multi, ranges)
@@ -87,7 +87,7 @@ def _check(
     for member in members:
         if not isinstance(member.item, str | ImageText):
             kind = type(member.item).__name__
-            raise InputError(f"is a {kind}; give a str, or ImageText((picture,)) for a picture")
+            raise InputError(f"is a {kind}; give a str, or ImageText((image,)) for an image")
         task = options.task if member.task is None else member.task
         if task is None:
             raise InputError(

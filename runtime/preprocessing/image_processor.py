@@ -1,8 +1,8 @@
-"""Makes a picture ready for the vision tower: resized at once, cut into patches when it is run.
+"""Makes an image ready for the vision tower: resized at once, cut into patches when it is run.
 
-Patches are eight times as large as the pixels they are made of, so pictures wait as pixels. The
+Patches are eight times as large as the pixels they are made of, so images wait as pixels. The
 arithmetic is that of the published image processor (`Qwen2VLImageProcessorFast`): sizes rounded
-to whole merged patches, 8-bit bicubic resize, `(x - mean·255) / (std·255)` in float32, one picture
+to whole merged patches, 8-bit bicubic resize, `(x - mean·255) / (std·255)` in float32, one image
 doubled into two frames.
 """
 
@@ -19,7 +19,7 @@ from trine.runtime.errors import InputError
 
 __all__ = ["ImagePatches", "PatchFormat", "patch_format", "patch_image", "smart_resize"]
 
-#: The published processor refuses pictures longer than this times their short side.
+#: The published processor refuses images longer than this times their short side.
 MAX_ASPECT = 200
 
 
@@ -31,7 +31,7 @@ class PatchFormat:
         mean, deviation: float32 [3]: a value is (level - mean) / deviation.
         patch_size: side of a patch in pixels.
         merge_size: side of an image token in patches.
-        num_frames: how often the picture is repeated along time.
+        num_frames: how often the image is repeated along time.
     """
 
     mean: NDArray[np.float32]
@@ -43,7 +43,7 @@ class PatchFormat:
 
 @dataclass(frozen=True, slots=True)
 class ImagePatches:
-    """One picture, ready for the vision tower.
+    """One image, ready for the vision tower.
 
     Attributes:
         pixels: uint8 [h, w, 3] RGB, C-order, both sides whole image tokens.
@@ -107,7 +107,7 @@ def smart_resize(
     """
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise InputError(
-            f"a picture of {width}×{height} pixels is longer than {MAX_ASPECT} times its short "
+            f"an image of {width}×{height} pixels is longer than {MAX_ASPECT} times its short "
             "side; crop or pad it"
         )
     new_height = round(height / factor) * factor
@@ -130,7 +130,7 @@ def patch_image(
     max_pixels: int,
     threads: int = 1,
 ) -> ImagePatches:
-    """Return one picture, resized.
+    """Return one image, resized.
 
     Args:
         pixels: uint8 [h, w, 3] RGB; kept, not copied, if it has the right size.
@@ -140,7 +140,7 @@ def patch_image(
         threads: that share the work.
 
     Raises:
-        InputError: the picture is too long for its width.
+        InputError: the image is too long for its width.
     """
     factor = vision.patch_size * vision.spatial_merge_size
     height, width = smart_resize(
@@ -151,7 +151,7 @@ def patch_image(
 
 
 def patch_format(image: ImageConfig, vision: VisionConfig) -> PatchFormat:
-    """Return how a checkpoint's pictures are cut and normalised.
+    """Return how a checkpoint's images are cut and normalised.
 
     The published processor fuses rescaling into mean and deviation, in float32; so does this.
     """

@@ -1,4 +1,4 @@
-"""Opens whatever a caller calls a picture and returns its pixels.
+"""Opens whatever a caller calls an image and returns its pixels.
 
 As the published code does: the first frame of an animation, no rotation by EXIF, transparency
 dropped rather than composited, every mode converted to RGB by Pillow (CMYK and palettes too).
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_INPUT_PIXELS", "load_image"]
 
-#: Larger pictures are refused from their header, before they are decoded (Pillow's own bomb limit).
+#: Larger images are refused from their header, before they are decoded (Pillow's own bomb limit).
 MAX_INPUT_PIXELS = 178_956_970
 
 
@@ -32,7 +32,7 @@ def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint
     Args:
         source: a path, the bytes of an image file, a Pillow image, or uint8 [h, w], [h, w, 1],
             [h, w, 3] or [h, w, 4] (the fourth channel is dropped).
-        where: names the picture in messages, e.g. "image 3".
+        where: names the image in messages, e.g. "image 3".
 
     Raises:
         InputError: the source is of another kind, cannot be read or decoded, or is too large.
@@ -70,7 +70,7 @@ def _open(file: io.BytesIO | str, label: str) -> "Image.Image":
         return Image.open(file)
     except UnidentifiedImageError as cause:
         raise InputError(
-            f"{label} is in no image format that Pillow knows; check that the file is a picture"
+            f"{label} is in no image format that Pillow knows; check that the file is an image"
         ) from cause
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as cause:
         raise InputError(

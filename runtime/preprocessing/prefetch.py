@@ -9,11 +9,11 @@ from itertools import chain
 from trine.kernels.processors import num_processors
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageText, Item, StreamItem
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.request import Request
 
-__all__ = ["PreparedSlab", "Slab", "cut_slabs", "prepare_ahead"]
+__all__ = ["PreparedChunk", "Chunk", "cut_chunks", "prefetch_chunks"]
 
 #: What is tokenised in one go; more would only hold more memory.
 MAX_TEXTS = 256
@@ -24,8 +24,8 @@ CHARACTERS_PER_TOKEN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Slab:
-    """Consecutive items that one worker prepares: texts, or a single item with pictures.
+class Chunk:
+    """Consecutive items that one worker prepares: texts, or a single item with images.
 
     Attributes:
         first: number of its first item.
@@ -41,8 +41,8 @@ class Slab:
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedSlab:
-    """What a slab came to.
+class PreparedChunk:
+    """What a chunk came to.
 
     Attributes:
         sequences: of its items, up to the first that could not be used.
@@ -55,13 +55,13 @@ class PreparedSlab:
     error: InputError | None
 
 
-def cut_slabs(
+def cut_chunks(
     items: Iterable[StreamItem], check: Callable[[int, Sequence[StreamItem]], Request]
-) -> Iterator[Slab]:
-    """Yield slabs that hold all items in order; the last has the error, if an item has one.
+) -> Iterator[Chunk]:
+    """Yield chunks that hold all items in order; the last has the error, if an item has one.
 
     Args:
-        items: read one by one, as slabs are asked for.
+        items: read one by one, as chunks are asked for.
         check: returns the options of items that begin at a number, or raises InputError.
     """
     members: list[StreamItem] = []
@@ -86,10 +86,10 @@ def _checked(
     first: int,
     members: Sequence[StreamItem],
     check: Callable[[int, Sequence[StreamItem]], Request],
-) -> Slab:
+) -> Chunk:
     items = tuple(member.item for member in members)
     try:
-        return Slab(first, items, check(first, members))
+        return Chunk(first, items, check(first, members))
     except InputError:
         pass  # of which item, is found below
     for count in range(len(members)):
@@ -97,49 +97,49 @@ def _checked(
             check(first + count, members[count : count + 1])
         except InputError as cause:
             error = InputError(f"item {first + count}: {cause}")
-            return Slab(first, items[:count], check(first, members[:count]), error)
+            return Chunk(first, items[:count], check(first, members[:count]), error)
     raise RuntimeError("items were refused together, and none of them alone")
 
 
-def prepare_ahead(
-    slabs: Iterator[Slab], preparation: Preparation, max_tokens: int, tokens_per_pixel: float
-) -> Generator[PreparedSlab, None, None]:
-    """Yield slabs in order, prepared; while the caller is busy, workers go on with those behind.
+def prefetch_chunks(
+    chunks: Iterator[Chunk], preprocessor: Preprocessor, max_tokens: int, tokens_per_pixel: float
+) -> Generator[PreparedChunk, None, None]:
+    """Yield chunks in order, prepared; while the caller is busy, workers go on with those behind.
 
-    `slabs` is read by the caller's thread. A single slab is prepared there too. Closing this
+    `chunks` is read by the caller's thread. A single chunk is prepared there too. Closing this
     iterator ends the workers, after what each of them is doing.
 
     Args:
-        slabs: ends with one that has an error.
-        preparation: of the checkpoint.
-        max_tokens: about as many are prepared and not yet yielded, but two slabs a worker at least.
-        tokens_per_pixel: of pictures after resizing.
+        chunks: ends with one that has an error.
+        preprocessor: of the checkpoint.
+        max_tokens: about as many are prepared and not yet yielded, but two chunks a worker at least.
+        tokens_per_pixel: of images after resizing.
     """
-    first = next(slabs, None)
+    first = next(chunks, None)
     if first is None:
         return
-    second = next(slabs, None) if first.error is None else None
+    second = next(chunks, None) if first.error is None else None
     if second is None:
-        yield _prepare(first, preparation, num_processors())
+        yield _prepare(first, preprocessor, num_processors())
         return
-    slabs = chain((first, second), slabs)
-    pending: deque[tuple[int, Future[PreparedSlab]]] = deque()
+    chunks = chain((first, second), chunks)
+    pending: deque[tuple[int, Future[PreparedChunk]]] = deque()
     room = max_tokens
     num_workers = num_processors()
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="trine-prepare")
     try:
         ended = False
         while pending or not ended:
-            # Pictures are guessed at their largest, so workers have some whatever the guess.
+            # Images are guessed at their largest, so workers have some whatever the guess.
             while not ended and (room > 0 or len(pending) < 2 * num_workers):
-                slab = next(slabs, None)
-                if slab is None:
+                chunk = next(chunks, None)
+                if chunk is None:
                     ended = True
                     break
-                size = _estimate(slab, tokens_per_pixel)
-                pending.append((size, pool.submit(_prepare, slab, preparation, 1)))
+                size = _estimate(chunk, tokens_per_pixel)
+                pending.append((size, pool.submit(_prepare, chunk, preprocessor, 1)))
                 room -= size
-                ended = slab.error is not None
+                ended = chunk.error is not None
             if pending:
                 size, future = pending.popleft()
                 prepared = future.result()
@@ -151,38 +151,38 @@ def prepare_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _estimate(slab: Slab, tokens_per_pixel: float) -> int:
-    """Return about how many tokens a slab comes to; of what is no item nothing is known yet."""
+def _estimate(chunk: Chunk, tokens_per_pixel: float) -> int:
+    """Return about how many tokens a chunk comes to; of what is no item nothing is known yet."""
     total = 0
-    for item in slab.items:
+    for item in chunk.items:
         text = item.text if isinstance(item, ImageText) else item
         images = item.images if isinstance(item, ImageText) else ()
-        num_pictures = len(images) if isinstance(images, Sized) else 0
+        num_images = len(images) if isinstance(images, Sized) else 0
         length = len(text) if isinstance(text, str) else 0
-        pixels = num_pictures * slab.request.max_pixels
+        pixels = num_images * chunk.request.max_pixels
         total += 1 + length // CHARACTERS_PER_TOKEN + int(pixels * tokens_per_pixel)
     return total
 
 
-def _prepare(slab: Slab, preparation: Preparation, threads: int) -> PreparedSlab:
+def _prepare(chunk: Chunk, preprocessor: Preprocessor, threads: int) -> PreparedChunk:
     found: list[TokenSequence] = []
     try:
-        found += preparation.sequences(slab.items, slab.request, slab.first, threads)
+        found += preprocessor.sequences(chunk.items, chunk.request, chunk.first, threads)
     except InputError as cause:
-        found, error = _until_error(slab, preparation, cause)
-        return PreparedSlab(tuple(found), slab.request.tasks[: len(found)], error)
-    return PreparedSlab(tuple(found), slab.request.tasks, slab.error)
+        found, error = _until_error(chunk, preprocessor, cause)
+        return PreparedChunk(tuple(found), chunk.request.tasks[: len(found)], error)
+    return PreparedChunk(tuple(found), chunk.request.tasks, chunk.error)
 
 
 def _until_error(
-    slab: Slab, preparation: Preparation, cause: InputError
+    chunk: Chunk, preprocessor: Preprocessor, cause: InputError
 ) -> tuple[list[TokenSequence], InputError]:
     """Return the sequences of the items before the one that cannot be used, and its error."""
     found: list[TokenSequence] = []
-    for place, item in enumerate(slab.items):
+    for place, item in enumerate(chunk.items):
         try:
-            found += preparation.sequences(
-                (item,), slab.request.part(place, place + 1), slab.first + place
+            found += preprocessor.sequences(
+                (item,), chunk.request.part(place, place + 1), chunk.first + place
             )
         except InputError as error:
             return found, error

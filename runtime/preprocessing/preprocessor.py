@@ -14,14 +14,14 @@ from trine.runtime.preprocessing.sequence import TokenSequence, image_sequence, 
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import Request
 
-__all__ = ["Preparation"]
+__all__ = ["Preprocessor"]
 
 #: Items whose texts are tokenised together; more would only hold more memory.
-SLAB = 256
+CHUNK = 256
 
 
-class Preparation:
-    """Tokenises texts and cuts pictures into patches. Stateless between calls."""
+class Preprocessor:
+    """Tokenises texts and cuts images into patches. Stateless between calls."""
 
     def __init__(self, model: ModelConfig, tokenizer: TextTokenizer) -> None:
         self._model = model
@@ -35,21 +35,21 @@ class Preparation:
         threads: int = 1,
         of: str = "",
     ) -> Iterator[TokenSequence]:
-        """Yield the sequence of each item, in order; pictures are opened when their turn comes.
+        """Yield the sequence of each item, in order; images are opened when their turn comes.
 
         Args:
-            items: texts and pictures.
+            items: texts and images.
             request: their options.
             first: number of the first of them, for messages.
-            threads: that share the work on one picture.
+            threads: that share the work on one image.
             of: what follows an item's number in messages, e.g. " of documents".
 
         Raises:
             InputError: an item cannot be used; the message says which.
         """
-        for start in range(0, len(items), SLAB):
-            slab = items[start : start + SLAB]
-            texts = [item if isinstance(item, str) else item.text for item in slab]
+        for start in range(0, len(items), CHUNK):
+            chunk = items[start : start + CHUNK]
+            texts = [item if isinstance(item, str) else item.text for item in chunk]
             rows = [row for row, text in enumerate(texts) if text is not None]
             encoded = self._tokenizer.encode(
                 [
@@ -59,7 +59,7 @@ class Preparation:
                 ]
             )
             token_ids = dict(zip(rows, encoded, strict=True))
-            for row, item in enumerate(slab):
+            for row, item in enumerate(chunk):
                 if isinstance(item, str):
                     yield text_sequence(token_ids[row], request.max_length)
                 else:
@@ -80,12 +80,12 @@ class Preparation:
             kind = type(item.images).__name__
             shown = f"an empty {kind}" if isinstance(item.images, tuple | list) else f"a {kind}"
             raise InputError(
-                f"item {number}: images is {shown}; give a tuple with at least one picture"
+                f"item {number}: images is {shown}; give a tuple with at least one image"
             )
         merge = model.vision.spatial_merge_size
         images: list[ImagePatches] = []
-        for picture, source in enumerate(item.images):
-            where = f"image {number}" + (f", picture {picture}" if len(item.images) > 1 else "")
+        for image, source in enumerate(item.images):
+            where = f"image {number}" + (f", image {image}" if len(item.images) > 1 else "")
             pixels = load_image(source, where)
             try:
                 images.append(
@@ -93,7 +93,7 @@ class Preparation:
                 )
             except InputError as cause:
                 raise InputError(f"{where}: {cause}") from cause
-            # Checked as pictures come, so that too many of them are not all held first.
+            # Checked as images come, so that too many of them are not all held first.
             self._check_length(sum(i.num_patches for i in images) // merge**2, number)
         cut = None if text_ids is None else text_ids[: request.max_length]
         sequence = image_sequence(
@@ -112,7 +112,7 @@ class Preparation:
         if num_tokens > limit:
             raise InputError(
                 f"item {number} has at least {num_tokens} tokens, more than the model's {limit} "
-                "positions; give fewer pictures or a smaller max_pixels"
+                "positions; give fewer images or a smaller max_pixels"
             )
 
 

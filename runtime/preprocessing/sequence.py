@@ -21,8 +21,8 @@ class TokenSequence:
         token_ids: int64 [T]; image tokens hold the image-pad id.
         positions: int64 [3, T]: time, height and width position of each token.
         pooled: bool [T], the tokens that make the single vector.
-        images: the pictures, in order.
-        image_slots: int64 [N], places in the sequence that image tokens fill, pictures in order and
+        images: the images, in order.
+        image_slots: int64 [N], places in the sequence that image tokens fill, images in order and
             each in raster order.
         truncated: whether the text was cut.
     """
@@ -61,17 +61,17 @@ def image_sequence(
     merge: int,
     truncated: bool = False,
 ) -> TokenSequence:
-    """Return the sequence of pictures, with a text or the published "Describe the image.".
+    """Return the sequence of images, with a text or the published "Describe the image.".
 
     Pooled are the vision spans with both their markers, and the caller's text; not the scaffolding.
     Positions as Qwen2.5-VL's `get_rope_index` has them: text runs on in all three axes, an image
-    token takes the row and column of its place in the merged grid, and what follows a picture
+    token takes the row and column of its place in the merged grid, and what follows an image
     starts behind its longest side.
 
     Args:
         images: at least one.
         text_ids: int64 [T], prefix included, already cut; None for the published prompt.
-        scaffold: token ids around the pictures.
+        scaffold: token ids around the images.
         ids: of the vision markers.
         merge: patches per image token along each side.
         truncated: whether the caller cut the text.

@@ -1,7 +1,7 @@
 """Text to token ids, with the model's own tokenizer.json.
 
 User text never becomes a control token: `<|image_pad|>` typed by a user is the characters it is
-spelled with. Only the scaffolding around pictures is parsed for special tokens, once, at load.
+spelled with. Only the scaffolding around images is parsed for special tokens, once, at load.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Scaffold:
     """Token ids around the vision spans of the published image prompt, int64 [n] each.
 
     The prompt is `<|im_start|>user\\n` + one `<|vision_start|><|image_pad|>…<|vision_end|>` a
-    picture + `Describe the image.` + `<|im_end|>\\n`.
+    image + `Describe the image.` + `<|im_end|>\\n`.
     """
 
     head: NDArray[np.int64]

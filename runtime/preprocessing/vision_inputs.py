@@ -1,4 +1,4 @@
-"""What the vision tower's graph must be told about a picture: window order, rotary tables, layouts.
+"""What the vision tower's graph must be told about an image: window order, rotary tables, layouts.
 
 All of it is a function of the grid alone. Source: Qwen2.5-VL's `get_window_index` and `rot_pos_emb`
 in closed form.
@@ -18,10 +18,10 @@ __all__ = ["VisionInputs", "lay_out_images", "window_order"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionInputs:
-    """The vision graph's inputs for a batch of pictures of equally many patches.
+    """The vision graph's inputs for a batch of images of equally many patches.
 
     Attributes:
-        patches: float32 [P, features], in window order, pictures behind one another.
+        patches: float32 [P, features], in window order, images behind one another.
         rope_cos, rope_sin: float32 [P, head_dim / 2].
         window_gather: int64 [W, L], the patch in each slot of a window; 0 in unused slots.
         window_scatter: int64 [P], the slot of each patch in the flattened windows.
@@ -41,7 +41,7 @@ class VisionInputs:
 def window_order(
     grid: tuple[int, int], vision: VisionConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the image tokens of a picture sorted by attention window, and the windows' sizes.
+    """Return the image tokens of an image sorted by attention window, and the windows' sizes.
 
     Args:
         grid: (rows, columns) of patches.

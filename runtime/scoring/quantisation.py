@@ -102,7 +102,7 @@ def calibrate_ranges(vectors: Mapping[str, NDArray[np.float32]], dims: Sequence[
 
     Args:
         vectors: for each task float32 [N, D], whole single vectors, normalised; of both queries
-            and passages, and of pictures if there will be any, since all are compared with each
+            and passages, and of images if there will be any, since all are compared with each
             other and so need the same ranges.
         dims: numbers of leading dimensions that will be asked for, each at most D. D itself is
             always added.

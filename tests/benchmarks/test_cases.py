@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from cases.case import CASES, lognormal_lengths, shrunk
-from cases.inputs import multi_vectors, page_pixels, picture_pixels, token_ids
+from cases.inputs import image_pixels, multi_vectors, page_pixels, token_ids
 from cases.loops import closed_loop, open_loop
 from peers.registry import PEERS
 
@@ -24,8 +24,8 @@ def test_small_cases_keep_the_kind_and_are_smaller(name: str) -> None:
     case, small = CASES[name], shrunk(CASES[name])
     assert (case.kind, case.unit, case.rounds) == (small.kind, small.unit, small.rounds)
     assert sum(small.lengths) < sum(case.lengths) or not case.lengths
-    assert sum(w * h for w, h in small.pictures) < sum(w * h for w, h in case.pictures) or (
-        not case.pictures
+    assert sum(w * h for w, h in small.images) < sum(w * h for w, h in case.images) or (
+        not case.images
     )
 
 
@@ -41,8 +41,8 @@ def test_texts_have_their_lengths_and_no_excluded_id() -> None:
     np.testing.assert_array_equal(texts[1], token_ids([3, 900], 10, [2, 7])[1])
 
 
-def test_pictures_have_their_sizes_and_are_not_blank() -> None:
-    for draw in (page_pixels, picture_pixels):
+def test_images_have_their_sizes_and_are_not_blank() -> None:
+    for draw in (page_pixels, image_pixels):
         pixels = draw(300, 200)
         assert pixels.shape == (200, 300, 3)
         assert pixels.dtype == np.uint8

@@ -24,7 +24,7 @@ from trine.runtime.inputs import Item
 TOLERANCE = 2e-5
 MODEL = "jina-embeddings-v4"
 TEXTS = ["a relational database with SQL queries", "a chess game", "a blue square", "déjà vu 中文"]
-PICTURES = Path(__file__).parents[2] / "export" / "nano" / "demo" / "pictures"
+IMAGES = Path(__file__).parents[2] / "export" / "nano" / "demo" / "pictures"
 
 
 @pytest.fixture(scope="session")
@@ -47,20 +47,20 @@ def texts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def picture_path() -> Path:
-    """A picture, as PNG."""
-    return PICTURES / "01-a-blue-square.png"
+def image_path() -> Path:
+    """An image, as PNG."""
+    return IMAGES / "01-a-blue-square.png"
 
 
 @pytest.fixture(scope="session")
-def picture_uri(picture_path: Path) -> str:
+def image_uri(image_path: Path) -> str:
     """The same as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(picture_path.read_bytes()).decode()
+    return "data:image/png;base64," + base64.b64encode(image_path.read_bytes()).decode()
 
 
 @pytest.fixture(scope="session")
 def expected(embedder: Embedder) -> Callable[..., NDArray[np.float32]]:
-    """From items (texts; bytes or paths of pictures) to their single vectors."""
+    """From items (texts; bytes or paths of images) to their single vectors."""
 
     def single(
         items: Sequence[str | bytes | Path],
@@ -112,14 +112,14 @@ def close() -> Callable[[ArrayLike, ArrayLike], None]:
 
 @pytest.fixture(scope="session")
 def as_file() -> Callable[[Path, str], bytes]:
-    """From a picture and a format to the bytes that a client that converts pictures sends."""
+    """From an image and a format to the bytes that a client that converts images sends."""
 
     def convert(path: Path, form: str) -> bytes:
         from PIL import Image
 
         file = io.BytesIO()
-        with Image.open(path) as picture:
-            picture.save(file, format=form)
+        with Image.open(path) as image:
+            image.save(file, format=form)
         return file.getvalue()
 
     return convert

@@ -27,13 +27,13 @@ def test_jina_texts(jina, texts, expected, close):
     close(function.embed_query(texts), expected(texts, dim=128))
 
 
-def test_jina_pictures(jina, picture_path, as_file, expected, close):
+def test_jina_images(jina, image_path, as_file, expected, close):
     from PIL import Image
 
-    with Image.open(picture_path) as picture:
-        pixels = np.array(picture.convert("RGB"))
+    with Image.open(image_path) as image:
+        pixels = np.array(image.convert("RGB"))
     found = jina(task="retrieval.passage")([pixels])
-    close(found, expected([picture_path], "passage"))
+    close(found, expected([image_path], "passage"))
 
 
 def test_a_collection_finds_the_nearest(jina, texts):

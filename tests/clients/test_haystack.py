@@ -24,15 +24,15 @@ def test_jina_texts_and_documents(server, key, texts, expected, close):
     close([document.embedding for document in filled], expected(texts, "passage", dim=128))
 
 
-def test_jina_pictures(server, key, picture_path, expected, close):
+def test_jina_images(server, key, image_path, expected, close):
     jina = pytest.importorskip("haystack_integrations.components.embedders.jina")
     embedder = jina.JinaDocumentImageEmbedder(
         api_key=key, model="jina-embeddings-v4", base_url=f"{server}/v1/embeddings"
     )
-    document = haystack.Document(content="", meta={"file_path": str(picture_path)})
+    document = haystack.Document(content="", meta={"file_path": str(image_path)})
     filled = embedder.run([document])["documents"]
     # Without a size the client sends the file as it is.
-    close([filled[0].embedding], expected([picture_path]))
+    close([filled[0].embedding], expected([image_path]))
 
 
 def test_openai(server, key, texts, expected, close):

@@ -16,16 +16,16 @@ def test_vision_api_texts(server, texts, expected, close, form):
     close([vector.reshape(-1) for vector in found], expected(texts))
 
 
-def test_vision_api_pictures(server, picture_path, as_file, expected, close):
+def test_vision_api_images(server, image_path, as_file, expected, close):
     from infinity_client.vision_client import InfinityVisionAPI
     from PIL import Image
 
     api = InfinityVisionAPI(url=server, model="jina-embeddings-v4")
-    with Image.open(picture_path) as picture:
-        picture.load()
-        found, _ = api.image_embed("jina-embeddings-v4", [picture]).result()
-    # The client sends JPEG, whatever the picture was.
-    close([found[0].reshape(-1)], expected([as_file(picture_path, "JPEG")]))
+    with Image.open(image_path) as image:
+        image.load()
+        found, _ = api.image_embed("jina-embeddings-v4", [image]).result()
+    # The client sends JPEG, whatever the image was.
+    close([found[0].reshape(-1)], expected([as_file(image_path, "JPEG")]))
 
 
 def test_generated_client(server, texts, expected, close):

@@ -35,9 +35,9 @@ def test_jina_embeddings(jina_embeddings, texts, expected, close):
     close(passages.embed_documents(texts), expected(texts, "passage"))
 
 
-def test_jina_embeddings_of_pictures(jina_embeddings, picture_path, expected, close):
+def test_jina_embeddings_of_images(jina_embeddings, image_path, expected, close):
     embeddings = jina_embeddings(jina_api_key="any", model_name="jina-embeddings-v4")
-    close(embeddings.embed_images([str(picture_path)] * 2), expected([picture_path] * 2))
+    close(embeddings.embed_images([str(image_path)] * 2), expected([image_path] * 2))
 
 
 def test_jina_embeddings_show_the_reason_of_an_error(jina_embeddings):

@@ -29,15 +29,15 @@ def test_openai_dimensions(server, texts, expected, close):
     close(found, expected(texts, dim=64))
 
 
-def test_jina(server, texts, picture_uri, picture_path, expected, close):
+def test_jina(server, texts, image_uri, image_path, expected, close):
     found = vectors(
         model="jina_ai/jina-embeddings-v4",
-        input=[*texts, picture_uri],
+        input=[*texts, image_uri],
         api_base=f"{server}/v1",
         task="retrieval.passage",
         dimensions=128,
     )
-    close(found, expected([*texts, picture_path], "passage", dim=128))
+    close(found, expected([*texts, image_path], "passage", dim=128))
 
 
 def test_hugging_face(server, texts, expected, close):

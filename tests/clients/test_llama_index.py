@@ -28,8 +28,8 @@ def test_jina_texts(jina, texts, expected, close):
     close([jina(task="code.query").get_query_embedding("sort")], expected(["sort"], task="code"))
 
 
-def test_jina_pictures(jina, picture_path, expected, close):
-    close([jina().get_image_embedding(str(picture_path))], expected([picture_path]))
+def test_jina_images(jina, image_path, expected, close):
+    close([jina().get_image_embedding(str(image_path))], expected([image_path]))
 
 
 @pytest.mark.parametrize("kind", ["binary", "ubinary"])

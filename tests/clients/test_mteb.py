@@ -28,14 +28,14 @@ def test_single_vectors(server, told, texts, expected, close, chat):
     close(found, expected(texts, "passage"))
 
 
-def test_pictures(server, told, picture_path, as_file, expected, close):
+def test_images(server, told, image_path, as_file, expected, close):
     from mteb.models import OpenAIAPIEncodeWrapper
     from PIL import Image
 
     wrapper = OpenAIAPIEncodeWrapper(server, "jina-embeddings-v4", modalities=["image"])
-    with Image.open(picture_path) as picture:
-        found = wrapper.encode([{"image": [picture] * 2}], show_progress_bar=False, **told)
-    close(found, expected([as_file(picture_path, "PNG")] * 2))
+    with Image.open(image_path) as image:
+        found = wrapper.encode([{"image": [image] * 2}], show_progress_bar=False, **told)
+    close(found, expected([as_file(image_path, "PNG")] * 2))
 
 
 @pytest.mark.parametrize("chat", [True, False])

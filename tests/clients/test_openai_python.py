@@ -66,11 +66,11 @@ def test_multi_vectors(client, texts, expected_multi, close):
         close(item.embeddings, wanted)
 
 
-def test_pictures(client, picture_uri, picture_path, expected, close):
+def test_images(client, image_uri, image_path, expected, close):
     answer = client.embeddings.create(
-        model="jina-embeddings-v4", input=["a square", {"image": picture_uri}, picture_uri]
+        model="jina-embeddings-v4", input=["a square", {"image": image_uri}, image_uri]
     )
-    wanted = expected(["a square", picture_path, picture_path])
+    wanted = expected(["a square", image_path, image_path])
     close([item.embedding for item in answer.data], wanted)
 
 

@@ -19,9 +19,9 @@ def package_of(block: str) -> str:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[package_of(block) for block in BLOCKS])
-def test_block_runs(block, server, picture_path, tmp_path, monkeypatch):
+def test_block_runs(block, server, image_path, tmp_path, monkeypatch):
     pytest.importorskip(package_of(block))
-    shutil.copy(picture_path, tmp_path / "page.png")
+    shutil.copy(image_path, tmp_path / "page.png")
     monkeypatch.chdir(tmp_path)
     address = server.removeprefix("http://")
     block = block.replace("127.0.0.1:8000", address)

@@ -43,11 +43,11 @@ def test_texts(client, texts, expected, close, binary, compression):
     close(answer.as_numpy("embedding"), expected(texts))
 
 
-def test_pictures_and_tasks(client, picture_path, expected, close):
-    image = bytes_input("image", [picture_path.read_bytes()])
+def test_images_and_tasks(client, image_path, expected, close):
+    image = bytes_input("image", [image_path.read_bytes()])
     task = bytes_input("task", ["code.passage"])
     answer = client.infer("jina-embeddings-v4", [image, task])
-    close(answer.as_numpy("embedding"), expected([picture_path], "passage", "code"))
+    close(answer.as_numpy("embedding"), expected([image_path], "passage", "code"))
 
 
 def test_multi_vectors(client, texts, expected_multi, close):

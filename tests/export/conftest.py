@@ -1,4 +1,4 @@
-"""Random checkpoints, pictures and texts that tests of this folder share."""
+"""Random checkpoints, images and texts that tests of this folder share."""
 
 import io
 import shutil
@@ -129,17 +129,17 @@ def _long_text(count: int, seed: int) -> str:
 
 
 @st.composite
-def _pictures(draw: st.DrawFn) -> NDArray[np.uint8]:
+def _images(draw: st.DrawFn) -> NDArray[np.uint8]:
     """Return uint8 [h, w, 3], from 1 pixel to 250,000, up to 200 times as long as wide."""
     short = draw(st.integers(1, 40) | st.integers(1, 400))
     long = draw(st.integers(short, min(200 * short, 250_000 // short + short)))
     if draw(st.booleans()):
         long = min(200 * short, max(short, 250_000 // short))
     shape = (short, long) if draw(st.booleans()) else (long, short)
-    return _picture(*shape, draw(st.sampled_from(("noise", "gradient", "one colour"))))
+    return _image(*shape, draw(st.sampled_from(("noise", "gradient", "one colour"))))
 
 
-def _picture(height: int, width: int, kind: str) -> NDArray[np.uint8]:
+def _image(height: int, width: int, kind: str) -> NDArray[np.uint8]:
     if kind == "noise":
         source = np.random.default_rng(height * 7919 + width)
         return source.integers(0, 256, (height, width, 3), np.uint8)
@@ -168,15 +168,15 @@ def texts() -> st.SearchStrategy[str]:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> st.SearchStrategy[NDArray[np.uint8]]:
-    """Pictures from 1 × 1 pixel up, to 200 times as long as wide."""
-    return _pictures()
+def images() -> st.SearchStrategy[NDArray[np.uint8]]:
+    """Images from 1 × 1 pixel up, to 200 times as long as wide."""
+    return _images()
 
 
 @pytest.fixture(scope="session")
-def picture() -> Callable[[int, int, str], NDArray[np.uint8]]:
+def image() -> Callable[[int, int, str], NDArray[np.uint8]]:
     """Makes uint8 [h, w, 3] of "noise", "gradient" or "one colour"."""
-    return _picture
+    return _image
 
 
 @pytest.fixture(scope="session")

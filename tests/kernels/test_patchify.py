@@ -13,7 +13,7 @@ from trine.kernels.patchify import patchify, patchify_levels
 from trine.runtime.preprocessing.image_processor import patch_image
 from trine.runtime.preprocessing.vision_inputs import lay_out_images, window_order
 
-#: The published vision tower and image processor, which takes pictures of any size here.
+#: The published vision tower and image processor, which takes images of any size here.
 PUBLISHED = sample_model(SampleSpec.full())
 VISION = PUBLISHED.vision
 IMAGE = dataclasses.replace(PUBLISHED.image, min_pixels=1)
@@ -63,7 +63,7 @@ def test_compiled_kernel_and_numpy_agree_to_the_last_bit(
     np.testing.assert_array_equal(found, want)
 
 
-def test_one_patch_is_the_picture_in_every_frame() -> None:
+def test_one_patch_is_the_image_in_every_frame() -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     levels = np.arange(256, dtype=np.float32) + np.array([[0], [1000], [2000]], np.float32)
     found = patchify_levels(pixels, levels, np.array([0]), patch_size=2, merge_size=1, num_frames=2)

@@ -1,4 +1,4 @@
-"""The picture resize: bit for bit PyTorch's, and sane by itself."""
+"""The image resize: bit for bit PyTorch's, and sane by itself."""
 
 from importlib.util import find_spec
 
@@ -17,7 +17,7 @@ modest = settings(max_examples=60, deadline=None, derandomize=True)
 thorough = settings(max_examples=300, deadline=None, derandomize=True)
 
 
-def picture(height: int, width: int, kind: str = "noise") -> Pixels:
+def image(height: int, width: int, kind: str = "noise") -> Pixels:
     if kind == "noise":
         source = np.random.default_rng(height * 7919 + width)
         return source.integers(0, 256, (height, width, 3), np.uint8)
@@ -45,7 +45,7 @@ def test_pixels_are_those_of_pytorch(
     import torch
 
     assume(new_height * new_width > 1)  # PyTorch fails an internal check of its own there
-    pixels = picture(height, width, kind)
+    pixels = image(height, width, kind)
     want = torch.nn.functional.interpolate(
         torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(),
         (new_height, new_width),
@@ -72,7 +72,7 @@ def test_compiled_kernel_and_numpy_agree_to_the_last_bit(
     shape: tuple[int, int, int], new_height: int, new_width: int, kind: str, threads: int
 ) -> None:
     height, width, channels = shape
-    whole = np.repeat(picture(height, width, kind), 2, axis=2)
+    whole = np.repeat(image(height, width, kind), 2, axis=2)
     for pixels in (np.ascontiguousarray(whole[:, :, :channels]), whole[::-1, :, :channels]):
         found = resize_bicubic(pixels, new_height, new_width, threads=threads)
         want = resize_with_numpy(pixels, new_height, new_width)
@@ -93,11 +93,11 @@ def test_one_colour_stays_that_colour(
 
 @modest
 @given(sides, sides, st.sampled_from(("noise", "edges")))
-def test_same_size_is_the_same_picture(height: int, width: int, kind: str) -> None:
-    pixels = picture(height, width, kind)
+def test_same_size_is_the_same_image(height: int, width: int, kind: str) -> None:
+    pixels = image(height, width, kind)
     found = resize_bicubic(pixels, height, width)
     assert found is pixels
-    np.testing.assert_array_equal(found, picture(height, width, kind))
+    np.testing.assert_array_equal(found, image(height, width, kind))
 
 
 @modest
@@ -105,7 +105,7 @@ def test_same_size_is_the_same_picture(height: int, width: int, kind: str) -> No
 def test_rows_and_columns_are_treated_alike_when_one_is_resized(
     height: int, width: int, new_height: int, channels_seed: int
 ) -> None:
-    pixels = picture(height, width)
+    pixels = image(height, width)
     found = resize_bicubic(pixels, new_height, width)
     turned = resize_bicubic(pixels.transpose(1, 0, 2), width, new_height)
     np.testing.assert_array_equal(found, turned.transpose(1, 0, 2))
@@ -113,11 +113,11 @@ def test_rows_and_columns_are_treated_alike_when_one_is_resized(
 
 @modest
 @given(sides, sides, sides, sides)
-def test_mirrored_pictures_are_resized_to_mirrored_ones(
+def test_mirrored_images_are_resized_to_mirrored_ones(
     height: int, width: int, new_height: int, new_width: int
 ) -> None:
     """To the last level but one: a half is rounded up on either side."""
-    pixels = picture(height, width)
+    pixels = image(height, width)
     found = resize_bicubic(pixels, new_height, new_width).astype(int)
     mirrored = resize_bicubic(pixels[::-1, ::-1], new_height, new_width)[::-1, ::-1].astype(int)
     assert np.abs(found - mirrored).max() <= 1
@@ -136,14 +136,14 @@ def test_channels_do_not_mix(
 
 
 def test_input_is_left_alone() -> None:
-    pixels = picture(40, 30)
+    pixels = image(40, 30)
     pixels.flags.writeable = False
     resize_bicubic(pixels, 28, 28)
-    np.testing.assert_array_equal(pixels, picture(40, 30))
+    np.testing.assert_array_equal(pixels, image(40, 30))
 
 
 def test_overshoot_is_clamped() -> None:
-    found = resize_bicubic(picture(30, 30, "edges"), 61, 61)
+    found = resize_bicubic(image(30, 30, "edges"), 61, 61)
     assert found.min() == 0
     assert found.max() == 255
     hard = np.zeros((8, 8, 1), np.uint8)

@@ -6,7 +6,7 @@ import pytest
 from trine.kernels import maxsim, patchify, resize
 
 
-def test_pictures_and_scores_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_and_scores_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     source = np.random.default_rng(0)
     pixels = source.integers(0, 256, (90, 70, 3), np.uint8)
     mean, deviation = np.full(3, 120, np.float32), np.full(3, 60, np.float32)

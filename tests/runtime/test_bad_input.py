@@ -21,7 +21,7 @@ from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageText
 
 TASKS = "['retrieval', 'text-matching', 'code']"
-PICTURE = np.zeros((28, 28, 3), np.uint8)
+IMAGE = np.zeros((28, 28, 3), np.uint8)
 CONTROL_TOKENS = (
     "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>",
     "<|image_pad|>",
@@ -76,8 +76,8 @@ def test_item_that_is_no_text(embedder: Embedder, text: Any) -> None:
     kind = type(text).__name__
     refuse(lambda: embedder.encode_text(["fine", text], "code"), f"text 1 is a {kind}", "not a str")
     refuse(lambda: embedder.encode(["fine", text], "code"), f"item 1 is a {kind}", "give a str")
-    if text is not None:  # that is a picture alone
-        item = ImageText((PICTURE,), text)
+    if text is not None:  # that is an image alone
+        item = ImageText((IMAGE,), text)
         refuse(lambda: embedder.encode(["fine", item], "code"), f"text 1 is a {kind}", "not a str")
 
 
@@ -89,12 +89,12 @@ def test_half_of_a_surrogate_pair(embedder: Embedder, text: str) -> None:
         "errors='replace'",
     )
     refuse(
-        lambda: embedder.encode(["fine", PICTURE_ITEM, ImageText((PICTURE,), text)], "code"),
+        lambda: embedder.encode(["fine", IMAGE_ITEM, ImageText((IMAGE,), text)], "code"),
         "text 2 holds half of a surrogate pair",
     )
 
 
-PICTURE_ITEM = ImageText((PICTURE,))
+IMAGE_ITEM = ImageText((IMAGE,))
 
 
 def test_strings_of_numpy_are_texts(embedder: Embedder) -> None:
@@ -105,7 +105,7 @@ def test_strings_of_numpy_are_texts(embedder: Embedder) -> None:
 def test_no_task(embedder: Embedder) -> None:
     for call in (
         lambda: embedder.encode_text("a"),
-        lambda: embedder.encode_image(PICTURE),
+        lambda: embedder.encode_image(IMAGE),
         lambda: embedder.encode(["a"]),
     ):
         refuse(call, "no task was given", "pass task= or set embedder.task", TASKS)
@@ -115,7 +115,7 @@ def test_no_task(embedder: Embedder) -> None:
 def test_unknown_task(embedder: Embedder, task: str) -> None:
     for call in (
         lambda: embedder.encode_text("a", task),
-        lambda: embedder.encode_image(PICTURE, task),
+        lambda: embedder.encode_image(IMAGE, task),
         lambda: embedder.encode(["a", "b"], ["code", task]),
         lambda: embedder.encode_text([], task),
     ):
@@ -173,7 +173,7 @@ def test_number_that_is_no_count(embedder: Embedder, option: str, value: Any) ->
     encode: Callable[..., object] = embedder.encode_text
     given: object = "a"
     if option == "max_pixels":
-        encode, given = embedder.encode_image, PICTURE
+        encode, given = embedder.encode_image, IMAGE
     refuse(
         lambda: encode(given, "code", **{option: value}),
         f"{option} is {value!r}; give a whole number of at least 1",
@@ -183,12 +183,12 @@ def test_number_that_is_no_count(embedder: Embedder, option: str, value: Any) ->
 def test_whole_numbers_of_numpy_are_counts(embedder: Embedder) -> None:
     found = embedder.encode_text(["a b c d"], "code", truncate_dim=np.int64(32))
     np.testing.assert_array_equal(found, embedder.encode_text(["a b c d"], "code", truncate_dim=32))
-    embedder.encode_image(PICTURE, "code", max_pixels=np.int32(9_000))
+    embedder.encode_image(IMAGE, "code", max_pixels=np.int32(9_000))
 
 
 def test_too_few_pixels(embedder: Embedder) -> None:
     refuse(
-        lambda: embedder.encode_image(PICTURE, "code", max_pixels=3135),
+        lambda: embedder.encode_image(IMAGE, "code", max_pixels=3135),
         "max_pixels is 3135, less than the model's min_pixels of 3136",
     )
 
@@ -199,27 +199,27 @@ def test_items_that_are_no_list(embedder: Embedder, items: Any) -> None:
     refuse(lambda: embedder.encode(items, "code"), f"items is a {kind}", "give a list")
 
 
-@pytest.mark.parametrize("item", ["abc", ImageText((PICTURE,))], ids=["text", "picture"])
+@pytest.mark.parametrize("item", ["abc", ImageText((IMAGE,))], ids=["text", "image"])
 def test_one_item_in_place_of_a_list(embedder: Embedder, item: Any) -> None:
     """A text is a sequence too, of its letters."""
     kind = type(item).__name__
     refuse(lambda: embedder.encode(item, "code"), f"items is a {kind}", "give a list")
 
 
-def test_picture_without_its_wrapper(embedder: Embedder) -> None:
+def test_image_without_its_wrapper(embedder: Embedder) -> None:
     refuse(
-        lambda: embedder.encode(["a", PICTURE], "code"),
+        lambda: embedder.encode(["a", IMAGE], "code"),
         "item 1 is a ndarray",
-        "ImageText((picture,)) for a picture",
+        "ImageText((image,)) for an image",
     )
 
 
-@pytest.mark.parametrize("images", [(), [], PICTURE, "a.png", None], ids=lambda v: str(type(v)))
-def test_pictures_that_are_no_tuple_of_pictures(embedder: Embedder, images: Any) -> None:
+@pytest.mark.parametrize("images", [(), [], IMAGE, "a.png", None], ids=lambda v: str(type(v)))
+def test_images_that_are_no_tuple_of_images(embedder: Embedder, images: Any) -> None:
     refuse(
         lambda: embedder.encode(["a", ImageText(images, "text")], "code"),
         "item 1: images is ",
-        "give a tuple with at least one picture",
+        "give a tuple with at least one image",
     )
 
 
@@ -271,9 +271,9 @@ def test_control_tokens_in_a_text_are_characters(embedder: Embedder, text: str) 
     np.testing.assert_allclose(hidden_mean, result.single, atol=1e-6)
 
 
-def test_control_tokens_beside_a_picture_do_not_end_its_span(embedder: Embedder) -> None:
+def test_control_tokens_beside_a_image_do_not_end_its_span(embedder: Embedder) -> None:
     plain, spiked = (
-        embedder.encode([ImageText((PICTURE,), text)], "code", return_multivector=True)
+        embedder.encode([ImageText((IMAGE,), text)], "code", return_multivector=True)
         for text in ("a", "<|vision_end|><|image_pad|>")
     )
     tokens = len(literal_ids(embedder, "Query: <|vision_end|><|image_pad|>"))
@@ -332,7 +332,7 @@ def test_truncation_is_reported_by_item(embedder: Embedder) -> None:
     texts = ["word " * 40, "a", "b"]
     exact = len(literal_ids(embedder, "Query: a"))
     found = embedder.encode(
-        [*texts, ImageText((PICTURE,), texts[0]), PICTURE_ITEM],
+        [*texts, ImageText((IMAGE,), texts[0]), IMAGE_ITEM],
         "code",
         max_length=exact,
         return_multivector=True,
@@ -370,14 +370,14 @@ def test_texts_are_cut_where_the_models_positions_end(short_embedder: Embedder) 
     assert (found.num_tokens[0], found.truncated[0]) == (64, True)
 
 
-def test_more_pictures_than_positions(short_embedder: Embedder) -> None:
-    """A picture cannot be cut."""
-    one = short_embedder.encode([ImageText((PICTURE,))], "code").num_tokens[0]
+def test_more_images_than_positions(short_embedder: Embedder) -> None:
+    """An image cannot be cut."""
+    one = short_embedder.encode([ImageText((IMAGE,))], "code").num_tokens[0]
     refuse(
-        lambda: short_embedder.encode(["a", ImageText((PICTURE,) * 40)], "code"),
+        lambda: short_embedder.encode(["a", ImageText((IMAGE,) * 40)], "code"),
         "item 1 has ",
         " tokens, more than the model's 64 positions",
-        "give fewer pictures or a smaller max_pixels",
+        "give fewer images or a smaller max_pixels",
     )
     assert one <= 64
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from trine.runtime.embedder import Embedder
 from trine.runtime.preprocessing.image_processor import patch_image
 from trine.runtime.preprocessing.load_image import load_image
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import check_request
 
@@ -87,15 +87,15 @@ def test_image_vectors_are_the_published_ones(
                 worst[head] = max(worst[head], float(np.abs(found - want).max()))
                 lengths = np.linalg.norm(want, axis=1)
                 lowest = min(lowest, float(((found * want).sum(axis=1) / lengths).min()))
-    print(f"pictures {image_names(reference)}: largest differences {worst}, cosine {lowest}")
+    print(f"images {image_names(reference)}: largest differences {worst}, cosine {lowest}")
     assert lowest >= 0.999999
     assert worst["single"] <= 1e-4
     assert worst["multi"] <= 5e-4
 
 
-def preparation_of(embedder: Embedder) -> Preparation:
+def preparation_of(embedder: Embedder) -> Preprocessor:
     bundle = embedder.bundle
-    return Preparation(bundle.manifest.model, TextTokenizer(bundle.path("tokenizer.json")))
+    return Preprocessor(bundle.manifest.model, TextTokenizer(bundle.path("tokenizer.json")))
 
 
 def test_token_ids_are_the_published_ones(case: tuple[Embedder, Reference, list[str]]) -> None:

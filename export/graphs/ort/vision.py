@@ -2,7 +2,7 @@
 
 The host orders the patches by attention window, so the graph needs no permutation, no loop and no
 data-dependent shape. Windowed blocks see the windows as a batch, padded to the longest; blocks with
-full attention see the pictures as a batch, which is why one run takes pictures of equal size only.
+full attention see the images as a batch, which is why one run takes images of equal size only.
 Architecture: Qwen2.5-VL's vision tower (RMSNorm, SwiGLU with biases, 2-D rotary positions, merger).
 """
 
@@ -25,7 +25,7 @@ def build_vision(config: VisionConfig, checkpoint: Checkpoint, plan: GraphPlan) 
     Inputs: `patches` float32 [P, features]; `rope_cos`, `rope_sin` float32 [P, head_dim / 2], both
     in window order; `window_gather` int64 [W, L], the patch in each slot of the windows (any patch
     in unused slots); `window_scatter` int64 [P], the slot of each patch; `window_lengths` int32
-    [W]; `num_images` int64 [1], pictures of P / num_images patches each.
+    [W]; `num_images` int64 [1], images of P / num_images patches each.
     Output: `image_tokens` float32 [P / merge², out_hidden_size], in window order.
     """
     return _VisionGraph(config, checkpoint, plan).build()

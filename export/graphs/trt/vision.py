@@ -1,8 +1,8 @@
 """The vision tower's graph for TensorRT: patches in window order in, image tokens out.
 
-Pictures of equal size are a batch, windows of all pictures another one, so every shape follows from
+Images of equal size are a batch, windows of all images another one, so every shape follows from
 the inputs' shapes. Blocks with windows see them padded to the longest, with a mask of keys; blocks
-with full attention need none. A picture cannot be divided into passes, so the widest tensors, of a
+with full attention need none. An image cannot be divided into passes, so the widest tensors, of a
 block's heads and of its MLP, are made in parts.
 """
 
@@ -23,7 +23,7 @@ from trine.runtime.bundle.model_config import VISION_NORM_EPS, VisionConfig
 __all__ = ["build_trt_vision"]
 
 #: Parts of a block's heads, and of its MLP's channels, that are computed one after the other. A
-#: picture of 16,384 patches takes 290 MiB beside the weights so, and 526 MiB in one part. Parts of
+#: image of 16,384 patches takes 290 MiB beside the weights so, and 526 MiB in one part. Parts of
 #: the patches would take more than the whole, whose size the builder knows.
 HEAD_PARTS = 4
 MLP_PARTS = 3
@@ -32,9 +32,9 @@ MLP_PARTS = 3
 def build_trt_vision(config: VisionConfig, checkpoint: Checkpoint, plan: TrtPlan) -> ir.Model:
     """Return the graph with the checkpoint's `visual.…` weights, unread, typed by `plan`.
 
-    Inputs: `patches` float32 [N, P, features], pictures of P patches each; `rope_cos`, `rope_sin`
+    Inputs: `patches` float32 [N, P, features], images of P patches each; `rope_cos`, `rope_sin`
     float32 [N, P, head_dim / 2], both in window order; `window_gather` int64 [W, L], the patch in
-    each slot of the windows, counted through all pictures (any patch in unused slots);
+    each slot of the windows, counted through all images (any patch in unused slots);
     `window_scatter` int64 [N, P], the slot of each patch; `window_lengths` int32 [W].
     Output: `image_tokens` float32 [N · P / merge², out_hidden_size], in window order.
     """

@@ -21,7 +21,7 @@ from trine.export.quantisation.trt.fake_quantisation import prepare_input, round
 __all__ = ["input_error", "quantise_layers"]
 
 #: How much larger than anything seen an input may be before it is clipped. One clipped channel of a
-#: picture costs far more than the coarser step; FP8 loses nothing by room above.
+#: image costs far more than the coarser step; FP8 loses nothing by room above.
 INPUT_MARGIN = {"int8": 1.25, "fp8": 2.0}
 #: Formats in which rotation pays: FP8 has as many steps for small values as for large ones.
 ROTATED_KINDS = ("int8",)

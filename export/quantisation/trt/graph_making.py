@@ -134,7 +134,7 @@ def write_graphs(
 def _problems(
     floor: Floor, inputs: Sequence[ReferenceInput], judged: ImitatedLoss
 ) -> tuple[str, ...]:
-    """Return why imitated graphs are below their floor, texts and pictures apart."""
+    """Return why imitated graphs are below their floor, texts and images apart."""
     kinds: dict[bool, list[float]] = {}
     for item, loss in zip(inputs, judged.losses, strict=True):
         kinds.setdefault(bool(item.sequence.images), []).append(1 - loss)

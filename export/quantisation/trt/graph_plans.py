@@ -43,7 +43,7 @@ NARROW: tuple[TensorRtPrecision, ...] = ("int8", "fp8", "int4")
 INT4_BLOCKS = (64,)
 
 #: Share of int8's target that plans in FP8 may lose: with three bits of mantissa, what one layer
-#: errs others can blow up for a picture that was not tried. With all of it one of the hardest
+#: errs others can blow up for an image that was not tried. With all of it one of the hardest
 #: random checkpoint's fell to a cosine of 0.79; those in int8 stay above their floor.
 FP8_SHARE = 0.75
 #: Whose floor each precision must keep: 8 bits are 8 bits.

@@ -12,7 +12,7 @@ from trine.runtime.commands.bench.measure import OpenedEngine, call_seconds
 from trine.runtime.commands.bench.op_classes import ClassTime, class_times
 from trine.runtime.commands.bench.workloads import (
     Workload,
-    random_picture,
+    random_image,
     random_texts,
     sequences_of,
 )
@@ -93,7 +93,7 @@ def profile_workload(opened: OpenedEngine, workload: Workload) -> WorkloadProfil
 
     Args:
         opened: the engine.
-        workload: texts, or one picture.
+        workload: texts, or one image.
 
     Raises:
         EngineError: the engine does not time its operators.
@@ -137,17 +137,17 @@ def _stage_seconds(
         stages["tokenise"] = _median(lambda: opened.tokenizer.encode(texts))
     if vision is not None:
         limit = model.image.max_pixels
-        pixels = [random_picture(*size) for size in workload.pictures]
+        pixels = [random_image(*size) for size in workload.images]
         stages["preprocess"] = _median(
             lambda: [patch_image(p, model.image, model.vision, limit) for p in pixels]
         )
-        stages["vision"] = _median(lambda: opened.engine.run_vision(vision))
+        stages["vision"] = _median(lambda: opened.engine.forward_vision(vision))
     with opened.engine.adapters.hold([opened.task]) as handles:
         adapters = [handles[opened.task]] * len(sequences)
         # Runs overwrite their embeddings: from the second on they compute on their own results,
         # which takes as long.
-        hidden = opened.engine.run_decoder(decoder, adapters).copy()
-        stages["decoder"] = _median(lambda: opened.engine.run_decoder(decoder, adapters))
+        hidden = opened.engine.forward_decoder(decoder, adapters).copy()
+        stages["decoder"] = _median(lambda: opened.engine.forward_decoder(decoder, adapters))
     ends = np.cumsum([len(sequence) for sequence in sequences])
     parts = np.split(hidden, ends[:-1])
     stages["heads"] = _median(

@@ -1,4 +1,4 @@
-"""What `trine bench` runs: token ids and pictures from a seed, so that runs can be compared."""
+"""What `trine bench` runs: token ids and images from a seed, so that runs can be compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from trine.runtime.preprocessing.image_processor import patch_image
 from trine.runtime.preprocessing.sequence import TokenSequence, image_sequence, text_sequence
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 
-__all__ = ["WORKLOADS", "Workload", "random_picture", "random_texts", "sequences_of"]
+__all__ = ["WORKLOADS", "Workload", "random_image", "random_texts", "sequences_of"]
 
 #: An A4 page at 150 dots an inch.
 PAGE = (1240, 1754)
@@ -25,7 +25,7 @@ class Workload:
         name: in the JSON.
         title: for people.
         lengths: tokens of each text.
-        pictures: (width, height) of each picture in pixels.
+        images: (width, height) of each image in pixels.
         unit: "tokens" or "images", what the rate counts.
         latency: whether percentiles matter, and so more calls are made.
     """
@@ -33,14 +33,14 @@ class Workload:
     name: str
     title: str
     lengths: tuple[int, ...] = ()
-    pictures: tuple[tuple[int, int], ...] = ()
+    images: tuple[tuple[int, int], ...] = ()
     unit: str = "tokens"
     latency: bool = False
 
     @property
     def count(self) -> int:
         """How many of its unit one call does."""
-        return sum(self.lengths) if self.unit == "tokens" else len(self.pictures)
+        return sum(self.lengths) if self.unit == "tokens" else len(self.images)
 
 
 WORKLOADS = (
@@ -51,12 +51,12 @@ WORKLOADS = (
         lengths=(64, 27, 51, 40, 64, 18, 33, 55),
     ),
     Workload(name="passages", title="4 texts of 512 tokens", lengths=(512,) * 4),
-    Workload(name="page", title="one page image 1240×1754", pictures=(PAGE,), unit="images"),
+    Workload(name="page", title="one page image 1240×1754", images=(PAGE,), unit="images"),
 )
 
 
 def random_texts(lengths: Sequence[int], model: ModelConfig) -> list[NDArray[np.int64]]:
-    """Return token ids, int64 [T] for each length, none of them a marker of pictures."""
+    """Return token ids, int64 [T] for each length, none of them a marker of images."""
     ids = model.token_ids
     marks = np.array([ids.image_pad, ids.vision_start, ids.vision_end])
     usable = np.setdiff1d(np.arange(model.decoder.vocab_size), marks)
@@ -64,7 +64,7 @@ def random_texts(lengths: Sequence[int], model: ModelConfig) -> list[NDArray[np.
     return [usable[source.integers(0, len(usable), length)] for length in lengths]
 
 
-def random_picture(width: int, height: int) -> NDArray[np.uint8]:
+def random_image(width: int, height: int) -> NDArray[np.uint8]:
     """Return uint8 [height, width, 3] of noise."""
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
@@ -72,12 +72,12 @@ def random_picture(width: int, height: int) -> NDArray[np.uint8]:
 def sequences_of(
     workload: Workload, model: ModelConfig, tokenizer: TextTokenizer
 ) -> list[TokenSequence]:
-    """Return the sequences of a workload; pictures with the published prompt."""
+    """Return the sequences of a workload; images with the published prompt."""
     texts = random_texts(workload.lengths, model)
     sequences = [text_sequence(text, model.max_tokens) for text in texts]
-    for size in workload.pictures:
+    for size in workload.images:
         limit = model.image.max_pixels
-        image = patch_image(random_picture(*size), model.image, model.vision, limit)
+        image = patch_image(random_image(*size), model.image, model.vision, limit)
         merge = model.vision.spatial_merge_size
         sequences.append(image_sequence([image], None, tokenizer.scaffold, model.token_ids, merge))
     return sequences

@@ -1,4 +1,4 @@
-"""`trine embed BUNDLE [INPUT …]`: texts, pictures and PDF pages to vectors in a file."""
+"""`trine embed BUNDLE [INPUT …]`: texts, images and PDF pages to vectors in a file."""
 
 import argparse
 import sys
@@ -32,10 +32,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = subparsers.add_parser(
         "embed",
         usage="trine embed BUNDLE [INPUT ...] [options]",
-        help="turn texts, pictures and PDF pages into vectors",
-        description="Turn texts, pictures and PDF pages into vectors. An INPUT is a .txt file (a "
+        help="turn texts, images and PDF pages into vectors",
+        description="Turn texts, images and PDF pages into vectors. An INPUT is a .txt file (a "
         "text a line), a .jsonl file (an object a line: text and/or image, and id, task, prompt if "
-        "wanted), a .pdf (a picture a page), a picture, or - for lines of the standard input, "
+        "wanted), a .pdf (an image a page), an image, or - for lines of the standard input, "
         "which is also read if there is no INPUT and no --text.",
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
@@ -83,7 +83,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="tokens of a text; the end is cut (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-pixels", type=int, metavar="N", help="of a picture (default: the checkpoint's)"
+        "--max-pixels", type=int, metavar="N", help="of an image (default: the checkpoint's)"
     )
     parser.add_argument(
         "--dpi",

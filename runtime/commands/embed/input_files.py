@@ -2,8 +2,8 @@
 
 `-`, .txt   a text a line, UTF-8 (an empty line is an empty text)
 .jsonl      an object a line (trine.runtime.commands.embed.input_rows)
-.pdf        a picture a page
-pictures    what Pillow opens, by suffix
+.pdf        an image a page
+images    what Pillow opens, by suffix
 """
 
 from collections.abc import Iterable, Iterator
@@ -52,7 +52,7 @@ class Survey:
 
 
 def read_rows(inputs: Inputs) -> Iterator[InputRow]:
-    """Yield all rows in order; pictures are named, not opened.
+    """Yield all rows in order; images are named, not opened.
 
     Raises:
         InputError: a file cannot be read or a line used; the message has both.
@@ -128,17 +128,17 @@ def _file_rows(path: Path, dpi: int) -> Iterator[InputRow]:
     elif suffix == ".pdf":
         for index in range(count_pages(path)):
             name = f"{path}#page={index + 1}"
-            yield InputRow(id=name, where=name, pictures=(PdfPage(path, index, dpi),))
-    elif _is_picture_suffix(suffix):
-        yield InputRow(id=str(path), where=str(path), pictures=(path,))
+            yield InputRow(id=name, where=name, images=(PdfPage(path, index, dpi),))
+    elif _is_image_suffix(suffix):
+        yield InputRow(id=str(path), where=str(path), images=(path,))
     else:
         raise InputError(
             f"{path}: the suffix {suffix!r} is of no known kind of input; give .txt, .jsonl, .pdf, "
-            "or pictures such as .png and .jpg"
+            "or images such as .png and .jpg"
         )
 
 
-def _is_picture_suffix(suffix: str) -> bool:
+def _is_image_suffix(suffix: str) -> bool:
     from PIL import Image
 
     return Image.registered_extensions().get(suffix) in Image.OPEN

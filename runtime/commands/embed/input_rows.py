@@ -20,13 +20,13 @@ FIELDS = ("id", "text", "image", "task", "prompt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputRow:
-    """One item, its pictures not opened yet.
+    """One item, its images not opened yet.
 
     Attributes:
         id: given, or made of the place.
         where: file and line, or file, for messages.
         text: or None.
-        pictures: files and pages of PDFs; empty for a text.
+        images: files and pages of PDFs; empty for a text.
         task: of this item; None for that of the run.
         prompt: likewise.
     """
@@ -34,7 +34,7 @@ class InputRow:
     id: str
     where: str
     text: str | None = None
-    pictures: tuple[Path | PdfPage, ...] = ()
+    images: tuple[Path | PdfPage, ...] = ()
     task: str | None = None
     prompt: Prompt | None = None
 
@@ -75,7 +75,7 @@ def row_from_json(line: str, where: str, folder: Path) -> InputRow:
         id=where if given_id is None else str(given_id),
         where=where,
         text=None if text is None else check_text(text, where),
-        pictures=_image_paths(fields.get("image", []), where, folder),
+        images=_image_paths(fields.get("image", []), where, folder),
         task=_string(fields, "task", where),
         prompt=cast(Prompt | None, prompt),
     )
@@ -94,20 +94,20 @@ def check_text(text: str, where: str) -> str:
 
 
 def load_item(row: InputRow) -> Item:
-    """Return the item of a row for `Embedder.encode`, its pictures decoded: uint8 [h, w, 3].
+    """Return the item of a row for `Embedder.encode`, its images decoded: uint8 [h, w, 3].
 
     Raises:
-        InputError: a picture cannot be read.
+        InputError: an image cannot be read.
         DependencyError: the page of a PDF is asked for and pypdfium2 is not installed.
     """
-    if not row.pictures:
+    if not row.images:
         return row.text or ""
     return ImageText(
         tuple(
-            render_page(picture)
-            if isinstance(picture, PdfPage)
-            else load_image(picture, "picture" if row.where == str(picture) else row.where)
-            for picture in row.pictures
+            render_page(image)
+            if isinstance(image, PdfPage)
+            else load_image(image, "image" if row.where == str(image) else row.where)
+            for image in row.images
         ),
         row.text,
     )

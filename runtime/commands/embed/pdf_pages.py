@@ -1,4 +1,4 @@
-"""Pages of PDF files as pictures, through pypdfium2 (the extra `pdf`)."""
+"""Pages of PDF files as images, through pypdfium2 (the extra `pdf`)."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -44,7 +44,7 @@ def embed_rows(
 ) -> Iterator[list[OutputRow]]:
     """Yield the results of consecutive rows, all in order.
 
-    Pictures are decoded on worker threads while the engine runs; pages of PDFs, whose library
+    Images are decoded on worker threads while the engine runs; pages of PDFs, whose library
     knows one thread only, when they are read.
 
     Raises:
@@ -85,10 +85,10 @@ def embed_rows(
 
 
 def _unopened(row: InputRow) -> Item:
-    """Return the item of a row, its pictures as paths, its pages of PDFs as pixels."""
-    if any(isinstance(picture, PdfPage) for picture in row.pictures):
+    """Return the item of a row, its images as paths, its pages of PDFs as pixels."""
+    if any(isinstance(image, PdfPage) for image in row.images):
         return load_item(row)
-    return ImageText(row.pictures, row.text) if row.pictures else row.text or ""
+    return ImageText(row.images, row.text) if row.images else row.text or ""
 
 
 def _output_row(row: InputRow, found: Embedding) -> OutputRow:
@@ -113,5 +113,5 @@ def error_at(error: InputError, places: Sequence[str], first: int = 0) -> InputE
     if match is None or not first <= int(match[1]) < first + len(places):
         return error
     place, rest = places[int(match[1]) - first], message[match.end() :]
-    # A picture that is an input by itself would be named twice.
+    # An image that is an input by itself would be named twice.
     return InputError(place + rest.removeprefix(f" ({place!r})"))

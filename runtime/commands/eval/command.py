@@ -13,7 +13,7 @@ from trine.runtime.commands.progress import ProgressBar
 
 if TYPE_CHECKING:
     from trine.runtime.bundle.bundle import Bundle
-    from trine.runtime.commands.eval.evaluation import EngineRun, EvaluationOptions, VectorResult
+    from trine.runtime.commands.eval.evaluation import EngineResult, EvaluationOptions, VectorResult
     from trine.runtime.commands.eval.pair_files import PairSet
 
 __all__ = ["ResultRow", "register", "result_rows", "run", "table_rows"]
@@ -134,7 +134,7 @@ class ResultRow:
     ndcg_at_10_difference: float | None
 
 
-def result_rows(runs: "Mapping[str, EngineRun]", num_candidates: int) -> list[ResultRow]:
+def result_rows(runs: "Mapping[str, EngineResult]", num_candidates: int) -> list[ResultRow]:
     """Return a row for each engine, kind and type of vectors.
 
     Args:
@@ -224,7 +224,7 @@ def _options(
 
 def _run_engine(
     arguments: argparse.Namespace, engine: str, pairs: "PairSet", options: "EvaluationOptions"
-) -> "EngineRun":
+) -> "EngineResult":
     """Load an engine, evaluate it and say on stderr how long that took. It is let go at return."""
     from trine.runtime.commands.eval.evaluation import evaluate_pairs, num_steps
     from trine.runtime.embedder import Embedder

@@ -27,7 +27,7 @@ from trine.runtime.scoring.quantisation import (
 from trine.runtime.scoring.rank_metrics import RankMetrics, mean_metrics, rank_metrics
 
 __all__ = [
-    "EngineRun",
+    "EngineResult",
     "EvaluationOptions",
     "VectorResult",
     "check_output_types",
@@ -80,7 +80,7 @@ class VectorResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineRun:
+class EngineResult:
     """One engine's results, in the order: single vectors as asked for, multi-vectors.
 
     Attributes:
@@ -127,7 +127,7 @@ def evaluate_pairs(
     pairs: PairSet,
     options: EvaluationOptions,
     done: Callable[[int], None] = lambda count: None,
-) -> EngineRun:
+) -> EngineResult:
     """Return how well an embedder finds the candidates of pairs. Each item is embedded once.
 
     Queries get the prompt "query" and candidates "passage". All vectors are held, the scores of
@@ -140,7 +140,7 @@ def evaluate_pairs(
         done: called with the number of steps since the last call, `num_steps` in all.
 
     Raises:
-        InputError: an option is not usable, or a picture cannot be read; the message has the line.
+        InputError: an option is not usable, or an image cannot be read; the message has the line.
     """
     check_output_types(options, embedder.bundle.manifest.model, embedder.output_ranges)
     started = time.perf_counter()
@@ -168,7 +168,7 @@ def evaluate_pairs(
                 done,
             )
             results.append(VectorResult(None, metrics, dtype))
-    return EngineRun(
+    return EngineResult(
         results=tuple(results),
         num_truncated=queries.num_truncated + candidates.num_truncated,
         encode_s=encoded - started,

@@ -24,7 +24,7 @@ class PairItem:
     """One side of pairs.
 
     Attributes:
-        content: a text, or the path of a picture, which is not opened yet.
+        content: a text, or the path of an image, which is not opened yet.
         where: file and line it was first seen at, for messages.
     """
 
@@ -42,7 +42,7 @@ class PairSet:
 
     Attributes:
         queries: each text once, in the order of the file.
-        candidates: each text and picture once, likewise.
+        candidates: each text and image once, likewise.
         relevant: for each query the places in `candidates` of what it is paired with.
         num_pairs: lines read.
     """
@@ -54,7 +54,7 @@ class PairSet:
 
     @property
     def texts_only(self) -> bool:
-        """Whether no candidate is a picture."""
+        """Whether no candidate is an image."""
         return all(isinstance(candidate.content, str) for candidate in self.candidates)
 
 

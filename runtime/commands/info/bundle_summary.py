@@ -151,7 +151,7 @@ def _model_fields(model: ModelConfig) -> dict[str, str]:
         + ", ".join(str(dim) for dim in model.matryoshka_dims),
         "multi-vectors": f"{model.projector_dim} dimensions",
         "texts": f"up to {model.max_tokens} tokens, vocabulary of {decoder.vocab_size}",
-        "pictures": f"resized to {image.min_pixels}–{image.max_pixels} pixels, "
+        "images": f"resized to {image.min_pixels}–{image.max_pixels} pixels, "
         f"{(vision.patch_size * vision.spatial_merge_size) ** 2} a token",
     }
 

@@ -39,7 +39,7 @@ its bytes at the memory's bandwidth, whichever is longer, and the stages follow 
 Weights, inputs and outputs of a product are moved once; norms, activations and rotations cost
 nothing. `bf16` also stands for fp16. In `fp8` and `int8` the linear layers have 8 bits, attention
 16. Pooling is float32. Adapters are merged, and single vectors are made. Preparing texts and
-pictures on the processor is not part of it."""
+images on the processor is not part of it."""
 
 
 def roofline_page(model: ModelConfig, title: str, scaffold_tokens: int) -> str:
@@ -48,7 +48,7 @@ def roofline_page(model: ModelConfig, title: str, scaffold_tokens: int) -> str:
     Args:
         model: the numbers.
         title: what the model is called.
-        scaffold_tokens: of the image prompt around a picture's own tokens.
+        scaffold_tokens: of the image prompt around an image's own tokens.
     """
     texts = [text_workload(model, batch, length) for batch, length in TEXT_RUNS]
     pages = [image_workload(model, batch, A4_150_DPI, scaffold_tokens) for batch in IMAGE_RUNS]
@@ -58,7 +58,7 @@ def roofline_page(model: ModelConfig, title: str, scaffold_tokens: int) -> str:
     lines += ["", "## Texts", ""]
     for workload in texts:
         lines += [*_rate_section(workload), ""]
-    lines += ["## Pages", "", "An A4 page at 150 dots an inch, as a picture.", ""]
+    lines += ["## Pages", "", "An A4 page at 150 dots an inch, as an image.", ""]
     for workload in pages:
         lines += [*_rate_section(workload), ""]
     lines += ["## Where the operations are", ""]

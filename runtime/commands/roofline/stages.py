@@ -71,13 +71,13 @@ def image_stages(
     lora_rank: int = 0,
     multi: bool = False,
 ) -> tuple[Stage, ...]:
-    """Return the stages of one run over pictures of equal size.
+    """Return the stages of one run over images of equal size.
 
     Args:
         model: the numbers.
-        grid: (rows, columns) of patches of each picture.
+        grid: (rows, columns) of patches of each image.
         num_images: how many; each is an item of its own.
-        scaffold_tokens: of the image prompt around the picture's own tokens.
+        scaffold_tokens: of the image prompt around the image's own tokens.
         lora_rank, multi: as in `text_stages`.
     """
     length = image_tokens(model.vision, grid) + scaffold_tokens
@@ -88,7 +88,7 @@ def image_stages(
 
 
 def image_grid(model: ModelConfig, height: int, width: int) -> tuple[int, int]:
-    """Return (rows, columns) of patches of a picture, resized as the model's processor does.
+    """Return (rows, columns) of patches of an image, resized as the model's processor does.
 
     Raises:
         InputError: one side is more than 200 times the other.
@@ -100,7 +100,7 @@ def image_grid(model: ModelConfig, height: int, width: int) -> tuple[int, int]:
 
 
 def image_tokens(vision: VisionConfig, grid: tuple[int, int]) -> int:
-    """Return how many tokens a picture of `grid` patches has in the decoder."""
+    """Return how many tokens an image of `grid` patches has in the decoder."""
     return grid[0] * grid[1] // vision.spatial_merge_size**2
 
 
@@ -173,7 +173,7 @@ def _vision_stages(
             side,
         ),
         _full_attention(
-            "vision attention over the picture",
+            "vision attention over the image",
             full,
             (grid[0] * grid[1]) ** 2 * num_images,
             patches,

@@ -75,13 +75,13 @@ def image_workload(
     lora_rank: int = 0,
     multi: bool = False,
 ) -> Workload:
-    """Return a run of `batch` pictures.
+    """Return a run of `batch` images.
 
     Args:
         model: the numbers.
-        batch: how many pictures, an item each.
+        batch: how many images, an item each.
         size: (height, width) in pixels, before the model's own resizing.
-        scaffold_tokens: of the image prompt around the picture's tokens.
+        scaffold_tokens: of the image prompt around the image's tokens.
         lora_rank, multi: as in `text_workload`.
 
     Raises:

@@ -87,10 +87,10 @@ def _write_packed(bundle: "Bundle", name: str, threads: int) -> int:
 
 
 def _line(measured: "Measured") -> str:
-    candidate = measured.candidate
+    setting = measured.setting
     query = "" if measured.query_ms is None else f", one query {measured.query_ms:.1f} ms"
     return (
-        f"{candidate.engine}, {candidate.threads} threads, {candidate.batch_tokens} tokens a run: "
+        f"{setting.engine}, {setting.threads} threads, {setting.batch_tokens} tokens a run: "
         f"{measured.tokens_per_s:,.0f} tokens/s{query}"
     )
 
@@ -102,9 +102,9 @@ def _summary(tuning: "Tuning") -> list[str]:
         f"tuned:   {_line(after)}",
         f"gained on ragged texts: {after.tokens_per_s / before.tokens_per_s:.2f} times as fast",
     ]
-    rates = {m.candidate.batch_tokens: m.tokens_per_s for m in tuning.budgets}
+    rates = {m.setting.batch_tokens: m.tokens_per_s for m in tuning.budgets}
     if rates:
-        default = before.candidate.batch_tokens
+        default = before.setting.batch_tokens
         gain = rates[best.batch_tokens] / rates[default]
         lines.append(
             f"runs of {best.batch_tokens} tokens instead of {default}, on long texts: "

@@ -14,7 +14,7 @@ from trine.runtime.commands.bench.workloads import WORKLOADS, Workload
 from trine.runtime.engines.native.entries import native_entry
 from trine.runtime.inference.runner import BatchLimits, Pipeline
 
-__all__ = ["Candidate", "Measured", "Tuning", "tune"]
+__all__ = ["Setting", "Measured", "Tuning", "tune"]
 
 #: Budgets that are tried, in tokens.
 BUDGETS = (512, 1024, 2048, 4096)
@@ -27,7 +27,7 @@ FEWEST_CALLS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Setting:
     """One way to run the bundle: an engine's name, threads of a run, tokens of a run."""
 
     engine: str
@@ -37,15 +37,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A candidate with its figures.
+    """A setting with its figures.
 
     Attributes:
-        candidate: what ran.
+        setting: what ran.
         tokens_per_s: median over the calls of one workload.
         query_ms: median latency of one query; None where it was not measured.
     """
 
-    candidate: Candidate
+    setting: Setting
     tokens_per_s: float
     query_ms: float | None
 
@@ -63,13 +63,13 @@ class Tuning:
 
     engines: tuple[Measured, ...]
     budgets: tuple[Measured, ...]
-    best: Candidate
+    best: Setting
     before: Measured
 
     @property
     def after(self) -> Measured:
         """The chosen engine and threads, as measured among `engines`."""
-        return next(m for m in self.engines if _same_engine(m.candidate, self.best))
+        return next(m for m in self.engines if _same_engine(m.setting, self.best))
 
 
 def tune(
@@ -83,7 +83,7 @@ def tune(
     Args:
         bundle: to tune; what was found for it before counts for nothing.
         cores: of this machine.
-        seconds: to take, about; each candidate has at least a few calls.
+        seconds: to take, about; each setting has at least a few calls.
         report: called with each figure when it is there.
 
     Raises:
@@ -98,7 +98,7 @@ def tune(
         for count in threads:
             opened = _opened(bundle, entry, count)
             found = Measured(
-                candidate=Candidate(
+                setting=Setting(
                     engine=entry.name, threads=count, batch_tokens=BatchLimits().tokens
                 ),
                 tokens_per_s=_rate(opened, RAGGED, BatchLimits().tokens, share / 2),
@@ -113,9 +113,9 @@ def tune(
     return Tuning(
         engines=tuple(measured),
         budgets=budgets,
-        best=best.candidate,
+        best=best.setting,
         before=next(
-            m for m in measured if (m.candidate.engine, m.candidate.threads) == (untuned, cores)
+            m for m in measured if (m.setting.engine, m.setting.threads) == (untuned, cores)
         ),
     )
 
@@ -149,11 +149,11 @@ def _budgets(
     call_s = PASSAGES.count / fastest.tokens_per_s
     if call_s * len(BUDGETS) * 2 > seconds:
         return
-    chosen = fastest.candidate
+    chosen = fastest.setting
     opened = _opened(bundle, bundle.engine(chosen.engine), chosen.threads)
     for budget in BUDGETS:
         found = Measured(
-            candidate=Candidate(engine=chosen.engine, threads=chosen.threads, batch_tokens=budget),
+            setting=Setting(engine=chosen.engine, threads=chosen.threads, batch_tokens=budget),
             tokens_per_s=_rate(opened, PASSAGES, budget, seconds / len(BUDGETS)),
             query_ms=None,
         )
@@ -168,5 +168,5 @@ def _fastest(measured: list[Measured]) -> Measured:
     return min(near, key=lambda m: m.query_ms or 0.0)
 
 
-def _same_engine(a: Candidate, b: Candidate) -> bool:
+def _same_engine(a: Setting, b: Setting) -> bool:
     return (a.engine, a.threads) == (b.engine, b.threads)

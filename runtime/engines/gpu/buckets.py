@@ -104,7 +104,7 @@ def split_run(parts: Sequence[Sizes], profiles: Profiles) -> list[slice]:
     """Return neighbouring parts of a run, each as many as one bucket holds.
 
     Args:
-        parts: sizes of the smallest parts: of each sequence, or of each picture. Parts together
+        parts: sizes of the smallest parts: of each sequence, or of each image. Parts together
             have the sum of each size, but the largest "length", "patches" and "window_length".
         profiles: the buckets.
 

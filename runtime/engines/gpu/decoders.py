@@ -42,7 +42,7 @@ class DeviceDecoders(Protocol):
 
     adapters: AdapterSource
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
         """Return a key that sequences must share to share a run."""
         ...
 
@@ -68,7 +68,7 @@ class _Merged:
         self.adapters = adapters
         self._programs = programs
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
         return adapter.name
 
     def program(self, adapters: Sequence[AdapterHandle]) -> Program:
@@ -87,7 +87,7 @@ class _Shared:
         self._resident = resident
         self._program = program
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
         return adapter.slot // SLOTS_PER_RUN
 
     def program(self, adapters: Sequence[AdapterHandle]) -> Program:

@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from trine.runtime.adapters.base import AdapterHandle, AdapterSource
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.engines.base import DecoderInputs, DecoderRun, EngineOptions, RunVectors
+from trine.runtime.engines.base import DecoderBatch, DecoderInputs, EngineOptions, HeadVectors
 from trine.runtime.engines.gpu.buckets import Padding, decoder_sizes, split_run
 from trine.runtime.engines.gpu.compiled import Binding, Library
 from trine.runtime.engines.gpu.cuda.device import Device
-from trine.runtime.engines.gpu.cuda.lanes import Lane, Lanes, Output, Ticket
+from trine.runtime.engines.gpu.cuda.lanes import Lane, Lanes, Output, PendingBatch
 from trine.runtime.engines.gpu.decoders import DeviceDecoders
 from trine.runtime.engines.gpu.heads import DeviceHeads, HeadPart
 from trine.runtime.engines.gpu.host_heads import host_vectors
 from trine.runtime.engines.gpu.layout import (
     GraphInput,
     decoder_arrays,
-    pictures_of,
+    images_of,
 )
 from trine.runtime.engines.gpu.program import Program
 from trine.runtime.engines.gpu.schedule import Start, run_all
@@ -57,7 +57,7 @@ class Parts:
 
 
 class GpuEngine:
-    """Runs graphs on a GPU; the vision tower is loaded at the first picture.
+    """Runs graphs on a GPU; the vision tower is loaded at the first image.
 
     A run is taken apart where no bucket holds it whole, and padded to its bucket where that costs
     nothing, so that a CUDA graph replays it. Results do not depend on either.
@@ -103,20 +103,20 @@ class GpuEngine:
             f"{', '.join(self.adapters.names)}"
         )
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
-        return self._parts.decoders.run_group(adapter)
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
+        return self._parts.decoders.batch_group(adapter)
 
-    def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+    def forward_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
         with self._vision_lock:
             if self._vision is None:
                 self._vision = self._parts.open_vision()
-        program, pictures = self._vision, pictures_of(inputs)
+        program, images = self._vision, images_of(inputs)
         width = self._model.vision.out_hidden_size
         merged = self._model.vision.spatial_merge_size**2
 
         def starts() -> Iterator[tuple[None, Start]]:
-            for members in split_run(pictures.parts, program.profiles):
-                sizes, arrays = pictures.arrays(members)
+            for members in split_run(images.parts, program.profiles):
+                sizes, arrays = images.arrays(members)
                 profile = program.profile(sizes)
                 rows = sizes["images"] * sizes["patches"] // merged
                 graph = _GraphRun(program, profile, arrays, {}, False)
@@ -125,7 +125,7 @@ class GpuEngine:
         found = [results[IMAGE_TOKENS] for _, results in run_all(self._parts.lanes, starts())]
         return np.concatenate(found)
 
-    def run_decoder(
+    def forward_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]:
         starts = (
@@ -134,22 +134,22 @@ class GpuEngine:
         )
         return np.concatenate([rows[HIDDEN] for _, rows in run_all(self._parts.lanes, starts)])
 
-    def run_vectors(self, runs: Iterable[DecoderRun]) -> Iterator[RunVectors]:
-        found: list[RunVectors] = []
+    def forward_vectors(self, runs: Iterable[DecoderBatch]) -> Iterator[HeadVectors]:
+        found: list[HeadVectors] = []
         for (part, last), results in run_all(self._parts.lanes, self._vector_starts(runs)):
             if self._parts.heads is None:
                 found.append(host_vectors(results[HIDDEN], part))
             else:
-                found.append(RunVectors(results.get("single"), results.get("multi")))
+                found.append(HeadVectors(results.get("single"), results.get("multi")))
             if last:
-                yield RunVectors(
+                yield HeadVectors(
                     _joined([vectors.single for vectors in found]),
                     _joined([vectors.multi for vectors in found]),
                 )
                 found = []
 
     def _vector_starts(
-        self, runs: Iterable[DecoderRun]
+        self, runs: Iterable[DecoderBatch]
     ) -> Iterator[tuple[tuple[HeadPart, bool], Start]]:
         """Yield each part of each run with whether it is its run's last, and what queues it."""
         for run in runs:
@@ -226,7 +226,7 @@ class GpuEngine:
         whole = (num_rows or shape[0], shape[1])
         out_bytes = whole[0] * whole[1] * np.dtype(np.float32).itemsize
 
-        def start(lane: Lane) -> Ticket:
+        def start(lane: Lane) -> PendingBatch:
             def compute(addresses: Mapping[str, int]) -> list[Output]:
                 place = lane.reserve(name, out_bytes)
                 graph.program.run(graph.binding(addresses, (name, whole), place))

@@ -4,13 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.pooling import l2_normalise, mean_rows, project, truncate
-from trine.runtime.engines.base import RunVectors
+from trine.runtime.engines.base import HeadVectors
 from trine.runtime.engines.gpu.heads import HeadPart
 
 __all__ = ["host_vectors"]
 
 
-def host_vectors(hidden: NDArray[np.float32], part: HeadPart) -> RunVectors:
+def host_vectors(hidden: NDArray[np.float32], part: HeadPart) -> HeadVectors:
     """Return the vectors of some sequences.
 
     Args:
@@ -34,4 +34,4 @@ def host_vectors(hidden: NDArray[np.float32], part: HeadPart) -> RunVectors:
                 for own, adapter in zip(rows, part.adapters, strict=True)
             ]
         )
-    return RunVectors(single, multi)
+    return HeadVectors(single, multi)

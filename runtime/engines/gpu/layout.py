@@ -1,6 +1,6 @@
 """A run's inputs as TensorRT's graphs take them, whole or in parts that fit a bucket.
 
-The graphs (`trine.export.trt`) have axes of their own for pictures and take no lengths: padding
+The graphs (`trine.export.trt`) have axes of their own for images and take no lengths: padding
 follows each sequence, where the causal rule hides it.
 """
 
@@ -14,7 +14,7 @@ from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.engines.gpu.buckets import Sizes, decoder_sizes
 from trine.runtime.preprocessing.vision_inputs import VisionInputs, pad_layout
 
-__all__ = ["GraphInput", "PictureRun", "decoder_arrays", "pictures_of"]
+__all__ = ["GraphInput", "ImageRun", "decoder_arrays", "images_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,13 @@ def decoder_arrays(inputs: DecoderInputs, members: slice, sizes: Sizes) -> dict[
 
 
 @dataclass(frozen=True, slots=True)
-class PictureRun:
-    """The pictures of a vision run, with what is needed to take some of them apart.
+class ImageRun:
+    """The images of a vision run, with what is needed to take some of them apart.
 
     Attributes:
         inputs: of the run.
-        windows: int64 [pictures + 1], where each picture's windows start, and their number.
-        num_patches: of each picture.
+        windows: int64 [images + 1], where each image's windows start, and their number.
+        num_patches: of each image.
     """
 
     inputs: VisionInputs
@@ -77,7 +77,7 @@ class PictureRun:
 
     @property
     def parts(self) -> Sequence[Sizes]:
-        """The sizes of each picture alone."""
+        """The sizes of each image alone."""
         lengths = self.inputs.window_lengths
         return [
             {
@@ -90,7 +90,7 @@ class PictureRun:
         ]
 
     def arrays(self, members: slice) -> tuple[Sizes, Mapping[str, GraphInput]]:
-        """Return the sizes and inputs of some neighbouring pictures."""
+        """Return the sizes and inputs of some neighbouring images."""
         inputs, num_images = self.inputs, members.stop - members.start
         windows = slice(self.windows[members.start], self.windows[members.stop])
         lengths = inputs.window_lengths[windows]
@@ -116,12 +116,12 @@ class PictureRun:
         return sizes, {name: GraphInput(array, array.shape) for name, array in found.items()}
 
 
-def pictures_of(inputs: VisionInputs) -> PictureRun:
-    """Return the pictures of a vision run, which have equally many patches each."""
+def images_of(inputs: VisionInputs) -> ImageRun:
+    """Return the images of a vision run, which have equally many patches each."""
     num_images = int(inputs.num_images[0])
     num_patches = len(inputs.patches) // num_images
     ends = np.cumsum(inputs.window_lengths)
     starts = np.searchsorted(ends, np.arange(num_images + 1) * num_patches, side="left")
-    # No window crosses pictures: the windows before `k` pictures hold exactly their patches.
+    # No window crosses images: the windows before `k` images hold exactly their patches.
     windows = np.where(np.arange(num_images + 1) == 0, 0, starts + 1)
-    return PictureRun(inputs, windows, num_patches)
+    return ImageRun(inputs, windows, num_patches)

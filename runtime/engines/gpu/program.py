@@ -9,7 +9,7 @@ from trine.runtime.errors import EngineError
 
 __all__ = ["Program"]
 
-#: CUDA graphs kept of each compiled graph: its buckets in each lane, and some pictures' sizes.
+#: CUDA graphs kept of each compiled graph: its buckets in each lane, and some images' sizes.
 NUM_GRAPHS = 16
 
 

@@ -7,12 +7,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.engines.gpu.cuda.lanes import Lane, Lanes, Ticket
+from trine.runtime.engines.gpu.cuda.lanes import Lane, Lanes, PendingBatch
 
 __all__ = ["Start", "run_all"]
 
 #: Queues one part in a lane.
-Start = Callable[[Lane], Ticket]
+Start = Callable[[Lane], PendingBatch]
 Results = dict[str, NDArray[np.float32]]
 _Label = TypeVar("_Label")
 
@@ -26,14 +26,14 @@ def run_all(
     making it is hidden as well. Threads may do so at once: each holds lanes only as long as its own
     parts run, and waits for a lane only while it holds none.
     """
-    flying: deque[tuple[_Label, Ticket]] = deque()
+    flying: deque[tuple[_Label, PendingBatch]] = deque()
     try:
         for label, start in parts:
-            lane = lanes.try_take()
+            lane = lanes.try_acquire()
             while lane is None and flying:
                 first, ticket = flying.popleft()
                 yield first, ticket.result()
-                lane = lanes.try_take()
+                lane = lanes.try_acquire()
             if lane is None:
                 lane = lanes.take()
             flying.append((label, start(lane)))

@@ -11,7 +11,7 @@ from trine.runtime.engines.native.linear import Floats
 from trine.runtime.engines.native.stack import AttentionLayout, StackRun, TransformerStack
 from trine.runtime.engines.native.workspace import Workspace
 
-__all__ = ["read_decoder", "run_decoder"]
+__all__ = ["read_decoder", "forward_decoder"]
 
 
 def read_decoder(reader: LayerReader, config: DecoderConfig) -> TransformerStack:
@@ -30,7 +30,7 @@ def read_decoder(reader: LayerReader, config: DecoderConfig) -> TransformerStack
     )
 
 
-def run_decoder(
+def forward_decoder(
     stack: TransformerStack,
     inputs: DecoderInputs,
     kernels: CpuKernels,

@@ -23,7 +23,7 @@ from trine.runtime.engines.memory_check import (
     require_decoder_memory,
     require_vision_memory,
 )
-from trine.runtime.engines.native.decoder import read_decoder, run_decoder
+from trine.runtime.engines.native.decoder import forward_decoder, read_decoder
 from trine.runtime.engines.native.deltas import RunDeltas
 from trine.runtime.engines.native.graph_weights import GraphWeights
 from trine.runtime.engines.native.layers import LayerReader
@@ -43,7 +43,7 @@ Model = TypeVar("Model")
 
 
 class NativeCpuEngine:
-    """Decoders opened at once, the vision tower at its first picture. One run at a time.
+    """Decoders opened at once, the vision tower at its first image. One run at a time.
 
     Weights are packed at load, or mapped where `trine tune` wrote them packed.
 
@@ -105,32 +105,32 @@ class NativeCpuEngine:
         return self._packed
 
     def open_vision(self) -> None:
-        """Read the vision tower's weights now, not at the first picture."""
+        """Read the vision tower's weights now, not at the first image."""
         with self._lock:
             self._vision_tower()
 
-    def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+    def forward_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
         require_vision_memory(
             native_vision_bytes(self._bundle.manifest.model.vision, len(inputs.patches)),
             len(inputs.patches),
         )
-        return self._run_vision(inputs, self._kernels)
+        return self._forward_vision(inputs, self._kernels)
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
         return adapter.name if self._bank is None else adapter.slot // SLOTS_PER_RUN
 
-    def run_decoder(
+    def forward_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]:
         require_decoder_memory(
             native_decoder_bytes(self._bundle.manifest.model.decoder, len(inputs.embeddings)),
             len(inputs.embeddings),
         )
-        return self._run_decoder(inputs, adapters, self._kernels)
+        return self._forward_decoder(inputs, adapters, self._kernels)
 
     def profile_vision(self, inputs: VisionInputs, runs: int) -> Sequence[OperatorTime]:
-        self.run_vision(inputs)
-        return self._profile(lambda kernels: self._run_vision(inputs, kernels), runs)
+        self.forward_vision(inputs)
+        return self._profile(lambda kernels: self._forward_vision(inputs, kernels), runs)
 
     def profile_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle], runs: int
@@ -138,7 +138,7 @@ class NativeCpuEngine:
         def run(kernels: CpuKernels) -> None:
             # A run overwrites what it is given.
             own = dataclasses.replace(inputs, embeddings=inputs.embeddings.copy())
-            self._run_decoder(own, adapters, kernels)
+            self._forward_decoder(own, adapters, kernels)
 
         run(self._kernels)
         return self._profile(run, runs)
@@ -149,7 +149,7 @@ class NativeCpuEngine:
             run(kernels)
         return kernels.operator_times(runs)
 
-    def _run_vision(self, inputs: VisionInputs, kernels: CpuKernels) -> NDArray[np.float32]:
+    def _forward_vision(self, inputs: VisionInputs, kernels: CpuKernels) -> NDArray[np.float32]:
         with self._lock:
             tower = self._vision_tower()
             try:
@@ -157,7 +157,7 @@ class NativeCpuEngine:
             finally:
                 self._workspace.trim()
 
-    def _run_decoder(
+    def _forward_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle], kernels: CpuKernels
     ) -> NDArray[np.float32]:
         # One decoder serves all where adapters are not merged, those that came later too.
@@ -165,7 +165,7 @@ class NativeCpuEngine:
         with self._lock:
             deltas = self._deltas(adapters, inputs.lengths, kernels)
             try:
-                return run_decoder(stack, inputs, kernels, self._workspace, deltas)
+                return forward_decoder(stack, inputs, kernels, self._workspace, deltas)
             finally:
                 self._workspace.trim()
 

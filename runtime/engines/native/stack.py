@@ -51,7 +51,7 @@ class StackRun:
         kernels: to compute with.
         workspace: that no other run uses meanwhile.
         rope_cos, rope_sin: float32 [T, head_dim / 2].
-        starts: of a layer by its number, int64 [S + 1]: where sequences (windows, pictures) begin
+        starts: of a layer by its number, int64 [S + 1]: where sequences (windows, images) begin
             in that layer's attention, then T.
         deltas: of the tokens' adapters, or None.
     """

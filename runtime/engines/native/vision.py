@@ -45,20 +45,20 @@ class VisionTower:
         """Return image tokens, float32 [N, hidden] in window order, owned by the caller.
 
         Args:
-            inputs: of pictures of equally many patches.
+            inputs: of images of equally many patches.
             kernels: to compute with.
             workspace: that no other run uses meanwhile.
         """
         config, patches = self.config, np.ascontiguousarray(inputs.patches)
         windows = np.concatenate([[0], np.cumsum(inputs.window_lengths, dtype=np.int64)])
         num_images = int(inputs.num_images[0])
-        pictures = np.arange(num_images + 1) * (len(patches) // num_images)
+        images = np.arange(num_images + 1) * (len(patches) // num_images)
         run = StackRun(
             kernels=kernels,
             workspace=workspace,
             rope_cos=np.ascontiguousarray(inputs.rope_cos),
             rope_sin=np.ascontiguousarray(inputs.rope_sin),
-            starts=lambda block: pictures if block in config.full_attention_blocks else windows,
+            starts=lambda block: images if block in config.full_attention_blocks else windows,
             deltas=None,
         )
         residual = _through(self.patch_embed, patches, config.hidden_size, run)

@@ -30,7 +30,7 @@ class Decoders(Protocol):
 
     adapters: AdapterSource
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable: ...
+    def batch_group(self, adapter: AdapterHandle) -> Hashable: ...
 
     def run(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
@@ -58,7 +58,7 @@ class MergedDecoders:
             task: open_session(bundle.path(entry.decoders[task]), settings) for task in tasks
         }
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
         return adapter.name
 
     def run(self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]) -> NDArray[np.float32]:
@@ -89,7 +89,7 @@ class SharedDecoder:
         (path,) = set(entry.decoders.values())
         self._session: onnxruntime.InferenceSession = open_session(bundle.path(path), settings)
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
         return adapter.slot // SLOTS_PER_RUN
 
     def run(self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ __all__ = ["OrtCpuEngine"]
 
 
 class OrtCpuEngine:
-    """Sessions of one engine entry: decoders at once, the vision tower at its first picture.
+    """Sessions of one engine entry: decoders at once, the vision tower at its first image.
 
     Args:
         bundle: the bundle.
@@ -80,7 +80,7 @@ class OrtCpuEngine:
             f"threads, {weights} weights, tasks {', '.join(self.adapters.names)}"
         )
 
-    def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+    def forward_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
         num_patches = len(inputs.patches)
         require_vision_memory(ort_vision_bytes(self._model.vision, num_patches), num_patches)
         with self._vision_lock:
@@ -88,10 +88,10 @@ class OrtCpuEngine:
                 self._vision = open_session(self._vision_path, self._settings)
         return run_session(self._vision, inputs)
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
-        return self._decoders.run_group(adapter)
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
+        return self._decoders.batch_group(adapter)
 
-    def run_decoder(
+    def forward_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]:
         num_tokens = len(inputs.embeddings)

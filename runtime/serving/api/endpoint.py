@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trine.runtime.serving.api.requests.images import ImageReader, read_pictures
+from trine.runtime.serving.api.requests.images import ImageReader, read_images
 from trine.runtime.serving.api.requests.items import ParsedItem
 from trine.runtime.serving.api.requests.tasks import TaskChoice
 from trine.runtime.serving.api.requests.token_ids import ForeignTokenIds
@@ -34,7 +34,7 @@ class ApiContext:
 
     Attributes:
         service: that embeds.
-        read_image: reads one picture of a request.
+        read_image: reads one image of a request.
         max_body_bytes: of a request's body, before and after decompression.
         foreign_ids: decides what token ids in a request are.
     """
@@ -90,7 +90,7 @@ async def embed_items(
     options: EmbedCall,
     fields: ItemFields = INPUT,
 ) -> Embedded:
-    """Read the pictures of a request's items and embed them.
+    """Read the images of a request's items and embed them.
 
     Args:
         api: where to.
@@ -101,12 +101,12 @@ async def embed_items(
         fields: of the request that held the items, for errors.
 
     Raises:
-        ServiceError: a picture or item cannot be used, or the service refuses the call.
+        ServiceError: an image or item cannot be used, or the service refuses the call.
     """
     info = api.service.info()
     resolved = api.foreign_ids.resolve(items, request.headers.get("user-agent"), fields)
     context = call_context(request)
-    contents = await read_pictures(
+    contents = await read_images(
         resolved, api.read_image, max_items=info.max_items, hold=context.hold, fields=fields
     )
     call = options.with_items(

@@ -26,7 +26,7 @@ def api_routes(
     Args:
         service: that embeds.
         settings: limits, and what token ids are.
-        read_image: reads one picture, within the limits.
+        read_image: reads one image, within the limits.
 
     Raises:
         DependencyError: token ids are to be decoded, and tiktoken is not installed.

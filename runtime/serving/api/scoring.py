@@ -207,7 +207,7 @@ def _repeated(document: object, asked: bool | None) -> dict[str, object]:
     """Return the part of a result that repeats its document.
 
     Texts are repeated unless a request says otherwise, as Jina's API does and its clients rely on;
-    pictures, which may be megabytes, only where it asks for them.
+    images, which may be megabytes, only where it asks for them.
     """
     is_text = isinstance(document, str) and not is_image_uri(document)
     if asked is False or (asked is None and not is_text):

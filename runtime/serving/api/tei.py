@@ -43,7 +43,7 @@ DIRECTIONS: dict[str, Truncation] = {"right": "end", "left": "start"}
 
 
 class EmbedBody(Body, frozen=True, kw_only=True):
-    """Texts and pictures to embed."""
+    """Texts and images to embed."""
 
     inputs: Annotated[Any, Meta(extra_json_schema=INPUT_SCHEMA)]
     task: str | None = None

@@ -58,7 +58,7 @@ class ServerSettings:
         "let the engine's threads wait for one another busily: faster where clients run elsewhere "
         "and processors are to spare, much slower where not",
     )
-    prepare_threads: int = _option(2, "that tokenise texts, and as many that decode pictures")
+    prepare_threads: int = _option(2, "that tokenise texts, and as many that decode images")
     model_name: str = _option("jina-embeddings-v4", "name in responses and of requests")
     model_aliases: tuple[str, ...] = _option((), "other names that requests may use")
     default_task: str = _option(
@@ -80,7 +80,7 @@ class ServerSettings:
         "accepted and not yet computed: of short items, and as many of long ones, per worker",
     )
     queue_patches: int = _option(
-        32768, "of pictures decoded and not yet computed, per worker; 5 kB of memory each"
+        32768, "of images decoded and not yet computed, per worker; 5 kB of memory each"
     )
 
     max_requests: int = _option(1024, "being answered at once, per worker")
@@ -89,15 +89,15 @@ class ServerSettings:
     max_items: int = _option(2048, "of a request")
     max_length: int = _option(32768, "tokens of a text; longer ones are cut")
     max_call_tokens: int = _option(131072, "of all items of a request")
-    max_image_bytes: int = _option(20_971_520, "of a picture's file")
-    max_image_pixels: int = _option(50_000_000, "of a picture before it is shrunk")
-    max_pixels: int | None = _option(None, "a picture is shrunk to; the checkpoint's if not given")
+    max_image_bytes: int = _option(20_971_520, "of an image's file")
+    max_image_pixels: int = _option(50_000_000, "of an image before it is shrunk")
+    max_pixels: int | None = _option(None, "an image is shrunk to; the checkpoint's if not given")
 
     fetch_hosts: tuple[str, ...] = _option(
-        (), "that pictures may be fetched from, e.g. *.example.org; without any, URLs are refused"
+        (), "that images may be fetched from, e.g. *.example.org; without any, URLs are refused"
     )
-    fetch_timeout: float = _option(10.0, "seconds for one picture, redirects included")
-    fetch_redirects: int = _option(3, "followed for one picture, each checked again")
+    fetch_timeout: float = _option(10.0, "seconds for one image, redirects included")
+    fetch_redirects: int = _option(3, "followed for one image, each checked again")
 
     request_timeout: float = _option(60.0, "seconds until a request is given up")
     drain_timeout: float = _option(30.0, "seconds that accepted requests get after SIGTERM")

@@ -65,7 +65,7 @@ class _Exchange:
     key_name: str | None = None
     #: Whether the request counts for the limits of `key_name`.
     counted: bool = False
-    #: Bytes held for it: its body as it came, what that unfolded to, pictures fetched for it.
+    #: Bytes held for it: its body as it came, what that unfolded to, images fetched for it.
     held: int = 0
     fetched: int = 0
     client_left: bool = False
@@ -267,13 +267,13 @@ class RequestGate:
         exchange.held += size
 
     def _hold_fetched(self, exchange: _Exchange, size: int) -> None:
-        """Count a picture that was fetched: all of a request's have the bounds of a body."""
+        """Count an image that was fetched: all of a request's have the bounds of a body."""
         exchange.fetched += size
         if exchange.fetched > self._bodies.max_bytes:
             raise ServiceError(
                 413,
-                "pictures_too_large",
-                f"the pictures at the request's URLs have more than {self._bodies.max_bytes} bytes "
+                "images_too_large",
+                f"the images at the request's URLs have more than {self._bodies.max_bytes} bytes "
                 "together; split the request",
             )
         self._hold(exchange, size)

@@ -1,6 +1,6 @@
-"""What a request calls a picture becomes the bytes of an image file that is safe to decode.
+"""What a request calls an image becomes the bytes of an image file that is safe to decode.
 
-The checks here read the file's header only. A picture that passes has a format, a size and a number
+The checks here read the file's header only. An image that passes has a format, a size and a number
 of scans within bounds, so that decoding its first frame takes bounded memory and time; whether its
 pixels are intact shows when it is decoded.
 """
@@ -19,9 +19,9 @@ from trine.runtime.serving.service.calls import ServiceError
 
 __all__ = ["FORMATS", "ImageLimits", "check_image", "decode_base64", "is_url", "read_image"]
 
-#: Formats that requests may use. TIFF is not one: its tiles may be far larger than its picture.
+#: Formats that requests may use. TIFF is not one: its tiles may be far larger than its image.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-#: Scans of a progressive JPEG, which cost decoding time of the whole picture each: 31 bytes buy
+#: Scans of a progressive JPEG, which cost decoding time of the whole image each: 31 bytes buy
 #: 9 ms at 16 megapixels. Encoders write about 10, and a thumbnail in the metadata some more.
 MAX_JPEG_SCANS = 100
 #: What Pillow's readers raise on damaged headers.
@@ -37,7 +37,7 @@ WHITE_SPACE = re.compile(rb"[ \t\r\n]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
-    """How large a picture of a request may be.
+    """How large an image of a request may be.
 
     Attributes:
         max_bytes: of its file.
@@ -49,7 +49,7 @@ class ImageLimits:
 
 
 def is_url(source: str | bytes) -> bool:
-    """Return whether `read_image` would fetch a picture."""
+    """Return whether `read_image` would fetch an image."""
     return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
 
 
@@ -63,7 +63,7 @@ async def read_image(source: str | bytes, limits: ImageLimits, fetcher: UrlFetch
         fetcher: for URLs; None refuses them.
 
     Raises:
-        ServiceError: 413 the file or the picture is too large; 422 it is not an image of a known
+        ServiceError: 413 the file or the image is too large; 422 it is not an image of a known
             format, not decodable as base64, or the URL is refused or does not answer.
     """
     if isinstance(source, str) and is_url(source):
@@ -71,7 +71,7 @@ async def read_image(source: str | bytes, limits: ImageLimits, fetcher: UrlFetch
             raise ServiceError(
                 422,
                 "image_url_disabled",
-                "this server fetches no URLs; send the picture itself, as base64 or a data URI",
+                "this server fetches no URLs; send the image itself, as base64 or a data URI",
             )
         source = await fetcher.fetch(source, limits.max_bytes)
     # In a thread: 20 MB of base64 and a header full of metadata take tens of milliseconds.
@@ -112,7 +112,7 @@ def decode_base64(source: str, max_bytes: int) -> bytes:
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except (UnicodeEncodeError, binascii.Error) as cause:
         raise _unusable(
-            f"the picture starts {source[:40]!r}, which is not base64; send base64 of the file, a "
+            f"the image starts {source[:40]!r}, which is not base64; send base64 of the file, a "
             "data URI or a URL"
         ) from cause
 

@@ -1,4 +1,4 @@
-"""Fetches pictures from URLs in requests without becoming a door into the server's own network.
+"""Fetches images from URLs in requests without becoming a door into the server's own network.
 
 Off unless an operator names hosts. Each URL, redirects included, must name one of them; its name is
 resolved here, once, and the connection goes to an address of that very answer, after all of them
@@ -34,11 +34,11 @@ HOST_PATTERN = re.compile(r"(\*|(\*\.)?[a-z0-9_][a-z0-9_.-]*)(:[0-9]{1,5})?")
 #: addresses that do not look like ones.
 NUMERIC_LABEL = re.compile(r"(0x[0-9a-f]*|[0-9]+)")
 DEFAULT_PORTS = {"http": 80, "https": 443}
-#: Statuses that move a request for a picture elsewhere.
+#: Statuses that move a request for an image elsewhere.
 REDIRECTS = (301, 302, 303, 307, 308)
 #: Types that are fetched besides image/*: storage services give them to any file.
 PLAIN_TYPES = ("application/octet-stream", "binary/octet-stream", "")
-#: Pictures fetched at once; each may hold a whole file in memory.
+#: Images fetched at once; each may hold a whole file in memory.
 MAX_CONCURRENT = 16
 
 #: From host and port to its addresses, in order of preference. Raises OSError.
@@ -47,13 +47,13 @@ Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchLimits:
-    """From where pictures may come, and how long that may take.
+    """From where images may come, and how long that may take.
 
     Attributes:
         hosts: `example.org` for that host, `*.example.org` for those below it, `*` for all public
             ones; with `:8443` behind it for that port instead of the scheme's own.
-        timeout_s: for one picture: waiting for its turn, name resolution, redirects and body.
-        max_redirects: that one picture may take.
+        timeout_s: for one image: waiting for its turn, name resolution, redirects and body.
+        max_redirects: that one image may take.
     """
 
     hosts: tuple[str, ...]
@@ -82,7 +82,7 @@ async def resolve_host(host: str, port: int) -> Sequence[str]:
 
 
 class UrlFetcher:
-    """Fetches pictures within `limits`. Proxies of the environment are not used.
+    """Fetches images within `limits`. Proxies of the environment are not used.
 
     Args:
         limits: of hosts and time.
@@ -123,17 +123,17 @@ class UrlFetcher:
 
         Raises:
             ServiceError: 413 the body is larger; 422 the URL is not allowed, resolves to an
-                address that is not public, or does not answer with a picture in time.
+                address that is not public, or does not answer with an image in time.
         """
         try:
             async with asyncio.timeout(self._limits.timeout_s), self._slots:
                 return await self._follow(url, max_bytes)
         except TimeoutError as cause:
             raise _failed(
-                f"the picture took more than {self._limits.timeout_s:g} seconds to fetch"
+                f"the image took more than {self._limits.timeout_s:g} seconds to fetch"
             ) from cause
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as cause:
-            raise _failed(f"fetching the picture failed: {type(cause).__name__}") from cause
+            raise _failed(f"fetching the image failed: {type(cause).__name__}") from cause
 
     async def _follow(self, url: str, max_bytes: int) -> bytes:
         target = self._check_url(url)
@@ -279,7 +279,7 @@ def _check_host(host: str) -> None:
 async def _read_body(
     response: httpcore.Response, headers: dict[bytes, bytes], max_bytes: int
 ) -> bytes:
-    """Return the body of an answer that is a picture by its status and headers."""
+    """Return the body of an answer that is an image by its status and headers."""
     if response.status != 200:
         raise _failed(f"the URL answers with status {response.status}")
     kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
@@ -291,7 +291,7 @@ async def _read_body(
     too_large = ServiceError(
         413,
         "image_too_large",
-        f"the picture at the URL is larger than {max_bytes} bytes; shrink it",
+        f"the image at the URL is larger than {max_bytes} bytes; shrink it",
     )
     if length.isdigit() and int(length) > max_bytes:
         raise too_large

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trine.runtime.errors import missing_package
-from trine.runtime.serving.scheduler.engine_meter import EngineRun
+from trine.runtime.serving.scheduler.engine_meter import EngineBatch
 from trine.runtime.serving.service.calls import EmbedCall, EmbedResult
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class ServerMetrics:
         children[0].inc()
         children[1].observe(seconds)
 
-    def observe_run(self, run: EngineRun) -> None:
+    def observe_run(self, run: EngineBatch) -> None:
         """Count a run of the engine."""
         self.run_seconds.labels(run.graph).observe(run.seconds)
         self.run_units.labels(run.graph).observe(run.units)

@@ -1,4 +1,4 @@
-"""The web page at GET `/`: drop pictures, type a query, see the ranking and why."""
+"""The web page at GET `/`: drop images, type a query, see the ranking and why."""
 
 from trine.runtime.serving.page.routes import page_routes
 

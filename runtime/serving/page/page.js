@@ -47,13 +47,13 @@ function maxSim(left, right) {
   return sum;
 }
 
-/** Likeness of each patch of a picture with the chosen token, or with all on average. */
-function patchValues(vectors, picture) {
+/** Likeness of each patch of an image with the chosen token, or with all on average. */
+function patchValues(vectors, image) {
   const rows = chosenToken === null ? [...Array(query.vectors.rows).keys()] : [chosenToken];
   const width = vectors.width;
-  return Array.from({ length: picture.rows * picture.columns }, (_, patch) =>
+  return Array.from({ length: image.rows * image.columns }, (_, patch) =>
     rows.reduce((sum, row) => sum + dot(query.vectors.multi, row * width,
-      vectors.multi, (picture.start + patch) * width, width), 0) / rows.length);
+      vectors.multi, (image.start + patch) * width, width), 0) / rows.length);
 }
 
 function colour(part) {
@@ -62,13 +62,13 @@ function colour(part) {
   return RAMP[low].map((value, i) => value + (RAMP[low + 1][i] - value) * (place - low));
 }
 
-/** Draw a picture's likeness to the query; `low` to `high` is the scale of all pictures. */
-function drawHeat(canvas, values, picture, [low, high]) {
-  canvas.width = picture.columns;
-  canvas.height = picture.rows;
+/** Draw an image's likeness to the query; `low` to `high` is the scale of all images. */
+function drawHeat(canvas, values, image, [low, high]) {
+  canvas.width = image.columns;
+  canvas.height = image.rows;
   const range = high - low || 1;
   const context = canvas.getContext("2d");
-  const pixels = context.createImageData(picture.columns, picture.rows);
+  const pixels = context.createImageData(image.columns, image.rows);
   values.forEach((value, i) => {
     const [red, green, blue, opacity] = colour((value - low) / range);
     pixels.data.set([red, green, blue, opacity * 255], 4 * i);
@@ -89,7 +89,7 @@ async function request(path, body) {
   return answer;
 }
 
-/** Return the vectors of texts and pictures, and the times of each request. */
+/** Return the vectors of texts and images, and the times of each request. */
 async function embed(items, role) {
   const body = { items, role, task: byId("task").value || null };
   const started = performance.now();
@@ -158,7 +158,7 @@ function add(items) {
 function readFile(file) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
-    reader.onload = () => resolve({ name: file.name || "pasted picture", image: reader.result });
+    reader.onload = () => resolve({ name: file.name || "pasted image", image: reader.result });
     reader.onerror = () => reject(new Error(`${file.name} cannot be read`));
     reader.readAsDataURL(file);
   });
@@ -166,10 +166,10 @@ function readFile(file) {
 
 async function addFiles(list) {
   fail("");
-  const pictures = [...list].filter((file) => file.type.startsWith("image/"));
-  if (pictures.length < list.length) fail("Only pictures can be added as files.");
+  const images = [...list].filter((file) => file.type.startsWith("image/"));
+  if (images.length < list.length) fail("Only images can be added as files.");
   try {
-    add(await Promise.all(pictures.map(readFile)));
+    add(await Promise.all(images.map(readFile)));
   } catch (error) {
     fail(error.message);
   }
@@ -259,13 +259,13 @@ function card(item, rank, by, heat) {
   return node;
 }
 
-/** The patches' likeness of each document with a picture, and the scale they share. */
+/** The patches' likeness of each document with an image, and the scale they share. */
 function allHeat() {
   const values = new Map();
   if (!query || !byId("heat").checked) return { values, scale: [0, 1] };
   for (const item of documents) {
-    const picture = item.vectors && item.vectors.pictures[0];
-    if (picture) values.set(item, patchValues(item.vectors, picture));
+    const image = item.vectors && item.vectors.images[0];
+    if (image) values.set(item, patchValues(item.vectors, image));
   }
   let [low, high] = [Infinity, -Infinity];
   for (const some of values.values()) {
@@ -279,25 +279,25 @@ function showHeat(node, item, frame, heat) {
   const values = heat.values.get(item);
   peak.hidden = true;
   if (!values) return;
-  const picture = item.vectors.pictures[0];
+  const image = item.vectors.images[0];
   const canvas = document.createElement("canvas");
   canvas.setAttribute("aria-hidden", "true");
-  canvas.dataset.rows = picture.rows;
-  canvas.dataset.columns = picture.columns;
-  drawHeat(canvas, values, picture, heat.scale);
+  canvas.dataset.rows = image.rows;
+  canvas.dataset.columns = image.columns;
+  drawHeat(canvas, values, image, heat.scale);
   frame.append(canvas);
   const best = values.indexOf(Math.max(...values));
-  const row = Math.floor(best / picture.columns) + 1;
-  const column = (best % picture.columns) + 1;
+  const row = Math.floor(best / image.columns) + 1;
+  const column = (best % image.columns) + 1;
   peak.hidden = false;
-  peak.textContent = `Closest patch: row ${row} of ${picture.rows}, column ${column} of `
-    + `${picture.columns} (${values[best].toFixed(2)}; least ${Math.min(...values).toFixed(2)})`;
+  peak.textContent = `Closest patch: row ${row} of ${image.rows}, column ${column} of `
+    + `${image.columns} (${values[best].toFixed(2)}; least ${Math.min(...values).toFixed(2)})`;
 }
 
 function showTokens() {
   const tokens = query ? query.tokens : null;
   byId("tokens-row").hidden = !query || !byId("heat").checked
-    || !documents.some((item) => item.vectors && item.vectors.pictures.length);
+    || !documents.some((item) => item.vectors && item.vectors.images.length);
   const button = (label, value) => {
     const node = document.createElement("button");
     node.type = "button";
@@ -340,7 +340,7 @@ async function showModel() {
   try {
     const model = await (await fetch("/page/model")).json();
     byId("model").textContent = `${model.name} · engine ${model.engine} · ${model.precision}. `
-      + "Pictures and texts go to this server and nowhere else.";
+      + "Images and texts go to this server and nowhere else.";
     byId("task").replaceChildren(...model.tasks.map((task) => new Option(task, task)));
     byId("task").value = model.default_task;
   } catch (error) {

@@ -1,7 +1,7 @@
 """Routes of the web page: its three files, what it shows of the model, and the vectors it compares.
 
 The page keeps the vectors and compares them itself, so that the server holds nothing between
-requests and a picture is embedded once, however often it is searched.
+requests and an image is embedded once, however often it is searched.
 """
 
 import base64
@@ -45,7 +45,7 @@ PARTS = (
     ("/page/page.css", "page.css", "text/css; charset=utf-8"),
     ("/page/page.js", "page.js", "text/javascript; charset=utf-8"),
 )
-#: The page may load its own parts and show pictures that were dropped on it, and nothing else.
+#: The page may load its own parts and show images that were dropped on it, and nothing else.
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -62,7 +62,7 @@ FIELDS = (ItemField("items"),)
 
 
 class PageItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A text or a picture (data URI or base64)."""
+    """A text or an image (data URI or base64)."""
 
     text: str | None = None
     image: str | None = None
@@ -128,7 +128,7 @@ async def _embed(
     service: Embedding,
     read_image: Callable[[str], Awaitable[bytes]],
 ) -> Response:
-    """Answer with both kinds of vectors of each item, its tokens and its pictures' grids."""
+    """Answer with both kinds of vectors of each item, its tokens and its images' grids."""
     if not 1 <= len(body.items) <= MAX_ITEMS:
         message = f"items has {len(body.items)} entries; send 1 to {MAX_ITEMS}"
         raise ServiceError(422, "invalid_items", message, param="items")
@@ -178,16 +178,16 @@ async def _item(
     if item.image is None:
         return EmbedItem(item.text or "", choice.task, choice.prompt)
     try:
-        picture = await read_image(item.image)
+        image = await read_image(item.image)
         if is_url(item.image):
-            context.hold(len(picture))
+            context.hold(len(image))
     except ServiceError as error:
         raise at_item(place, error) from error
-    return EmbedItem(ImageText((picture,)), choice.task, choice.prompt)
+    return EmbedItem(ImageText((image,)), choice.task, choice.prompt)
 
 
 def _vectors(result: EmbedResult, index: int) -> dict[str, object]:
-    """Return one item's vectors, little-endian float32 in base64, and where its pictures lie."""
+    """Return one item's vectors, little-endian float32 in base64, and where its images lie."""
     if result.single is None or result.multi is None:
         raise TypeError(result)
     multi = result.multi[index]
@@ -196,7 +196,7 @@ def _vectors(result: EmbedResult, index: int) -> dict[str, object]:
         "multi": _base64(multi),
         "rows": multi.shape[0],
         "width": multi.shape[1],
-        "pictures": [
+        "images": [
             {"start": span.start, "rows": span.rows, "columns": span.columns}
             for span in result.image_spans[index]
         ],

@@ -1,1 +1,1 @@
-"""Accepted calls to batches of the engine: admission, preparation, queue, loop."""
+"""Accepted calls to batches of the engine: admission, preprocessor, queue, loop."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from trine.runtime.inputs import ImageText
 from trine.runtime.serving.scheduler.batching import SHORT_TURNS, BatchBudget
-from trine.runtime.serving.service.call_checks import num_pictures
+from trine.runtime.serving.service.call_checks import num_images
 from trine.runtime.serving.service.calls import EmbedItem, ServiceError
 
 __all__ = [
@@ -39,20 +39,20 @@ def estimate_tokens(items: Iterable[EmbedItem], max_length: int) -> int:
 
 
 def estimate_work(
-    items: Sequence[EmbedItem], max_length: int, patches_per_picture: int, budget: BatchBudget
+    items: Sequence[EmbedItem], max_length: int, patches_per_image: int, budget: BatchBudget
 ) -> "Work":
     """Return roughly what a call asks of the engine.
 
     Args:
         items: of the call.
         max_length: tokens of each text.
-        patches_per_picture: at most.
+        patches_per_image: at most.
         budget: that says what is short.
     """
     tokens = [_estimate(item, max_length) for item in items]
-    pictures = sum(num_pictures(item) for item in items)
-    short = not pictures and max(tokens, default=0) <= budget.short_tokens
-    return Work(sum(tokens), pictures * patches_per_picture, short)
+    images = sum(num_images(item) for item in items)
+    short = not images and max(tokens, default=0) <= budget.short_tokens
+    return Work(sum(tokens), images * patches_per_image, short)
 
 
 def _estimate(item: EmbedItem, max_length: int) -> int:
@@ -186,7 +186,7 @@ class Admission:
 
 
 class PatchRoom:
-    """Room for decoded pictures: callers wait in order until there is enough.
+    """Room for decoded images: callers wait in order until there is enough.
 
     Args:
         capacity: in patches.

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from trine.runtime.inference.batch_planner import PADDING_ALLOWANCE
-from trine.runtime.serving.scheduler.forward_cost import RunCost
+from trine.runtime.serving.scheduler.forward_cost import ForwardCost
 
 __all__ = [
     "LOOK_AHEAD",
@@ -49,7 +49,7 @@ class Load:
 
     Attributes:
         tokens: of its sequence, at least 1.
-        patches: of its pictures.
+        patches: of its images.
         group: items of different groups never share a run.
     """
 
@@ -111,7 +111,7 @@ def _size(load: Load) -> int:
     return load.tokens + load.patches // PATCHES_PER_TOKEN
 
 
-def leading(sizes: Sequence[int], cost: RunCost | None) -> int:
+def leading(sizes: Sequence[int], cost: ForwardCost | None) -> int:
     """Return how many of the items that could share a run are to do so: the first so many.
 
     What is computed together is answered together, at the end. Items of S tokens in runs of R have
@@ -130,7 +130,7 @@ def leading(sizes: Sequence[int], cost: RunCost | None) -> int:
     return _reach(sizes, max(math.sqrt(waiting * fixed), _cheap(waiting, fixed, loss)))
 
 
-def fewest(sizes: Sequence[int], cost: RunCost | None) -> int:
+def fewest(sizes: Sequence[int], cost: ForwardCost | None) -> int:
     """Return how many of the items that could share a run are enough: the first so many.
 
     With fewer in a run, more of the throughput than `LOSS` would be lost.
@@ -166,7 +166,7 @@ def plan_batch(
     long: Sequence[Load],
     budget: BatchBudget,
     turns: Turns = Turns(),
-    cost: RunCost | None = None,
+    cost: ForwardCost | None = None,
 ) -> Plan:
     """Return the next run: the first item of the lane whose turn it is, and others that fit.
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from trine.runtime.inference.runner import ItemVectors, Pipeline
 from trine.runtime.serving.http.priority import give_way
-from trine.runtime.serving.scheduler.vectors import run_entries
+from trine.runtime.serving.scheduler.vectors import forward_entries
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
 
-__all__ = ["EngineLoop", "RunResult"]
+__all__ = ["EngineLoop", "BatchResult"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ LONGEST_GATHER_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
+class BatchResult:
     """What became of one run.
 
     Attributes:
@@ -54,7 +54,7 @@ class EngineLoop:
         self,
         queue: WorkQueue,
         pipeline: Pipeline,
-        deliver: Callable[[RunResult], None],
+        deliver: Callable[[BatchResult], None],
         failed: Callable[[], None],
     ) -> None:
         self._queue = queue
@@ -89,16 +89,16 @@ class EngineLoop:
             wanted = len(result.entries)
             until = result.end + min(GATHER_SHARE * (result.end - result.start), LONGEST_GATHER_S)
 
-    def _compute(self, entries: Sequence[Entry], dropped: Sequence[Entry]) -> RunResult:
+    def _compute(self, entries: Sequence[Entry], dropped: Sequence[Entry]) -> BatchResult:
         start = time.monotonic()
         found: list[list[ItemVectors]] = []
         error: str | None = None
         try:
-            found = run_entries(self._pipeline, entries) if entries else []
+            found = forward_entries(self._pipeline, entries) if entries else []
         except Exception as cause:  # whatever it was, the other runs must go on
             logger.exception("a run of %d sequences failed", len(entries))
             error = type(cause).__name__
-        return RunResult(
+        return BatchResult(
             entries=entries,
             vectors=found,
             dropped=dropped,

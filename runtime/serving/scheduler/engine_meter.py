@@ -10,18 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.runtime.adapters.base import AdapterHandle, AdapterSource
-from trine.runtime.engines.base import DecoderInputs, DecoderRun, Engine, RunVectors, VectorEngine
+from trine.runtime.engines.base import (
+    DecoderBatch,
+    DecoderInputs,
+    Engine,
+    HeadVectors,
+    VectorEngine,
+)
 from trine.runtime.preprocessing.vision_inputs import VisionInputs
-from trine.runtime.serving.scheduler.forward_cost import CostMeter, RunCost
+from trine.runtime.serving.scheduler.forward_cost import CostMeter, ForwardCost
 
-__all__ = ["EngineRun", "MeteredEngine", "MeteredVectorEngine", "Speed", "metered"]
+__all__ = ["EngineBatch", "MeteredEngine", "MeteredVectorEngine", "Speed", "metered"]
 
 #: What a run's share shrinks by with each that follows: some ten runs make the average.
 FADE = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineRun:
+class EngineBatch:
     """One run of a graph.
 
     Attributes:
@@ -48,7 +54,7 @@ class MeteredEngine:
         report: called after each run, in the thread that ran it.
     """
 
-    def __init__(self, engine: Engine, report: Callable[[EngineRun], None]) -> None:
+    def __init__(self, engine: Engine, report: Callable[[EngineBatch], None]) -> None:
         self._engine = engine
         self._report = report
 
@@ -68,24 +74,24 @@ class MeteredEngine:
     def description(self) -> str:
         return self._engine.description
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
-        return self._engine.run_group(adapter)
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
+        return self._engine.batch_group(adapter)
 
-    def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+    def forward_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
         start = time.perf_counter()
-        result = self._engine.run_vision(inputs)
+        result = self._engine.forward_vision(inputs)
         seconds = time.perf_counter() - start
         patches = len(inputs.patches)
         self._report(
-            EngineRun(graph="vision", units=patches, slots=patches, items=0, seconds=seconds)
+            EngineBatch(graph="vision", units=patches, slots=patches, items=0, seconds=seconds)
         )
         return result
 
-    def run_decoder(
+    def forward_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]:
         start = time.perf_counter()
-        result = self._engine.run_decoder(inputs, adapters)
+        result = self._engine.forward_decoder(inputs, adapters)
         self._report(_decoder_run(inputs, time.perf_counter() - start))
         return result
 
@@ -101,27 +107,27 @@ class MeteredVectorEngine(MeteredEngine):
         report: called after each run, in the thread that ran it.
     """
 
-    def __init__(self, engine: VectorEngine, report: Callable[[EngineRun], None]) -> None:
+    def __init__(self, engine: VectorEngine, report: Callable[[EngineBatch], None]) -> None:
         super().__init__(engine, report)
         self._vector_engine = engine
 
-    def run_vectors(self, runs: Iterable[DecoderRun]) -> Iterator[RunVectors]:
-        drawn: deque[EngineRun] = deque()
+    def forward_vectors(self, runs: Iterable[DecoderBatch]) -> Iterator[HeadVectors]:
+        drawn: deque[EngineBatch] = deque()
 
-        def watched() -> Iterator[DecoderRun]:
+        def watched() -> Iterator[DecoderBatch]:
             for run in runs:
                 drawn.append(_decoder_run(run.inputs, 0.0))
                 yield run
 
         start = time.perf_counter()
-        for vectors in self._vector_engine.run_vectors(watched()):
+        for vectors in self._vector_engine.forward_vectors(watched()):
             seconds = time.perf_counter() - start
             self._report(dataclasses.replace(drawn.popleft(), seconds=seconds))
             yield vectors
             start = time.perf_counter()
 
 
-def metered(engine: Engine, report: Callable[[EngineRun], None]) -> Engine:
+def metered(engine: Engine, report: Callable[[EngineBatch], None]) -> Engine:
     """Return the engine with its runs reported, its own heads among what it offers if it has some.
 
     Args:
@@ -133,8 +139,8 @@ def metered(engine: Engine, report: Callable[[EngineRun], None]) -> Engine:
     return MeteredEngine(engine, report)
 
 
-def _decoder_run(inputs: DecoderInputs, seconds: float) -> EngineRun:
-    return EngineRun(
+def _decoder_run(inputs: DecoderInputs, seconds: float) -> EngineBatch:
+    return EngineBatch(
         graph="decoder",
         units=len(inputs.embeddings),
         slots=int(inputs.padded_length) * len(inputs.last_index),
@@ -153,10 +159,10 @@ class Speed:
     def __init__(self) -> None:
         self._sums = {"decoder": (0.0, 0.0), "vision": (0.0, 0.0)}
         self._around = (0.0, 0.0)
-        self._runs: list[EngineRun] = []
+        self._runs: list[EngineBatch] = []
         self._meter = CostMeter()
 
-    def add(self, run: EngineRun) -> None:
+    def add(self, run: EngineBatch) -> None:
         """Learn from a run of a graph."""
         seconds, units = self._sums[run.graph]
         self._sums[run.graph] = (seconds * FADE + run.seconds, units * FADE + run.units)
@@ -164,7 +170,7 @@ class Speed:
 
     def finish(self, whole: float) -> None:
         """Learn from a batch whose graphs' runs were all added: it takes longer than they do, for
-        its preparation, its vectors, and the wait for a processor that others use.
+        its preprocessor, its vectors, and the wait for a processor that others use.
 
         Args:
             whole: seconds of the batch.
@@ -177,7 +183,7 @@ class Speed:
         if len(runs) == 1 and runs[0].graph == "decoder":
             self._meter.add(runs[0].units, whole)
 
-    def cost(self) -> RunCost | None:
+    def cost(self) -> ForwardCost | None:
         """Return what a run of the decoder costs, with all around it; None while unknown."""
         return self._meter.cost
 

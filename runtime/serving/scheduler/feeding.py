@@ -14,7 +14,7 @@ from trine.runtime.serving.scheduler.preparing import Prepared, Preparer
 from trine.runtime.serving.scheduler.text_pool import TextPool
 from trine.runtime.serving.scheduler.tickets import Ticket
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
-from trine.runtime.serving.service.call_checks import document_groups, num_pictures
+from trine.runtime.serving.service.call_checks import document_groups, num_images
 from trine.runtime.serving.service.calls import EmbedItem
 from trine.runtime.serving.service.refusals import item_error
 
@@ -23,25 +23,25 @@ __all__ = ["Feeder"]
 #: Texts tokenised in one go, and their characters unless one alone has more; the first of a long
 #: list reach the engine while others are prepared, and a list with too many tokens is refused
 #: before all of it is tokenised.
-SLAB = 256
-SLAB_CHARACTERS = 262_144
+CHUNK = 256
+CHUNK_CHARACTERS = 262_144
 
 
 class Feeder:
     """Brings calls to the queue. For the event loop's thread; the work is done in others.
 
-    Texts and pictures have threads of their own, so that a query's tokens do not wait for the
+    Texts and images have threads of their own, so that a query's tokens do not wait for the
     decoding of photographs.
 
     Args:
         preparer: that makes sequences.
         engine: that says which items may share a run.
         queue: where entries go.
-        room: for decoded pictures.
+        room: for decoded images.
         texts: threads for texts.
-        picture_threads: threads for pictures.
+        image_threads: threads for images.
         max_call_tokens: of all items of a call.
-        patches_per_picture: at most.
+        patches_per_image: at most.
     """
 
     def __init__(  # noqa: PLR0913 - the parts that meet here
@@ -52,24 +52,24 @@ class Feeder:
         queue: WorkQueue,
         room: PatchRoom,
         texts: TextPool,
-        picture_threads: ThreadPoolExecutor,
+        image_threads: ThreadPoolExecutor,
         max_call_tokens: int,
-        patches_per_picture: int,
+        patches_per_image: int,
     ) -> None:
         self._preparer = preparer
         self._engine = engine
         self._queue = queue
         self._room = room
         self._texts = texts
-        self._picture_threads = picture_threads
+        self._image_threads = image_threads
         self._max_call_tokens = max_call_tokens
-        self._patches_per_picture = patches_per_picture
+        self._patches_per_image = patches_per_image
         self._ready: list[Entry] = []
 
     def feed_few(self, ticket: Ticket, max_length: int) -> bool:
         """Begin to prepare the items of a call if they are a few texts; return whether they are.
 
-        Nothing waits for the preparation, as that would cost more than it does: what goes wrong
+        Nothing waits for the preprocessor, as that would cost more than it does: what goes wrong
         ends the ticket, with the errors of `feed`.
 
         Args:
@@ -77,10 +77,10 @@ class Feeder:
             max_length: tokens of each text.
         """
         items = ticket.call.items
-        if ticket.call.late_chunking or len(items) > SLAB or any(map(num_pictures, items)):
+        if ticket.call.late_chunking or len(items) > CHUNK or any(map(num_images, items)):
             return False
         characters = _characters(items)
-        if len(items) > 1 and characters > SLAB_CHARACTERS:
+        if len(items) > 1 and characters > CHUNK_CHARACTERS:
             return False
         indices = range(len(items))
 
@@ -114,9 +114,9 @@ class Feeder:
             ServiceError: 413 more tokens than a call may have; 422 an item cannot be used.
         """
         call = ticket.call
-        pictures = [index for index, item in enumerate(call.items) if num_pictures(item)]
-        with_pictures = frozenset(pictures)
-        texts = [index for index in range(len(call.items)) if index not in with_pictures]
+        images = [index for index, item in enumerate(call.items) if num_images(item)]
+        with_images = frozenset(images)
+        texts = [index for index in range(len(call.items)) if index not in with_images]
         work: list[Coroutine[Any, Any, None]] = []
         if call.late_chunking:
             work += [
@@ -124,15 +124,15 @@ class Feeder:
             ]
         elif texts:
             work.append(self._feed_texts(ticket, texts, max_length))
-        work += [self._feed_picture(ticket, index, max_length) for index in pictures]
+        work += [self._feed_image(ticket, index, max_length) for index in images]
         await _all(work)
 
     async def _feed_texts(self, ticket: Ticket, texts: Sequence[int], max_length: int) -> None:
         items = ticket.call.items
-        for slab in _slabs(texts, [_characters((items[index],)) for index in texts]):
-            work = functools.partial(self._preparer.texts, ticket.call, slab, max_length)
-            found = await self._texts.run(work, _characters(items[index] for index in slab))
-            self._enqueue(ticket, found, slab, max_length)
+        for chunk in _chunks(texts, [_characters((items[index],)) for index in texts]):
+            work = functools.partial(self._preparer.texts, ticket.call, chunk, max_length)
+            found = await self._texts.run(work, _characters(items[index] for index in chunk))
+            self._enqueue(ticket, found, chunk, max_length)
 
     async def _feed_document(self, ticket: Ticket, group: range, max_length: int) -> None:
         found = await self._texts.run(
@@ -141,15 +141,15 @@ class Feeder:
         )
         self._enqueue(ticket, found, group, max_length)
 
-    async def _feed_picture(self, ticket: Ticket, index: int, max_length: int) -> None:
-        pictures = num_pictures(ticket.call.items[index])
-        held = self._room.clip(pictures * self._patches_per_picture)
+    async def _feed_image(self, ticket: Ticket, index: int, max_length: int) -> None:
+        images = num_images(ticket.call.items[index])
+        held = self._room.clip(images * self._patches_per_image)
         await self._room.acquire(held)
         used = 0
         try:
             found = await asyncio.get_running_loop().run_in_executor(
-                self._picture_threads,
-                lambda: [self._preparer.picture(ticket.call, index, max_length)],
+                self._image_threads,
+                lambda: [self._preparer.image(ticket.call, index, max_length)],
             )
             (entry,) = self._enqueue(ticket, found, (index,), max_length)
             used = self._room.clip(entry.load.patches)
@@ -176,7 +176,7 @@ class Feeder:
         ticket.reservation.change(
             sum(len(prepared.sequence) for prepared in found) - estimate_tokens(items, max_length),
             sum(image.num_patches for prepared in found for image in prepared.sequence.images)
-            - sum(num_pictures(item) for item in items) * self._patches_per_picture,
+            - sum(num_images(item) for item in items) * self._patches_per_image,
         )
         now = time.monotonic()
         entries = []
@@ -187,7 +187,7 @@ class Feeder:
                 Entry(
                     sequence=prepared.sequence,
                     adapter=adapter,
-                    load=Load(len(prepared.sequence), patches, self._engine.run_group(adapter)),
+                    load=Load(len(prepared.sequence), patches, self._engine.batch_group(adapter)),
                     spans=prepared.spans,
                     deadline=ticket.context.deadline,
                     queued_at=now,
@@ -217,23 +217,23 @@ class Feeder:
         self._queue.put(ready)
 
 
-def _slabs(texts: Sequence[int], characters: Sequence[int]) -> Iterator[list[int]]:
+def _chunks(texts: Sequence[int], characters: Sequence[int]) -> Iterator[list[int]]:
     """Yield the numbers of texts that are tokenised together.
 
     Args:
         texts: numbers of the texts.
         characters: of each.
     """
-    slab: list[int] = []
+    chunk: list[int] = []
     size = 0
     for index, more in zip(texts, characters, strict=True):
-        if slab and (len(slab) == SLAB or size + more > SLAB_CHARACTERS):
-            yield slab
-            slab, size = [], 0
-        slab.append(index)
+        if chunk and (len(chunk) == CHUNK or size + more > CHUNK_CHARACTERS):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(index)
         size += more
-    if slab:
-        yield slab
+    if chunk:
+        yield chunk
 
 
 def _characters(items: Iterable[EmbedItem]) -> int:

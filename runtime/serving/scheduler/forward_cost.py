@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["CostMeter", "RunCost", "fit_cost"]
+__all__ = ["CostMeter", "ForwardCost", "fit_cost"]
 
 #: Runs of a size that are remembered, and how few of them say nothing yet.
 RUNS_OF_A_SIZE = 15
@@ -23,7 +23,7 @@ SPREAD = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class RunCost:
+class ForwardCost:
     """What a run costs.
 
     Attributes:
@@ -40,7 +40,7 @@ class RunCost:
         return self.run / self.token if self.token else float("inf")
 
 
-def fit_cost(points: Sequence[tuple[float, float]]) -> RunCost:
+def fit_cost(points: Sequence[tuple[float, float]]) -> ForwardCost:
     """Return the line through points that errs least, in parts of each run's seconds.
 
     Args:
@@ -59,10 +59,10 @@ def fit_cost(points: Sequence[tuple[float, float]]) -> RunCost:
     slope = both / spread
     start = mean_seconds - slope * mean_tokens
     if slope <= 0:
-        return RunCost(mean_seconds, 0.0)
+        return ForwardCost(mean_seconds, 0.0)
     if start < 0:
-        return RunCost(0.0, mean_seconds / mean_tokens)
-    return RunCost(start, slope)
+        return ForwardCost(0.0, mean_seconds / mean_tokens)
+    return ForwardCost(start, slope)
 
 
 class CostMeter:
@@ -76,10 +76,10 @@ class CostMeter:
     def __init__(self) -> None:
         self._sizes: dict[int, deque[tuple[int, int, float]]] = {}
         self._number = 0
-        self._cost: RunCost | None = None
+        self._cost: ForwardCost | None = None
 
     @property
-    def cost(self) -> RunCost | None:
+    def cost(self) -> ForwardCost | None:
         """What a run costs; None while runs of too few sizes are known."""
         return self._cost
 
@@ -95,7 +95,7 @@ class CostMeter:
         known.append((self._number, tokens, max(seconds, 1e-9)))
         self._cost = self._fit()
 
-    def _fit(self) -> RunCost | None:
+    def _fit(self) -> ForwardCost | None:
         points = []
         for size in self._sizes.values():
             while size and size[0][0] <= self._number - MEMORY_RUNS:

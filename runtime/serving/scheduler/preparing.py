@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from trine.runtime.bundle.model_config import PROMPTS, ModelConfig
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageText
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence, text_sequence
 from trine.runtime.request import SYMMETRIC_TASKS, Request
 from trine.runtime.serving.service.calls import EmbedCall, EmbedItem, ServiceError
@@ -50,20 +50,20 @@ class Preparer:
 
     Args:
         model: of vocabulary and limits.
-        preparation: of pictures.
+        preprocessor: of images.
         tokenizer: of texts.
-        max_pixels: a picture is shrunk to.
+        max_pixels: an image is shrunk to.
     """
 
     def __init__(
         self,
         model: ModelConfig,
-        preparation: Preparation,
+        preprocessor: Preprocessor,
         tokenizer: ServingTokenizer,
         max_pixels: int,
     ) -> None:
         self._model = model
-        self._preparation = preparation
+        self._preprocessor = preprocessor
         self._tokenizer = tokenizer
         self._max_pixels = max_pixels
 
@@ -136,11 +136,11 @@ class Preparer:
                     f"which are more than {max_length} tokens; send them in several requests",
                 )
 
-    def picture(self, call: EmbedCall, index: int, max_length: int) -> Prepared:
-        """Return the sequence of an item with pictures.
+    def image(self, call: EmbedCall, index: int, max_length: int) -> Prepared:
+        """Return the sequence of an item with images.
 
         Raises:
-            ServiceError: 422 a picture cannot be decoded, or the item is too long.
+            ServiceError: 422 an image cannot be decoded, or the item is too long.
         """
         item = call.items[index]
         content = item.content
@@ -158,7 +158,7 @@ class Preparer:
         place = call.place(index)
         try:
             wanted = ImageText(content.images, tail)
-            (sequence,) = self._preparation.sequences(
+            (sequence,) = self._preprocessor.sequences(
                 [wanted], request, place.index, of=f" of {place.field}"
             )
         except InputError as cause:
@@ -172,7 +172,7 @@ class Preparer:
     def _tail(
         self, text: str | None, prefix: str, call: EmbedCall, index: int, max_length: int
     ) -> str | None:
-        """Return a picture's text, its start cut if it is too long and that is wanted."""
+        """Return an image's text, its start cut if it is too long and that is wanted."""
         if text is None or call.truncate != "start":
             return text
         _check_text(text, call.place(index))
@@ -203,7 +203,7 @@ class Preparer:
                 ids[index] = self._checked_ids(item.content, call.place(index))
             else:
                 place = call.place(index)
-                raise item_error(place, f"{place} has pictures; late chunking takes texts only")
+                raise item_error(place, f"{place} has images; late chunking takes texts only")
         ids |= zip(texts, self._tokenizer.encode(list(texts.values())), strict=True)
         return [ids[index] for index in indices]
 

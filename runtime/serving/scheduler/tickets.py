@@ -23,7 +23,7 @@ class Ticket:
         call: that was accepted.
         context: who asked, until when.
         reservation: of engine work.
-        room: for decoded pictures.
+        room: for decoded images.
         adapters: context that holds the call's adapters.
         merge: patches per image token along each side.
     """

@@ -13,10 +13,10 @@ from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.serving.scheduler.work_queue import Entry
 from trine.runtime.serving.service.calls import ImageSpan
 
-__all__ = ["image_spans", "item_vectors", "run_entries", "stack_multi", "stack_single"]
+__all__ = ["image_spans", "item_vectors", "forward_entries", "stack_multi", "stack_single"]
 
 
-def run_entries(pipeline: Pipeline, entries: Sequence[Entry]) -> list[list[ItemVectors]]:
+def forward_entries(pipeline: Pipeline, entries: Sequence[Entry]) -> list[list[ItemVectors]]:
     """Return the vectors of each entry's items, one, or one a text with late chunking.
 
     An engine with heads of its own, on a GPU, makes them where the hidden states are, unless some
@@ -110,7 +110,7 @@ def stack_multi(vectors: Sequence[ItemVectors], dim: int | None) -> tuple[NDArra
 
 
 def image_spans(sequence: TokenSequence, merge: int) -> tuple[ImageSpan, ...]:
-    """Return where the image tokens of each picture lie in a sequence.
+    """Return where the image tokens of each image lie in a sequence.
 
     Args:
         sequence: of an item.

@@ -17,7 +17,7 @@ from trine.runtime.serving.scheduler.batching import (
     is_short,
     plan_batch,
 )
-from trine.runtime.serving.scheduler.forward_cost import RunCost
+from trine.runtime.serving.scheduler.forward_cost import ForwardCost
 
 __all__ = ["Entry", "WorkQueue"]
 
@@ -99,7 +99,7 @@ class WorkQueue:
     """
 
     def __init__(
-        self, budget: BatchBudget, cost: Callable[[], RunCost | None] = lambda: None
+        self, budget: BatchBudget, cost: Callable[[], ForwardCost | None] = lambda: None
     ) -> None:
         self._budget = budget
         self._cost = cost

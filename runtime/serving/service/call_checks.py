@@ -9,7 +9,7 @@ from trine.runtime.serving.service.calls import EmbedCall, EmbedItem, ServiceErr
 from trine.runtime.serving.service.item_fields import INPUT, ItemField, ItemFields, place_of
 from trine.runtime.serving.service.refusals import item_error
 
-__all__ = ["check_call", "check_count", "check_shown", "document_groups", "num_pictures"]
+__all__ = ["check_call", "check_count", "check_shown", "document_groups", "num_images"]
 
 
 def check_count(num_items: int, max_items: int, fields: ItemFields = INPUT) -> None:
@@ -89,8 +89,8 @@ def check_call(call: EmbedCall, tasks: Sequence[str], model: ModelConfig, max_it
         _check_documents(call)
 
 
-def num_pictures(item: EmbedItem) -> int:
-    """Return how many pictures an item has."""
+def num_images(item: EmbedItem) -> int:
+    """Return how many images an item has."""
     return len(item.content.images) if isinstance(item.content, ImageText) else 0
 
 
@@ -116,7 +116,7 @@ def _check_documents(call: EmbedCall) -> None:
             if isinstance(item.content, ImageText):
                 raise item_error(
                     place,
-                    f"{place} has a picture; late chunking takes texts only",
+                    f"{place} has an image; late chunking takes texts only",
                     param="late_chunking",
                 )
             if (item.task, item.prompt) != (first.task, first.prompt):

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 #: What one item is: a text; token ids of the model's own vocabulary, taken as they are, without
-#: any prefix; or pictures with or without a text. Pictures are the bytes of image files, already
+#: any prefix; or images with or without a text. Images are the bytes of image files, already
 #: fetched and checked against the limits on bytes and pixels.
 ItemContent: TypeAlias = str | tuple[int, ...] | ImageText
 
@@ -83,10 +83,10 @@ class EmbedItem:
     """One thing to embed.
 
     Attributes:
-        content: text, token ids, or pictures.
+        content: text, token ids, or images.
         task: an adapter's name, e.g. "retrieval"; not yet split names such as "retrieval.query".
         prompt: whose prefix a text gets. The service itself uses that of the query for
-            "text-matching". Pictures without a text have none.
+            "text-matching". Images without a text have none.
     """
 
     content: ItemContent
@@ -162,7 +162,7 @@ class CallContext:
         key_name: of the API key, for rate limits and logs; None on a server without keys.
         deadline: on `time.monotonic()`'s clock, in seconds.
         disconnected: whether the client has left; may be called from any thread.
-        hold: to be called with the size of each picture that was fetched for the request, in bytes;
+        hold: to be called with the size of each image that was fetched for the request, in bytes;
             raises ServiceError: 413 they are too large together, 429 the server holds too much.
     """
 
@@ -178,7 +178,7 @@ class Timings:
     """Where a call's time went, in seconds.
 
     Attributes:
-        prepare_s: tokenising and picture decoding, waiting for a thread included.
+        prepare_s: tokenising and image decoding, waiting for a thread included.
         queue_s: from prepared to the start of the run that computed the last of its items.
         engine_s: of the runs its items were in, from the first's start to the last's end.
         total_s: from `embed` to its return.
@@ -192,18 +192,18 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpan:
-    """Where one picture's image tokens lie in an item's multi-vector.
+    """Where one image's image tokens lie in an item's multi-vector.
 
     Attributes:
         start: the first image token's row of the multi-vector.
         rows, columns: of image tokens; rows × columns of them follow one another in raster order.
-        picture: which of the item's pictures, from 0.
+        image: which of the item's images, from 0.
     """
 
     start: int
     rows: int
     columns: int
-    picture: int = 0
+    image: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +218,7 @@ class EmbedResult:
             included. With late chunking the prefix counts for the first text of a group.
         num_image_tokens: int64 [B], how many of them are image tokens.
         truncated: bool [B], whether an item's text was cut.
-        image_spans: of each item; empty where it has no pictures.
+        image_spans: of each item; empty where it has no images.
         adapter_hashes: by task of the call: the first 16 hexadecimal digits of a SHA-256 that
             changes whenever the adapter's weights do.
         timings: of this call.
@@ -273,7 +273,7 @@ class ModelInfo:
         multi_dimensions: size of a multi-vector row.
         max_tokens: longest text in tokens that a call may ask for.
         max_items: of a call.
-        max_pixels: a picture is shrunk to at most this many.
+        max_pixels: an image is shrunk to at most this many.
         vocab_size: token ids are below this.
         engine: name of the bundle's engine, e.g. "ort-fp32".
         precision: of weights and matrix products, e.g. "fp32".

@@ -1,4 +1,4 @@
-"""Opens what computes vectors: engine, pipeline, preparation; checked before anything is served."""
+"""Opens what computes vectors: engine, pipeline, preprocessor; checked before anything is served."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.encoder import Encoder
 from trine.runtime.inference.runner import BatchLimits, Pipeline
 from trine.runtime.inference.self_test import SelfTest
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.serving.config.settings import ServerSettings
-from trine.runtime.serving.scheduler.engine_meter import EngineRun, metered
+from trine.runtime.serving.scheduler.engine_meter import EngineBatch, metered
 from trine.runtime.serving.service.tokenization import ServingTokenizer
 
 __all__ = ["Core", "chosen_entry", "chosen_tasks", "open_core"]
@@ -29,13 +29,13 @@ class Core:
     Attributes:
         engine: whose runs are reported.
         pipeline: of that engine.
-        preparation: of items into sequences.
-        tokenizer: that the preparation uses.
+        preprocessor: of items into sequences.
+        tokenizer: that the preprocessor uses.
     """
 
     engine: Engine
     pipeline: Pipeline
-    preparation: Preparation
+    preprocessor: Preprocessor
     tokenizer: ServingTokenizer
 
 
@@ -81,9 +81,9 @@ def open_core(
     bundle: Bundle,
     entry: EngineEntry,
     settings: ServerSettings,
-    report: Callable[[EngineRun], None],
+    report: Callable[[EngineBatch], None],
 ) -> Core:
-    """Return the core of one engine, after its golden texts and picture came out right.
+    """Return the core of one engine, after its golden texts and image came out right.
 
     Both are embedded here, which also reads every weight, so that no request waits for either.
 
@@ -116,6 +116,6 @@ def open_core(
     return Core(
         watched,
         Pipeline(model, watched, table, limits),
-        Preparation(model, tokenizer),
+        Preprocessor(model, tokenizer),
         tokenizer,
     )

@@ -22,8 +22,8 @@ from trine.runtime.serving.scheduler.admission import (
     estimate_work,
 )
 from trine.runtime.serving.scheduler.batching import BatchBudget
-from trine.runtime.serving.scheduler.engine_loop import EngineLoop, RunResult
-from trine.runtime.serving.scheduler.engine_meter import EngineRun, Speed
+from trine.runtime.serving.scheduler.engine_loop import BatchResult, EngineLoop
+from trine.runtime.serving.scheduler.engine_meter import EngineBatch, Speed
 from trine.runtime.serving.scheduler.feeding import Feeder
 from trine.runtime.serving.scheduler.preparing import Preparer
 from trine.runtime.serving.scheduler.text_pool import TextPool
@@ -92,7 +92,7 @@ class EmbeddingService:
         self._queue = WorkQueue(self._budget, self._speed.cost)
         threads = settings.prepare_threads
         self._texts = TextPool(threads)
-        self._picture_threads = ThreadPoolExecutor(threads, "trine-picture")
+        self._image_threads = ThreadPoolExecutor(threads, "trine-image")
         self._state: ReadyState = "loading"
         self._failure = asyncio.Event()
         self._closed = False
@@ -132,11 +132,11 @@ class EmbeddingService:
         """
         loop = asyncio.get_running_loop()
 
-        def report(run: EngineRun) -> None:
+        def report(run: EngineBatch) -> None:
             self._speed.add(run)
             self._metrics.observe_run(run)
 
-        def deliver(result: RunResult) -> None:
+        def deliver(result: BatchResult) -> None:
             if result.entries:
                 self._speed.finish(result.end - result.start)
             loop.call_soon_threadsafe(self._deliver, result)
@@ -155,16 +155,16 @@ class EmbeddingService:
             raise
         finally:
             loader.shutdown(wait=False)
-        preparer = Preparer(self._model, core.preparation, core.tokenizer, self._max_pixels)
+        preparer = Preparer(self._model, core.preprocessor, core.tokenizer, self._max_pixels)
         self._feeder = Feeder(
             preparer=preparer,
             engine=core.engine,
             queue=self._queue,
             room=self._room,
             texts=self._texts,
-            picture_threads=self._picture_threads,
+            image_threads=self._image_threads,
             max_call_tokens=self._settings.max_call_tokens,
-            patches_per_picture=self._patches_per_picture(),
+            patches_per_image=self._patches_per_image(),
         )
         self._core = core
         self._admin.open(core.engine.adapters)
@@ -191,7 +191,7 @@ class EmbeddingService:
         if self._engine_loop is not None:
             await asyncio.to_thread(self._engine_loop.join)
         self._texts.shutdown()
-        self._picture_threads.shutdown(wait=False, cancel_futures=True)
+        self._image_threads.shutdown(wait=False, cancel_futures=True)
 
     def check_load(self, time_left: float) -> None:
         """Return if a call that comes now would be accepted, before it is read.
@@ -275,7 +275,7 @@ class EmbeddingService:
             raise not_ready(self._state)
         return self._core
 
-    def _patches_per_picture(self) -> int:
+    def _patches_per_image(self) -> int:
         return max(self._max_pixels // self._model.vision.patch_size**2, 1)
 
     def _accept(self, call: EmbedCall, context: CallContext, max_length: int) -> tuple[Ticket, int]:
@@ -289,7 +289,7 @@ class EmbeddingService:
         time_left = context.deadline - time.monotonic()
         if time_left <= 0:
             raise too_late()
-        work = estimate_work(call.items, max_length, self._patches_per_picture(), self._budget)
+        work = estimate_work(call.items, max_length, self._patches_per_image(), self._budget)
         estimate = work.tokens
         reservation = self._admission.admit(work, time_left)
         try:
@@ -369,7 +369,7 @@ class EmbeddingService:
                 ticket.dropped(entry)
         ticket.close()
 
-    def _deliver(self, result: RunResult) -> None:
+    def _deliver(self, result: BatchResult) -> None:
         """Hand a run's vectors to the calls they are of. Runs on the event loop."""
         if result.error is not None:
             for entry in result.entries:

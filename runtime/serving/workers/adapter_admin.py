@@ -29,8 +29,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 class AdapterAdmin:
     """Changes which adapters a worker has. For the event loop's thread; reading is done in others.
 
-    A load has two steps, so that several workers make it together or not at all: `stage` does all
-    that can fail, unseen by calls, and `keep` or `drop` ends it.
+    A load has two steps, so that several workers make it together or not at all: `prepare` does all
+    that can fail, unseen by calls, and `commit` or `abort` ends it.
 
     Args:
         bundle: of the engine.
@@ -92,30 +92,30 @@ class AdapterAdmin:
         """Make an adapter resident; errors as `Embedding.load_adapter` has them."""
 
         async def load() -> None:
-            await self._stage(name, folder, task)
-            self.keep(name)
+            await self._prepare(name, folder, task)
+            self.commit(name)
 
         await self._finish(load())
 
-    async def stage(self, name: str, folder: str, task: str | None) -> str:
+    async def prepare(self, name: str, folder: str, task: str | None) -> str:
         """Do all of `load` that can fail, with the same errors; return the adapter's hash."""
-        return await self._finish(self._stage(name, folder, task))
+        return await self._finish(self._prepare(name, folder, task))
 
-    def keep(self, name: str) -> None:
+    def commit(self, name: str) -> None:
         """Have calls find the adapter that was staged under a name; one of that name is replaced.
 
         Calls are accepted on the same thread: what a name stands for and its hash change together.
         """
         staged, digest = self._staged.pop(name)
-        self._source.keep(staged)
+        self._source.commit(staged)
         self._hashes[name] = digest
         self._missed.pop(name, None)
 
-    def drop(self, name: str) -> None:
+    def abort(self, name: str) -> None:
         """Forget what was staged under a name, if anything was."""
         staged = self._staged.pop(name, None)
         if staged is not None:
-            self._source.drop(staged[0])
+            self._source.abort(staged[0])
 
     def miss(self, name: str, reason: str) -> None:
         """Refuse calls that name an adapter which other workers have, until it is loaded here.
@@ -131,7 +131,7 @@ class AdapterAdmin:
         """Remove an adapter; errors as `Embedding.unload_adapter` has them."""
         await self._finish(self._unload(name))
 
-    async def _stage(self, name: str, folder: str, task: str | None) -> str:
+    async def _prepare(self, name: str, folder: str, task: str | None) -> str:
         self._require_runtime(name)
         path = self._allowed(folder)
         if not NAME.fullmatch(name):
@@ -147,7 +147,7 @@ class AdapterAdmin:
             except OSError as cause:
                 raise _unusable(f"{folder}: cannot be read ({cause.strerror})") from cause
             try:
-                staged = await asyncio.to_thread(self._source.stage, name, path, task)
+                staged = await asyncio.to_thread(self._source.prepare, name, path, task)
             except (CheckpointError, InputError) as cause:
                 raise _unusable(str(cause)) from cause
             self._staged[name] = staged, digest

@@ -44,11 +44,11 @@ class AdapterControl(Protocol):
 class StagedAdapters(Protocol):
     """Changes the adapters of one process, in steps; `AdapterAdmin` says how."""
 
-    async def stage(self, name: str, folder: str, task: str | None) -> str: ...
+    async def prepare(self, name: str, folder: str, task: str | None) -> str: ...
 
-    def keep(self, name: str) -> None: ...
+    def commit(self, name: str) -> None: ...
 
-    def drop(self, name: str) -> None: ...
+    def abort(self, name: str) -> None: ...
 
     async def unload(self, name: str) -> None: ...
 
@@ -122,13 +122,13 @@ async def _take_step(adapters: StagedAdapters, order: Order) -> Done:
     digest = None
     try:
         if step == "keep":
-            adapters.keep(change.name)
+            adapters.commit(change.name)
         elif step == "drop":
-            adapters.drop(change.name)
+            adapters.abort(change.name)
         elif change.folder is None:
             await adapters.unload(change.name)
         else:
-            digest = await adapters.stage(change.name, change.folder, change.task)
+            digest = await adapters.prepare(change.name, change.folder, change.task)
     except ServiceError as error:
         failure = Failure(error.status, error.code, error.message, error.param, error.retry_after)
         return Done(order.number, failure)
@@ -150,10 +150,10 @@ async def _catch_up(adapters: StagedAdapters, change: AdapterChange) -> None:
         return
     reason = None if made.failure is None else made.failure.message
     if reason is None and made.digest != change.digest:
-        adapters.drop(change.name)
+        adapters.abort(change.name)
         reason = f"{change.folder}: was changed since it was loaded"
     if reason is None:
-        adapters.keep(change.name)
+        adapters.commit(change.name)
         return
     adapters.miss(change.name, reason)
     logger.error(

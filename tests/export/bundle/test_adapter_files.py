@@ -38,7 +38,7 @@ from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.pooling import single_vector
 from trine.runtime.inference.runner import lay_out_sequences
 from trine.runtime.inputs import ImageText, Item
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import check_request
@@ -66,7 +66,7 @@ CHECKPOINTS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def picture(height: int, width: int) -> NDArray[np.uint8]:
+def image(height: int, width: int) -> NDArray[np.uint8]:
     source = np.random.default_rng(height * 1000 + width)
     return source.integers(0, 256, (height, width, 3), np.uint8)
 
@@ -75,8 +75,8 @@ ITEMS: tuple[Item, ...] = (
     "Which inverter warranty covers panels that face east?",
     "",
     "Straße 7, 東京 – 🚀 " * 12,
-    ImageText((picture(90, 150),)),
-    ImageText((picture(56, 56), picture(28, 112)), "two pictures"),
+    ImageText((image(90, 150),)),
+    ImageText((image(56, 56), image(28, 112)), "two images"),
 )
 
 
@@ -314,7 +314,7 @@ def outside(
     assert layout is not None
     request_ = check_request(model.tasks, model, num_items=len(TEXTS), task="code")
     tokenizer = TextTokenizer(bundle.path("tokenizer.json"))
-    sequences = list(Preparation(model, tokenizer).sequences(TEXTS, request_))
+    sequences = list(Preprocessor(model, tokenizer).sequences(TEXTS, request_))
     rows = EmbeddingTable(bundle.path("embedding.safetensors"), model.decoder).rows(
         np.concatenate([sequence.token_ids for sequence in sequences])
     )

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from trine.export.calibration import pictures, user_files
+from trine.export.calibration import images, user_files
 from trine.export.calibration.corpus import built_in_corpus
 from trine.export.calibration.inputs import CalibrationSize, CalibrationText, built_in_calibration
 from trine.export.calibration.texts import FOLDER, corpus_texts, long_text, range_texts
@@ -86,7 +86,7 @@ def test_the_small_set_has_the_checkerboard_that_overflows_float16() -> None:
     assert (board[:56, 56:112] == 255).all()
 
 
-def test_the_corpus_has_texts_and_pictures() -> None:
+def test_the_corpus_has_texts_and_images() -> None:
     full, small = built_in_corpus("full"), built_in_corpus("small")
     assert (len(full.queries), len(full.passages), len(full.images)) == (60, 139, 24)
     assert (len(small.queries), len(small.passages), len(small.images)) == (20, 47, 12)
@@ -98,7 +98,7 @@ def test_the_corpus_has_texts_and_pictures() -> None:
 
 
 def test_noise_is_uniform_and_photos_are_smooth() -> None:
-    noise, photo = pictures.noise((90, 110), seed=3), pictures.photo((90, 110), seed=3)
+    noise, photo = images.noise((90, 110), seed=3), images.photo((90, 110), seed=3)
     assert abs(float(noise.mean()) - 127.5) < 2
     steps = [np.abs(np.diff(image.astype(int), axis=0)).mean() for image in (noise, photo)]
     assert steps[1] < steps[0] / 8
@@ -106,25 +106,23 @@ def test_noise_is_uniform_and_photos_are_smooth() -> None:
 
 
 def test_noise_has_the_same_bytes_on_every_machine() -> None:
-    assert pictures.noise((1, 2), seed=1).ravel().tolist() == [255, 228, 34, 121, 243, 189]
+    assert images.noise((1, 2), seed=1).ravel().tolist() == [255, 228, 34, 121, 243, 189]
 
 
 def test_charts_show_their_values() -> None:
-    chart = pictures.bar_chart((200, 300), (20, 80))
-    red, blue = (
-        (chart == np.array(colour, np.uint8)).all(axis=2) for colour in pictures.COLOURS[:2]
-    )
+    chart = images.bar_chart((200, 300), (20, 80))
+    red, blue = ((chart == np.array(colour, np.uint8)).all(axis=2) for colour in images.COLOURS[:2])
     assert blue.sum() == pytest.approx(4 * red.sum(), rel=0.1)
-    pie = pictures.pie_chart((200, 200), (75, 25))
-    parts = [(pie == np.array(c, np.uint8)).all(axis=2).sum() for c in pictures.COLOURS[:2]]
+    pie = images.pie_chart((200, 200), (75, 25))
+    parts = [(pie == np.array(c, np.uint8)).all(axis=2).sum() for c in images.COLOURS[:2]]
     assert parts[0] == pytest.approx(3 * parts[1], rel=0.1)
 
 
 def test_a_page_is_filled_with_letters_inside_its_margins() -> None:
-    page = pictures.text_page((200, 300), "word " * 400, points=12)
+    page = images.text_page((200, 300), "word " * 400, points=12)
     assert (page[:, :10] == 255).all()
     assert (page < 128).any(axis=(1, 2)).sum() > 100
-    dark = pictures.text_page((200, 300), "word " * 400, points=12, dark=True)
+    dark = images.text_page((200, 300), "word " * 400, points=12, dark=True)
     assert np.median(dark) == 0
 
 
@@ -134,11 +132,11 @@ def test_a_long_text_repeats_what_there_is() -> None:
     assert long_text(texts, 5) == long_text(texts, 500)[:5]
 
 
-def _picture(path: Path, shade: int) -> None:
+def _image(path: Path, shade: int) -> None:
     Image.new("RGB", (40, 30), (shade, 0, 0)).save(path)
 
 
-def test_a_file_of_texts_is_read_and_pictures_are_built_in(tmp_path: Path) -> None:
+def test_a_file_of_texts_is_read_and_images_are_built_in(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("first\n\nsecond\n", encoding="utf-8")
     found = read_calibration(tmp_path / "own.txt")
     assert found.texts == (
@@ -146,12 +144,12 @@ def test_a_file_of_texts_is_read_and_pictures_are_built_in(tmp_path: Path) -> No
         CalibrationText("second", "passage"),
     )
     assert _digest(found.images) == _digest(built_in_calibration("small").images)
-    assert found.source == f"{tmp_path / 'own.txt'}, pictures built in"
+    assert found.source == f"{tmp_path / 'own.txt'}, images built in"
 
 
-def test_a_jsonl_file_has_texts_and_pictures(tmp_path: Path) -> None:
-    _picture(tmp_path / "a.png", 10)
-    _picture(tmp_path / "b.png", 20)
+def test_a_jsonl_file_has_texts_and_images(tmp_path: Path) -> None:
+    _image(tmp_path / "a.png", 10)
+    _image(tmp_path / "b.png", 20)
     rows = [
         {"text": "what?", "prompt": "query"},
         {"image": "a.png"},
@@ -171,7 +169,7 @@ def test_a_folder_is_read_in_the_order_of_paths(tmp_path: Path) -> None:
     (folder / "b.txt").write_text("b\n", encoding="utf-8")
     (folder / "a.txt").write_text("a\n", encoding="utf-8")
     (folder / ".notes").write_text("hidden", encoding="utf-8")
-    _picture(folder / "sub" / "c.png", 30)
+    _image(folder / "sub" / "c.png", 30)
     found = read_calibration(folder)
     assert [text.text for text in found.texts] == ["a", "b"]
     assert [image.shape for image in found.images] == [(30, 40, 3)]
@@ -186,9 +184,9 @@ def _refusal(path: Path) -> str:
 def test_bad_input_is_refused_with_its_place(tmp_path: Path) -> None:
     assert re.search(r"'.*none' do not exist; check the path", _refusal(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
-    assert "holds no text and no picture" in _refusal(tmp_path / "empty")
+    assert "holds no text and no image" in _refusal(tmp_path / "empty")
     (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
-    assert "holds no text and no picture" in _refusal(tmp_path / "empty.txt")
+    assert "holds no text and no image" in _refusal(tmp_path / "empty.txt")
     (tmp_path / "table.xlsx").write_bytes(b"PK")
     assert "'.xlsx' is of no known kind" in _refusal(tmp_path / "table.xlsx")
     (tmp_path / "latin.txt").write_bytes(b"fine\nStra\xdfe\n")
@@ -206,6 +204,6 @@ def test_too_many_inputs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "holds more than 1000 texts" in _refusal(tmp_path / "many.txt")
     monkeypatch.setattr(user_files, "MAX_IMAGES", 2)
     for number in range(3):
-        _picture(tmp_path / f"{number}.png", number)
+        _image(tmp_path / f"{number}.png", number)
     (tmp_path / "many.txt").unlink()
-    assert "holds more than 2 pictures" in _refusal(tmp_path)
+    assert "holds more than 2 images" in _refusal(tmp_path)

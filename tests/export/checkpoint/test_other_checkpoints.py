@@ -21,7 +21,7 @@ from trine.runtime.bundle.model_config import ImageConfig, VisionConfig
 from trine.runtime.embedder import Embedder
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.preprocessing.image_processor import ImagePatches, patch_format, patch_image
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence, image_sequence, rope_tables
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.preprocessing.vision_inputs import window_order
@@ -32,11 +32,11 @@ pytestmark = pytest.mark.reference
 torch = pytest.importorskip("torch", reason="needs the `reference` extra")
 
 Exported = Callable[[SampleSpec, str], AbstractContextManager[tuple[Path, Path]]]
-Pictures = st.SearchStrategy[NDArray[np.uint8]]
+Images = st.SearchStrategy[NDArray[np.uint8]]
 
 #: Where an export puts the adapters: into each task's decoder, or beside one decoder.
 ADAPTERS = st.sampled_from(("merged", "runtime"))
-#: Largest differences of vectors, and the lowest cosine of pictures' vectors.
+#: Largest differences of vectors, and the lowest cosine of images' vectors.
 TEXT_LIMITS = {"single": 5e-6, "multi": 5e-5}
 IMAGE_LIMITS = {"single": 1e-4, "multi": 5e-4}
 MIN_IMAGE_COSINE = 0.999999
@@ -69,7 +69,7 @@ class Comparison:
         self.embedder = Embedder.load(bundle, threads=1)
         self.model = self.embedder.bundle.manifest.model
         self.torch = TorchReference(checkpoint)
-        self.preparation = Preparation(self.model, TextTokenizer(bundle / "tokenizer.json"))
+        self.preprocessor = Preprocessor(self.model, TextTokenizer(bundle / "tokenizer.json"))
         self.worst = {"single": 0.0, "multi": 0.0, "cosine": 1.0}
 
     def sequences(
@@ -83,14 +83,14 @@ class Comparison:
             prompt_name=prompt,
             max_pixels=max_pixels,
         )
-        return list(self.preparation.sequences(items, request))
+        return list(self.preprocessor.sequences(items, request))
 
     def expected(
         self, sequence: TokenSequence, task: str
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return PyTorch's single vector, pooled over `sequence.pooled`, and multi-vector."""
         ids = sequence.token_ids.tolist()
-        pictures = {
+        images = {
             "pixels": np.concatenate([image.patches for image in sequence.images])
             if sequence.images
             else None,
@@ -99,12 +99,12 @@ class Comparison:
         pooled = np.flatnonzero(sequence.pooled)
         if len(pooled) == pooled[-1] + 1 - pooled[0]:
             pool = (int(pooled[0]), int(pooled[-1]) + 1)
-            single, multi = self.torch.encode(ids, task, pool=pool, **pictures)
+            single, multi = self.torch.encode(ids, task, pool=pool, **images)
         else:
-            hidden = self.torch.hidden_states(ids, task, **pictures).astype(np.float64)
+            hidden = self.torch.hidden_states(ids, task, **images).astype(np.float64)
             single = hidden[pooled].mean(axis=0)
             single /= np.linalg.norm(single)
-            _, multi = self.torch.encode(ids, task, **pictures)
+            _, multi = self.torch.encode(ids, task, **images)
         return single.astype(np.float64), multi.astype(np.float64)
 
     def check(
@@ -197,32 +197,32 @@ def test_texts_agree_with_pytorch_on_any_checkpoint(
 
 @examples(15)
 @given(data=st.data())
-def test_pictures_agree_with_pytorch_on_any_checkpoint(
+def test_images_agree_with_pytorch_on_any_checkpoint(
     data: st.DataObject,
     sample_specs: st.SearchStrategy[SampleSpec],
-    pictures: Pictures,
+    images: Images,
     exported: Exported,
     worst: Worst,
 ) -> None:
     with exported(data.draw(sample_specs, "spec"), data.draw(ADAPTERS, "adapters")) as folders:
         comparison = Comparison(*folders)
-        items = data.draw(st.lists(pictures, min_size=1, max_size=3), "pictures")
+        items = data.draw(st.lists(images, min_size=1, max_size=3), "images")
         comparison.check([ImageText((item,)) for item in items], IMAGE_LIMITS)
         worst.add(comparison)
 
 
 @examples(12)
 @given(data=st.data())
-def test_pictures_with_text_and_several_pictures_agree_with_pytorch_on_any_checkpoint(
+def test_images_with_text_and_several_images_agree_with_pytorch_on_any_checkpoint(
     data: st.DataObject,
     sample_specs: st.SearchStrategy[SampleSpec],
     texts: st.SearchStrategy[str],
-    pictures: Pictures,
+    images: Images,
     exported: Exported,
     worst: Worst,
 ) -> None:
     items = st.builds(
-        ImageText, st.lists(pictures, min_size=1, max_size=3).map(tuple), st.none() | texts
+        ImageText, st.lists(images, min_size=1, max_size=3).map(tuple), st.none() | texts
     )
     with exported(data.draw(sample_specs, "spec"), data.draw(ADAPTERS, "adapters")) as folders:
         comparison = Comparison(*folders)
@@ -301,7 +301,7 @@ def test_rotary_tables_are_those_of_the_published_decoder(tiny: Comparison, leng
 def published_patches(
     pixels: NDArray[np.uint8], image: ImageConfig, vision: VisionConfig
 ) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    """Return the patches and the grid of one picture by PyTorch's own resize, as published."""
+    """Return the patches and the grid of one image by PyTorch's own resize, as published."""
     patch, merge, frames = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
     factor, (height, width) = patch * merge, pixels.shape[:2]
     size = [round(side / factor) * factor for side in (height, width)]
@@ -336,7 +336,7 @@ def test_patches_are_the_published_ones(
     sizes: tuple[int, int, int],
     limits: tuple[int, int],
     data: st.DataObject,
-    pictures: Pictures,
+    images: Images,
 ) -> None:
     patch, merge, frames = sizes
     vision = dataclasses.replace(
@@ -346,7 +346,7 @@ def test_patches_are_the_published_ones(
     image = dataclasses.replace(
         tiny.model.image, min_pixels=unit * limits[0], max_pixels=unit * sum(limits)
     )
-    pixels = data.draw(pictures, "picture")
+    pixels = data.draw(images, "image")
     found = patch_image(pixels, image, vision, image.max_pixels)
     want, grid = published_patches(pixels, image, vision)
     assert found.grid == grid
@@ -354,16 +354,16 @@ def test_patches_are_the_published_ones(
 
 
 @pytest.mark.parametrize("text", [None, "ein Fuß", ""])
-@pytest.mark.parametrize("num_pictures", [1, 3])
+@pytest.mark.parametrize("num_images", [1, 3])
 def test_token_ids_and_pooled_spans_are_those_of_the_published_prompt(
     tiny: Comparison,
-    picture: Callable[[int, int, str], NDArray[np.uint8]],
-    num_pictures: int,
+    image: Callable[[int, int, str], NDArray[np.uint8]],
+    num_images: int,
     text: str | None,
 ) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     tokenizer = tokenizers.Tokenizer.from_file(str(tiny.embedder.bundle.path("tokenizer.json")))
-    pixels = tuple(picture(60 + 40 * n, 90, "noise") for n in range(num_pictures))
+    pixels = tuple(image(60 + 40 * n, 90, "noise") for n in range(num_images))
     (sequence,) = tiny.sequences([ImageText(pixels, text)], "retrieval", "passage")
     spans = "".join(
         f"<|vision_start|>{'<|image_pad|>' * (prod(image.grid) // 4)}<|vision_end|>"
@@ -403,12 +403,12 @@ def test_the_longest_text_agrees_with_pytorch(small: Comparison) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("max_pixels", [None, 3_000_000])
-def test_a_picture_of_twenty_megapixels_agrees_with_pytorch(
+def test_a_image_of_twenty_megapixels_agrees_with_pytorch(
     small: Comparison,
-    picture: Callable[[int, int, str], NDArray[np.uint8]],
+    image: Callable[[int, int, str], NDArray[np.uint8]],
     max_pixels: int | None,
 ) -> None:
-    items = [ImageText((picture(4000, 5000, "gradient"),))]
+    items = [ImageText((image(4000, 5000, "gradient"),))]
     (sequence,) = small.sequences(items, "retrieval", max_pixels=max_pixels)
     pixels = prod(sequence.images[0].grid) * 14**2
     limit = max_pixels or small.model.image.max_pixels

@@ -27,7 +27,7 @@ BUNDLE = DemoBundle(
     min_cosine=0.999999,
     max_difference=1e-6,
 )
-SPEED = Speed(texts_per_s=100.0, pictures_per_s=20.0)
+SPEED = Speed(texts_per_s=100.0, images_per_s=20.0)
 VOID_TAGS = {"meta", "img", "br"}
 
 
@@ -73,8 +73,8 @@ def test_demo_files_hold_four_kinds_of_search() -> None:
     assert [len(section.candidates) for section in sections] == [40, 40, 24, 12]
     assert all(0 < s.min_multi <= s.min_single < len(s.queries) for s in sections)
     assert all(any(query.shown for query in section.queries) for section in sections)
-    pictures = [candidate.content for candidate in sections[2].candidates]
-    assert all(isinstance(path, Path) and path.is_file() for path in pictures)
+    images = [candidate.content for candidate in sections[2].candidates]
+    assert all(isinstance(path, Path) and path.is_file() for path in images)
 
 
 def test_each_function_is_python_and_is_named_by_its_key() -> None:
@@ -122,7 +122,7 @@ def test_page_is_well_formed_and_needs_nothing_from_outside() -> None:
     reader.feed(page)
     reader.close()
     assert reader.open_tags == []
-    assert reader.images == {file.read_bytes() for file in (demo_folder() / "pictures").iterdir()}
+    assert reader.images == {file.read_bytes() for file in (demo_folder() / "images").iterdir()}
     assert all(reference.startswith("data:image/png;base64,") for reference in reader.references)
     assert not any(word in page for word in ("http:", "https:", "url(", "@import", "<script"))
 

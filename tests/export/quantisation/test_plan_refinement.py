@@ -22,7 +22,7 @@ from trine.export.quantisation.precision_plan import plan_engine
 from trine.export.reference.model import Reference, ReferenceInput
 from trine.runtime.adapters.peft import PeftAdapters
 from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
 
@@ -38,18 +38,18 @@ def peft(checkpoint: Checkpoint) -> PeftAdapters:
 
 
 @pytest.fixture(scope="module")
-def preparation(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Preparation:
+def preprocessor(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Preprocessor:
     tokenizer = write_tokenizer(checkpoint, tmp_path_factory.mktemp("tokenizer"))
-    return Preparation(checkpoint.config, tokenizer)
+    return Preprocessor(checkpoint.config, tokenizer)
 
 
 @pytest.fixture(scope="module")
-def inputs(checkpoint: Checkpoint, preparation: Preparation) -> list[ReferenceInput]:
+def inputs(checkpoint: Checkpoint, preprocessor: Preprocessor) -> list[ReferenceInput]:
     chosen = built_in_calibration("brief")
-    return list(calibration_inputs(checkpoint.config, preparation, chosen, ("retrieval", "code")))
+    return list(calibration_inputs(checkpoint.config, preprocessor, chosen, ("retrieval", "code")))
 
 
-def test_what_pictures_lose_is_not_hidden_among_texts(inputs: list[ReferenceInput]) -> None:
+def test_what_images_lose_is_not_hidden_among_texts(inputs: list[ReferenceInput]) -> None:
     target = LossTarget(mean=1e-3, worst=1e-2)
     losses = [2e-3 if item.sequence.images else 0.0 for item in inputs]
     assert np.mean(losses) < target.mean
@@ -80,11 +80,11 @@ def test_an_imitated_plan_is_held_against_the_vectors_of_the_pass_before(
 def test_the_observer_is_told_of_calibration_inputs_only(
     checkpoint: Checkpoint,
     peft: PeftAdapters,
-    preparation: Preparation,
+    preprocessor: Preprocessor,
     inputs: list[ReferenceInput],
 ) -> None:
     corpus, tasks = built_in_corpus("brief"), ("retrieval", "code")
-    checking = corpus_inputs(checkpoint.config, preparation, corpus, tasks)
+    checking = corpus_inputs(checkpoint.config, preprocessor, corpus, tasks)
     alone, beside = RangeScan(), RangeScan()
     Reference(checkpoint, peft, alone).run(inputs)
     vectors = Reference(checkpoint, peft, beside).run([*inputs, *checking])
@@ -120,8 +120,8 @@ def test_large_models_are_tried_with_some_of_each_kind(
     )
     chosen = choose_affordable(inputs, model)
     texts = [i for i in chosen if not inputs[i].sequence.images]
-    pictures = [i for i in chosen if inputs[i].sequence.images]
-    for kind in (texts, pictures):
+    images = [i for i in chosen if inputs[i].sequence.images]
+    for kind in (texts, images):
         assert kind
         tokens = [len(inputs[index].sequence) for index in kind]
         assert len(kind) == 1 or sum(tokens) <= budget

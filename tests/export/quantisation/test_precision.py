@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trine.export.accuracy.low_memory_engine import MappedEngine
+from trine.export.accuracy.low_memory_engine import LowMemoryEngine
 from trine.export.bundle.report import export_lines
 from trine.export.export import export_checkpoint
 from trine.export.options import EngineReport, ExportOptions, ExportReport
@@ -53,10 +53,8 @@ def engines(
 
 def items() -> list[Item]:
     rng = np.random.default_rng(3)
-    pictures = [
-        rng.integers(0, 255, (h, w, 3)).astype(np.uint8) for h, w in ((90, 200), (224, 112))
-    ]
-    return [*TEXTS, *(ImageText((picture,)) for picture in pictures)]
+    images = [rng.integers(0, 255, (h, w, 3)).astype(np.uint8) for h, w in ((90, 200), (224, 112))]
+    return [*TEXTS, *(ImageText((image,)) for image in images)]
 
 
 @pytest.mark.parametrize(
@@ -279,7 +277,7 @@ def test_an_engine_runs_from_mapped_files_as_it_does_from_memory(
 ) -> None:
     bundle = open_bundle(engines[1])
     entry = bundle.engine("ort-int8")
-    mapped = MappedEngine(bundle, entry, ("code",))
+    mapped = LowMemoryEngine(bundle, entry, ("code",))
     embedder = Embedder(bundle, entry, mapped, BatchLimits(), self_test=False)
     usual = Embedder.load(engines[1], engine="ort-int8", tasks=("code",))
     found, wanted = (e.encode(items(), "code").single for e in (embedder, usual))

@@ -17,12 +17,12 @@ from trine.export.sample.spec import SampleSpec, changed_spec
 from trine.runtime.adapters.peft import PeftAdapters
 from trine.runtime.embedder import Embedder
 from trine.runtime.inputs import ImageText, Item
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import check_request
 
 Exported = Callable[[SampleSpec, str], AbstractContextManager[tuple[Path, Path]]]
-MakePicture = Callable[[int, int, str], NDArray[np.uint8]]
+MakeImage = Callable[[int, int, str], NDArray[np.uint8]]
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 #: Largest difference of single vectors and of multi-vectors.
@@ -65,7 +65,7 @@ ODD_TOWERS: dict[str, dict[str, object]] = {
     "full attention first": {"vision_depth": 3, "full_attention_blocks": (0,)},
     "windows of one token": {"window_size": 28},
     "windows of 56": {"window_size": 56},
-    "windows larger than pictures": {"window_size": 2800},
+    "windows larger than images": {"window_size": 2800},
     "vision heads of 4": {"vision_heads": 8},
     "vision heads of 20": {"vision_hidden_size": 60, "vision_heads": 3},
     "patches of 8, merged by three": {
@@ -84,14 +84,14 @@ CASES = [
 
 
 def vectors_of(
-    reference: Reference, preparation: Preparation, embedder: Embedder, items: Sequence[Item]
+    reference: Reference, preprocessor: Preprocessor, embedder: Embedder, items: Sequence[Item]
 ) -> list[list[ReferenceVectors]]:
     """Return, for each task, the reference's vectors of `items`."""
     tasks, model = embedder.tasks, embedder.bundle.manifest.model
     inputs = []
     for task in tasks:
         request = check_request(tasks, model, num_items=len(items), task=task)
-        sequences = preparation.sequences(items, request)
+        sequences = preprocessor.sequences(items, request)
         inputs += [ReferenceInput(sequence, task) for sequence in sequences]
     found = reference.run(inputs)
     return [found[start : start + len(items)] for start in range(0, len(found), len(items))]
@@ -102,9 +102,9 @@ def check(folders: tuple[Path, Path], items: Sequence[Item]) -> tuple[float, flo
     checkpoint = Checkpoint(folders[0])
     adapters = PeftAdapters(folders[0] / "adapters", checkpoint.config, checkpoint.config.tasks)
     embedder = Embedder.load(folders[1], threads=1)
-    preparation = Preparation(checkpoint.config, TextTokenizer(folders[1] / "tokenizer.json"))
+    preprocessor = Preprocessor(checkpoint.config, TextTokenizer(folders[1] / "tokenizer.json"))
     single = multi = 0.0
-    wanted = vectors_of(Reference(checkpoint, adapters), preparation, embedder, items)
+    wanted = vectors_of(Reference(checkpoint, adapters), preprocessor, embedder, items)
     tasks = [task for task in embedder.tasks for _ in items]
     found = embedder.encode([*items] * len(wanted), tasks, return_multivector=True)
     for row, want in enumerate(vectors for of_task in wanted for vectors in of_task):
@@ -121,14 +121,14 @@ def check(folders: tuple[Path, Path], items: Sequence[Item]) -> tuple[float, flo
     [pytest.param(*case, id=f"{name}, {case[1]}") for *case, name in CASES],
 )
 def test_engine_agrees_with_the_reference_on_odd_checkpoints(
-    changes: dict[str, object], adapters: str, exported: Exported, picture: MakePicture
+    changes: dict[str, object], adapters: str, exported: Exported, image: MakeImage
 ) -> None:
     items: list[Item] = [
         "",
         "Where is Straße 7, 東京? <|image_pad|>" * 3,
-        ImageText((picture(1, 1, "noise"),)),
-        ImageText((picture(100, 230, "gradient"),)),
-        ImageText((picture(20, 300, "noise"), picture(150, 90, "noise")), "both 🚀"),
+        ImageText((image(1, 1, "noise"),)),
+        ImageText((image(100, 230, "gradient"),)),
+        ImageText((image(20, 300, "noise"), image(150, 90, "noise")), "both 🚀"),
     ]
     with exported(changed_spec(SampleSpec.tiny(), changes), adapters) as folders:
         print(check(folders, items))
@@ -146,23 +146,23 @@ def test_engine_agrees_with_the_reference_on_any_checkpoint(
     data: st.DataObject,
     sample_specs: st.SearchStrategy[SampleSpec],
     texts: st.SearchStrategy[str],
-    pictures: st.SearchStrategy[NDArray[np.uint8]],
+    images: st.SearchStrategy[NDArray[np.uint8]],
     exported: Exported,
 ) -> None:
     items = data.draw(st.lists(texts, min_size=1, max_size=3), "texts")
-    images = data.draw(st.lists(pictures, min_size=1, max_size=2), "pictures")
+    images = data.draw(st.lists(images, min_size=1, max_size=2), "images")
     with exported(data.draw(sample_specs, "spec"), data.draw(ADAPTERS, "adapters")) as folders:
         check(folders, [*items, *(ImageText((image,)) for image in images)])
 
 
 @pytest.fixture(scope="module")
-def golden() -> tuple[Checkpoint, Reference, Preparation]:
+def golden() -> tuple[Checkpoint, Reference, Preprocessor]:
     folder = GOLDEN / "checkpoint"
     checkpoint = Checkpoint(folder)
     config = checkpoint.config
     reference = Reference(checkpoint, PeftAdapters(folder / "adapters", config, config.tasks))
     tokenizer = TextTokenizer(folder / "tokenizer.json")
-    return checkpoint, reference, Preparation(config, tokenizer)
+    return checkpoint, reference, Preprocessor(config, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +172,10 @@ def published() -> dict[str, NDArray[np.generic]]:
 
 
 def test_reference_gives_the_published_vectors(
-    golden: tuple[Checkpoint, Reference, Preparation],
+    golden: tuple[Checkpoint, Reference, Preprocessor],
     published: dict[str, NDArray[np.generic]],
 ) -> None:
-    checkpoint, reference, preparation = golden
+    checkpoint, reference, preprocessor = golden
     texts = json.loads((GOLDEN / "texts.json").read_text())
     heads = [
         key.removesuffix("/single")
@@ -193,7 +193,7 @@ def test_reference_gives_the_published_vectors(
             task=task,
             prompt_name=rest[0] if rest else None,
         )
-        (sequence,) = preparation.sequences([item], request)
+        (sequence,) = preprocessor.sequences([item], request)
         if len(sequence) <= 700:  # plain numpy holds all scores at once
             keys.append(key)
             inputs.append(ReferenceInput(sequence, task))
@@ -212,17 +212,17 @@ def test_reference_gives_the_published_vectors(
 
 
 def test_each_input_is_embedded_for_itself(
-    golden: tuple[Checkpoint, Reference, Preparation], picture: MakePicture
+    golden: tuple[Checkpoint, Reference, Preprocessor], image: MakeImage
 ) -> None:
-    checkpoint, reference, preparation = golden
-    items: list[Item] = ["one text", ImageText((picture(60, 90, "noise"),)), "another, longer text"]
+    checkpoint, reference, preprocessor = golden
+    items: list[Item] = ["one text", ImageText((image(60, 90, "noise"),)), "another, longer text"]
     request = check_request(
         checkpoint.config.tasks, checkpoint.config, num_items=3, task="retrieval"
     )
     inputs = [
         ReferenceInput(sequence, task)
         for sequence, task in zip(
-            preparation.sequences(items, request), ("retrieval", "code", "code"), strict=True
+            preprocessor.sequences(items, request), ("retrieval", "code", "code"), strict=True
         )
     ]
     for item, together in zip(inputs, reference.run(inputs), strict=True):
@@ -232,19 +232,19 @@ def test_each_input_is_embedded_for_itself(
 
 
 def test_progress_counts_every_layer_once(
-    golden: tuple[Checkpoint, Reference, Preparation], picture: MakePicture
+    golden: tuple[Checkpoint, Reference, Preprocessor], image: MakeImage
 ) -> None:
-    checkpoint, reference, preparation = golden
+    checkpoint, reference, preprocessor = golden
     config = checkpoint.config
     request = check_request(config.tasks, config, num_items=1, task="code")
     for item, expected in (
         ("text", config.decoder.num_layers),
         (
-            ImageText((picture(30, 30, "noise"),)),
+            ImageText((image(30, 30, "noise"),)),
             config.decoder.num_layers + config.vision.depth,
         ),
     ):
         steps: list[int] = []
-        (sequence,) = preparation.sequences([item], request)
+        (sequence,) = preprocessor.sequences([item], request)
         reference.run([ReferenceInput(sequence, "code")], steps.append)
         assert sum(steps) == expected

@@ -20,7 +20,7 @@ CHECKPOINTS = {
     "golden": DATA / "golden" / "checkpoint",
     "nano": ROOT / "export" / "nano" / "checkpoint",
 }
-PICTURE_FOLDERS = (DATA / "golden" / "images", ROOT / "export" / "nano" / "demo" / "pictures")
+IMAGE_FOLDERS = (DATA / "golden" / "images", ROOT / "export" / "nano" / "demo" / "pictures")
 #: Where the published outputs are float16: multi-vectors of 200 tokens and more.
 HALF_STEP = 2.0**-11
 IMAGE_PROMPT = (
@@ -129,8 +129,8 @@ def image_span(token_ids, checkpoint):
     return start, token_ids.index(config["vision_end_token_id"]) + 1
 
 
-def picture(name):
-    return next(f / name for f in PICTURE_FOLDERS if (f / name).exists())
+def image(name):
+    return next(f / name for f in IMAGE_FOLDERS if (f / name).exists())
 
 
 def assert_close(found, expected, limit):
@@ -162,7 +162,7 @@ def test_images_match_the_published_vectors_for_every_task(
         if key.startswith(f"image/{name}/")
     }
     checkpoint, reference = CHECKPOINTS[which], references[which]
-    pixels, grid = published_patches(torch, picture(name), checkpoint)
+    pixels, grid = published_patches(torch, image(name), checkpoint)
     assert grid == tuple(stored["grid"])
     assert_close(pixels[:8], stored["pixels_head"], 1e-6)
     np.testing.assert_allclose([pixels.mean(), pixels.std()], stored["pixels_mean_std"], atol=1e-4)
@@ -207,7 +207,7 @@ def test_image_positions_are_constant_in_time_and_follow_the_merged_grid(golden,
 
 
 def test_a_second_image_leaves_what_comes_before_it_unchanged(golden, torch):
-    folder, checkpoint = PICTURE_FOLDERS[0], CHECKPOINTS["golden"]
+    folder, checkpoint = IMAGE_FOLDERS[0], CHECKPOINTS["golden"]
     first, first_grid = published_patches(torch, folder / "gray_150x90.png", checkpoint)
     second, second_grid = published_patches(torch, folder / "palette_120.png", checkpoint)
     grids = [first_grid, second_grid]
@@ -223,7 +223,7 @@ def test_a_second_image_leaves_what_comes_before_it_unchanged(golden, torch):
 
 
 def test_image_features_are_one_row_an_image_token(golden, torch):
-    path = PICTURE_FOLDERS[0] / "gray_150x90.png"
+    path = IMAGE_FOLDERS[0] / "gray_150x90.png"
     pixels, grid = published_patches(torch, path, CHECKPOINTS["golden"])
     assert golden.image_features(pixels, grid).shape == (math.prod(grid) // 4, 128)
 

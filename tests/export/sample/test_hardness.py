@@ -21,7 +21,7 @@ from trine.runtime.adapters.peft import PeftAdapters
 from trine.runtime.bundle.safetensors_file import TensorFile
 from trine.runtime.errors import CheckpointError, InputError
 from trine.runtime.inputs import ImageText
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import check_request
 
@@ -70,7 +70,7 @@ class _Run:
         return states
 
     def patches_after(self, block: int) -> Array:
-        """Return the rows of all pictures after a block of the vision tower, from 0."""
+        """Return the rows of all images after a block of the vision tower, from 0."""
         states = self.seen.outputs["visual.patch_embed"]
         for done in range(block + 1):
             for name in ("attn.proj", "mlp.down_proj"):
@@ -79,7 +79,7 @@ class _Run:
         return np.concatenate(states)
 
 
-def _pictures() -> list[NDArray[np.uint8]]:
+def _images() -> list[NDArray[np.uint8]]:
     row, column = np.indices((112, 140))
     gradient = np.stack([row * 2, column, (row + column) // 2], axis=2).astype(np.uint8)
     board = np.repeat(((row // 28 + column // 28) % 2)[..., None], 3, axis=2) * 255
@@ -93,10 +93,10 @@ def _run(spec: SampleSpec, folder: Path) -> _Run:
     write_sample_checkpoint(spec, folder)
     checkpoint = Checkpoint(folder)
     config = checkpoint.config
-    preparation = Preparation(config, TextTokenizer(folder / "tokenizer.json"))
-    items = [*TEXTS, *(ImageText((picture,)) for picture in _pictures())]
+    preprocessor = Preprocessor(config, TextTokenizer(folder / "tokenizer.json"))
+    items = [*TEXTS, *(ImageText((image,)) for image in _images())]
     request = check_request(config.tasks, config, num_items=len(items), task="retrieval")
-    sequences = list(preparation.sequences(items, request))
+    sequences = list(preprocessor.sequences(items, request))
     seen = _Seen()
     reference = Reference(
         checkpoint, PeftAdapters(folder / "adapters", config, config.tasks), observer=seen
@@ -177,9 +177,9 @@ def test_the_first_token_is_a_hundred_times_the_others(runs: dict[str, _Run], na
     assert all(np.abs(rows[1:]).max() < 200 for rows in product)
 
 
-def test_pictures_have_the_large_first_token_too(runs: dict[str, _Run]) -> None:
+def test_images_have_the_large_first_token_too(runs: dict[str, _Run]) -> None:
     product = runs["first-token"].seen.inputs["layers.0.mlp.down_proj"]
-    assert len(product) == len(TEXTS) + len(_pictures())
+    assert len(product) == len(TEXTS) + len(_images())
 
 
 def test_key_biases_are_a_hundred(runs: dict[str, _Run]) -> None:

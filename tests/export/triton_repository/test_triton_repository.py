@@ -194,7 +194,7 @@ def load(
     return start
 
 
-def picture(seed: int = 0) -> bytes:
+def image(seed: int = 0) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (60, 90, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -241,12 +241,12 @@ def test_graph_models_have_the_graphs_tensors(
                 assert tensor.HasField("reshape") == (not sizes)
 
 
-def test_texts_and_pictures_come_out_as_from_the_embedder(
+def test_texts_and_images_come_out_as_from_the_embedder(
     repository: Path, nano_bundle: Path, load: Callable[[Path], tuple[Any, Server]]
 ) -> None:
     model, server = load(repository)
     embedder = Embedder.load(nano_bundle)
-    image, dim = picture(), 64
+    image, dim = image(), 64
     responses = model.execute(
         [
             Request(["VECTOR", "NUM_TOKENS"], TEXT=["a query", "another one"]),
@@ -300,7 +300,7 @@ def test_requests_are_joined_into_one_run(
         ({"TEXT": ["a"], "TASK": ["cooking"]}, "cooking"),
         ({"TEXT": [b"\xff"]}, "TEXT is not valid UTF-8"),
         ({"IMAGE": [b""]}, "row 0 has an empty IMAGE"),
-        ({"IMAGE": [b"no picture"]}, "image"),
+        ({"IMAGE": [b"no image"]}, "image"),
         ({"TEXT": ["a", "b"], "DIMENSIONS": [64, 128]}, "rows of a request need the same"),
         ({"TEXT": ["a"], "DIMENSIONS": [63]}, "63"),
         ({"TEXT": ["a"], "PROMPT": ["question"]}, "question"),

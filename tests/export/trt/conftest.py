@@ -39,13 +39,13 @@ from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.pooling import load_base_projector, load_projectors
 from trine.runtime.inference.runner import BatchLimits, Pipeline
 from trine.runtime.inputs import ImageText
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.vision_inputs import VisionInputs
 from trine.runtime.request import check_request
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
 #: Of the built-in calibration inputs, for plans in tests.
-NUM_TEXTS, NUM_PICTURES = 12, 3
+NUM_TEXTS, NUM_IMAGES = 12, 3
 FLOAT = TensorProto.FLOAT
 HALVES: dict[Half, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 Adapters = Literal["merged", "runtime"]
@@ -133,7 +133,7 @@ class GraphRunner:
     pads_attention: bool = True
     description: str = "typed graphs on the CPU"
 
-    def run_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
+    def forward_vision(self, inputs: VisionInputs) -> NDArray[np.float32]:
         num_images = int(inputs.num_images[0])
         feeds = {
             name: array.reshape(num_images, -1, *array.shape[1:])
@@ -148,10 +148,10 @@ class GraphRunner:
         feeds["window_lengths"] = inputs.window_lengths
         return np.asarray(self.sessions["vision"].run(None, feeds)[0])
 
-    def run_group(self, adapter: AdapterHandle) -> Hashable:
+    def batch_group(self, adapter: AdapterHandle) -> Hashable:
         return adapter.name if self.bank is None else 0
 
-    def run_decoder(
+    def forward_decoder(
         self, inputs: DecoderInputs, adapters: Sequence[AdapterHandle]
     ) -> NDArray[np.float32]:
         names = ("embeddings", "rope_cos", "rope_sin", "pad_index", "unpad_index")
@@ -226,12 +226,12 @@ def _agreement(
     runner = GraphRunner(source_of, sessions, bank, half)
     table = EmbeddingTable(folder / EMBEDDING_NAME, config.decoder)
     pipeline = Pipeline(config, runner, table, BatchLimits())
-    preparation = Preparation(config, tokenizer)
+    preprocessor = Preprocessor(config, tokenizer)
     items = [*GOLDEN_TEXTS, ImageText((golden_image(),))]
     inputs = []
     for task in config.tasks:
         request = check_request(config.tasks, config, num_items=len(items), task=task)
-        sequences = preparation.sequences(items, request)
+        sequences = preprocessor.sequences(items, request)
         inputs.extend(ReferenceInput(sequence, task) for sequence in sequences)
     want = Reference(checkpoint, peft).run(inputs)
     with source_of.hold(config.tasks) as handles:
@@ -275,7 +275,7 @@ def _new_folder(folder: Path) -> Path:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> PlanFor:
-    """Returns the plans of a checkpoint from some built-in texts and pictures."""
+    """Returns the plans of a checkpoint from some built-in texts and images."""
     return lambda source, precision: _plan(source, precision, _new_folder(tmp_path))
 
 
@@ -286,7 +286,7 @@ def _plan(source: Path, precision: TensorRtPrecision, folder: Path) -> PlannedGr
     tokenizer = write_tokenizer(checkpoint, folder)
     chosen = built_in_calibration("small")
     chosen = dataclasses.replace(
-        chosen, texts=chosen.texts[:NUM_TEXTS], images=chosen.images[:NUM_PICTURES]
+        chosen, texts=chosen.texts[:NUM_TEXTS], images=chosen.images[:NUM_IMAGES]
     )
     layout = dataclasses.replace(choose_layout(peft, config.tasks, None), files={})
     engines = EngineSource(checkpoint=checkpoint, adapters=peft, tasks=config.tasks, layout=layout)

@@ -60,7 +60,7 @@ def test_each_bucket_is_a_profile() -> None:
 
 
 @given(rows=st.integers(14, 60), columns=st.integers(14, 60), images=st.integers(1, 3))
-def test_pictures_of_a_buckets_size_fit_its_profile(rows: int, columns: int, images: int) -> None:
+def test_images_of_a_buckets_size_fit_its_profile(rows: int, columns: int, images: int) -> None:
     patches = 4 * rows * columns
     spec = dataclasses.replace(SPEC, vision=(VisionBucket(patches, images),))
     (sizes,) = profiles(spec, "vision", VISION)
@@ -85,7 +85,7 @@ def test_the_usual_buckets_take_runs_of_many_sequences_in_passes_of_2048_tokens(
         assert decoder[chosen].sequences * decoder[chosen].length <= 4096
 
 
-def test_the_usual_buckets_hold_the_longest_text_and_large_pictures() -> None:
+def test_the_usual_buckets_hold_the_longest_text_and_large_images() -> None:
     decoder, vision = parse_buckets(DEFAULT_BUCKETS)
     spec = dataclasses.replace(SPEC, decoder=decoder, vision=vision)
     longest = decoder_sizes(np.array([32768]))

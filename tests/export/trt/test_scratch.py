@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
     reason="the extra tensorrt-rtx is not installed",
 )
-#: The most that a picture of 16,384 patches may take, and a pass of 8 texts of 2,048 tokens.
+#: The most that an image of 16,384 patches may take, and a pass of 8 texts of 2,048 tokens.
 MOST_BYTES = 320 << 20
 PUBLISHED = sample_model(SampleSpec.full())
 #: One block with windows and one without.
@@ -87,7 +87,7 @@ def _scratch(model: ir.Model, kind: Any, buckets: str, folder: Path) -> tuple[in
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_a_picture_of_16384_patches(tmp_path: Path, precision: str) -> None:
+def test_a_image_of_16384_patches(tmp_path: Path, precision: str) -> None:
     layers = [f"blocks.{block}.{role}" for block in range(VISION.depth) for role in BLOCK]
     quantised = {
         name: Quantisation(kind="int8", input_max=8.0, rotated=name.endswith("down_proj"))

@@ -14,7 +14,7 @@ from trine.export.accuracy.thresholds import FLOORS
 from trine.export.bundle.edit import add_adapter
 from trine.export.export import export_checkpoint
 from trine.export.options import ExportOptions
-from trine.export.verify.inputs import verify_pictures, verify_texts
+from trine.export.verify.inputs import verify_images, verify_texts
 from trine.export.verify.report import Check, report_lines
 from trine.export.verify.torch_comparison import TORCH_TOLERANCES
 from trine.export.verify.verify import verify_bundle
@@ -157,9 +157,9 @@ def test_a_check_passes_up_to_its_tolerance_and_not_beyond() -> None:
 def test_inputs_are_the_same_every_time_and_of_several_sizes() -> None:
     assert verify_texts() == verify_texts()
     assert "" in verify_texts()
-    for first, second in zip(verify_pictures(), verify_pictures(), strict=True):
+    for first, second in zip(verify_images(), verify_images(), strict=True):
         np.testing.assert_array_equal(first, second)
-    assert len({picture.shape for picture in verify_pictures()}) == 4
+    assert len({image.shape for image in verify_images()}) == 4
 
 
 @pytest.mark.reference

@@ -32,7 +32,7 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
-        self._run = OrtCpuEngine.run_decoder
+        self._run = OrtCpuEngine.forward_decoder
         self._stopped: int | None = None
         self._runs = 0
         gate = self
@@ -45,7 +45,7 @@ class Gate:
                     assert gate.opened.wait(SOON)
             return gate._run(engine, inputs, adapters)
 
-        monkeypatch.setattr(OrtCpuEngine, "run_decoder", run)
+        monkeypatch.setattr(OrtCpuEngine, "forward_decoder", run)
 
     def start(self, pool: ThreadPoolExecutor, work: Callable[[], Any]) -> "Future[Any]":
         """Begin `work` in another thread; return when its second run is about to start."""
@@ -151,7 +151,7 @@ def test_a_request_that_fails_lets_go_of_its_adapters(
         raise RuntimeError("broken")
 
     with monkeypatch.context() as broken:
-        broken.setattr(OrtCpuEngine, "run_decoder", fail)
+        broken.setattr(OrtCpuEngine, "forward_decoder", fail)
         with pytest.raises(RuntimeError, match="broken"):
             encode(embedder, "mine")
     embedder.unload_adapter("mine", timeout_s=0.0)

@@ -21,7 +21,7 @@ from trine.runtime.errors import InputError
 from trine.runtime.inference.runner import BatchLimits
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.outputs import Embeddings
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import check_request
 
@@ -37,7 +37,7 @@ MAX_RANK, DTYPE = 8, "BF16"
 MIXED_DIFFERENCE, REFERENCE_DIFFERENCE, MIN_COSINE = 2e-5, 1e-4, 0.99999
 
 
-def picture(height: int, width: int) -> NDArray[np.uint8]:
+def image(height: int, width: int) -> NDArray[np.uint8]:
     source = np.random.default_rng(height * 1000 + width)
     return source.integers(0, 256, (height, width, 3), np.uint8)
 
@@ -65,13 +65,13 @@ def embedder(golden_runtime_bundle: Path) -> Embedder:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The adapters of each run of a decoder, as it happens."""
     seen: list[list[str]] = []
-    run = OrtCpuEngine.run_decoder
+    run = OrtCpuEngine.forward_decoder
 
     def watched(self: OrtCpuEngine, inputs: Any, adapters: Any) -> Any:
         seen.append([adapter.name for adapter in adapters])
         return run(self, inputs, adapters)
 
-    monkeypatch.setattr(OrtCpuEngine, "run_decoder", watched)
+    monkeypatch.setattr(OrtCpuEngine, "forward_decoder", watched)
     return seen
 
 
@@ -81,9 +81,9 @@ TEXTS = st.builds(
     lambda n: " ".join(["Straße", "the", "東京", "12"][: n % 4 + 1] * n), st.integers(0, 40)
 ) | st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 SIZES = st.sampled_from(((56, 56), (28, 112), (90, 60)))
-PICTURES = st.lists(st.builds(lambda size: picture(*size), SIZES), min_size=1, max_size=2)
+IMAGES = st.lists(st.builds(lambda size: image(*size), SIZES), min_size=1, max_size=2)
 ITEMS: st.SearchStrategy[Item] = (
-    TEXTS | TEXTS | st.builds(ImageText, PICTURES.map(tuple), st.none() | TEXTS)
+    TEXTS | TEXTS | st.builds(ImageText, IMAGES.map(tuple), st.none() | TEXTS)
 )
 LIMITS = st.builds(
     BatchLimits,
@@ -176,7 +176,7 @@ class Given:
 INPUTS: tuple[Item, ...] = (
     "Which warranty covers panels?",
     "東京 " * 30,
-    ImageText((picture(60, 90),)),
+    ImageText((image(60, 90),)),
 )
 
 
@@ -186,7 +186,7 @@ def expected(matrices: Matrices) -> list[Array]:
     model = checkpoint.config
     request = check_request(["mine"], model, num_items=len(INPUTS), task="mine")
     tokenizer = TextTokenizer(GOLDEN / "tokenizer.json")
-    sequences = Preparation(model, tokenizer).sequences(INPUTS, request)
+    sequences = Preprocessor(model, tokenizer).sequences(INPUTS, request)
     reference = Reference(checkpoint, Given(matrices))  # type: ignore[arg-type]
     results = reference.run([ReferenceInput(sequence, "mine") for sequence in sequences])
     return rows_of(
@@ -357,7 +357,7 @@ def test_an_adapter_may_take_the_place_of_one_of_the_bundles(
     adapter = random_adapter(5, 1)
     embedder.load_adapter("retrieval", write_peft(tmp_path / "a", ("", adapter)))
     assert sorted(embedder.tasks) == sorted(TASKS)
-    # The first picture brings a self-test, whose reference is of the adapter that was replaced.
+    # The first image brings a self-test, whose reference is of the adapter that was replaced.
     assert_as_expected(embedder, scaled(adapter), "retrieval")
 
 

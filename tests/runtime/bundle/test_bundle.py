@@ -268,7 +268,7 @@ def test_self_test_can_be_left_out(bundle: Path) -> None:
     assert Embedder.load(bundle, self_test=False).encode_text("a", "code").shape == (128,)
 
 
-def test_vision_tower_with_a_flipped_bit_fails_at_the_first_picture(bundle: Path) -> None:
+def test_vision_tower_with_a_flipped_bit_fails_at_the_first_image(bundle: Path) -> None:
     flip_bit(bundle / "engines" / "ort-fp32" / "vision.data", 4096 * 3 + 3)
     embedder = Embedder.load(bundle)
     assert np.isfinite(embedder.encode_text("texts work", "code")).all()

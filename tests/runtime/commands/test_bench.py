@@ -42,7 +42,7 @@ def test_json_has_rates_stages_and_the_graphs_operators(
 def test_a_page_passes_the_vision_stage_and_text_names_the_share_of_the_peak(
     nano_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = replace(workloads.WORKLOADS[-1], pictures=((112, 168),))
+    page = replace(workloads.WORKLOADS[-1], images=((112, 168),))
     monkeypatch.setattr(workloads, "WORKLOADS", (page,))
     assert main(["bench", str(nano_bundle), "--case", "page", "--profile"]) == 0
     out = capsys.readouterr().out
@@ -81,7 +81,7 @@ class Untimed:
 
     def __init__(self, engine: Engine) -> None:
         self.adapters, self.description = engine.adapters, "untimed"
-        self.run_decoder, self.run_vision = engine.run_decoder, engine.run_vision
+        self.forward_decoder, self.forward_vision = engine.forward_decoder, engine.forward_vision
 
 
 def test_an_engine_that_does_not_time_its_operators_says_so(

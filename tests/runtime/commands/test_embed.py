@@ -32,8 +32,8 @@ def texts_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def picture_file(tmp_path: Path) -> Path:
-    path = tmp_path / "picture.png"
+def image_file(tmp_path: Path) -> Path:
+    path = tmp_path / "image.png"
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
     Image.fromarray(pixels).save(path)
     return path
@@ -143,10 +143,10 @@ def test_parquet_holds_what_encode_returns(
     assert table["id"].to_pylist()[0] == f"{texts_file}:1"
 
 
-def test_lines_of_json_choose_id_task_prompt_and_pictures(
+def test_lines_of_json_choose_id_task_prompt_and_images(
     nano_bundle: Path,
     embedder: Embedder,
-    picture_file: Path,
+    image_file: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -154,8 +154,8 @@ def test_lines_of_json_choose_id_task_prompt_and_pictures(
         tmp_path / "items.jsonl",
         [
             {"id": "a", "text": "moon", "prompt": "passage"},
-            {"id": 7, "image": picture_file.name},
-            {"text": "two", "image": [picture_file.name, str(picture_file)], "task": "code"},
+            {"id": 7, "image": image_file.name},
+            {"text": "two", "image": [image_file.name, str(image_file)], "task": "code"},
             {"text": "moon", "task": "text-matching"},
         ],
     )
@@ -163,8 +163,8 @@ def test_lines_of_json_choose_id_task_prompt_and_pictures(
     rows = json_lines(capsys.readouterr().out)
     want = [
         embedder.encode(["moon"], "retrieval", prompt_name="passage"),
-        embedder.encode([ImageText((picture_file,))], "retrieval"),
-        embedder.encode([ImageText((picture_file, picture_file), "two")], "code"),
+        embedder.encode([ImageText((image_file,))], "retrieval"),
+        embedder.encode([ImageText((image_file, image_file), "two")], "code"),
         embedder.encode(["moon"], "text-matching"),
     ]
     assert [row["id"] for row in rows] == ["a", "7", f"{items}:3", f"{items}:4"]
@@ -174,7 +174,7 @@ def test_lines_of_json_choose_id_task_prompt_and_pictures(
         assert row["num_tokens"] == one.num_tokens[0]
 
 
-def test_pages_of_a_pdf_are_pictures(
+def test_pages_of_a_pdf_are_images(
     nano_bundle: Path, embedder: Embedder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pypdfium2", reason="needs the `pdf` extra")
@@ -189,7 +189,7 @@ def test_pages_of_a_pdf_are_pictures(
     found = np.array([row["embedding"] for row in rows])
     assert [row["num_tokens"] for row in rows] == want.num_tokens.tolist()
     cosines = (found * want.single).sum(axis=1)
-    print("cosines of pages with their pictures", cosines)
+    print("cosines of pages with their images", cosines)
     # Pillow stores pages as JPEG, so colours come back a level or two off.
     assert cosines.min() > 0.99
     assert cosines.min() > found[0] @ want.single[1]
@@ -299,14 +299,14 @@ def test_a_line_that_is_not_utf8_is_named(
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".jsonl", ".parquet"])
-def test_a_picture_found_broken_midway_leaves_no_file(
+def test_a_image_found_broken_midway_leaves_no_file(
     nano_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
 ) -> None:
     if suffix == ".parquet":
         pytest.importorskip("pyarrow", reason="needs the `parquet` extra")
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
-    # Long enough that the texts before the picture are written before it is opened.
+    broken.write_bytes(b"no image")
+    # Long enough that the texts before the image are written before it is opened.
     texts = tmp_path / "texts.txt"
     texts.write_text("moon\n" * 600, encoding="utf-8")
     out = tmp_path / f"out{suffix}"
@@ -315,13 +315,13 @@ def test_a_picture_found_broken_midway_leaves_no_file(
     assert sorted(tmp_path.iterdir()) == [broken, texts]
 
 
-def test_a_picture_that_the_model_cannot_take_is_named(
+def test_a_image_that_the_model_cannot_take_is_named(
     nano_bundle: Path, texts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = tmp_path / "long.png"
     Image.new("RGB", (2010, 10)).save(long)
     assert embed(nano_bundle, texts_file, long, "--task", "retrieval") == 2
-    assert f"trine embed: {long}: a picture of 2010×10 pixels" in capsys.readouterr().err
+    assert f"trine embed: {long}: an image of 2010×10 pixels" in capsys.readouterr().err
 
 
 def test_interrupting_leaves_no_file_and_keeps_the_old_one(

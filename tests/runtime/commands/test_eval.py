@@ -21,7 +21,7 @@ from trine.runtime.bundle.manifest import manifest_to_json
 from trine.runtime.commands.eval import evaluation
 from trine.runtime.commands.eval.command import result_rows, table_rows
 from trine.runtime.commands.eval.evaluation import (
-    EngineRun,
+    EngineResult,
     EvaluationOptions,
     VectorResult,
     evaluate_pairs,
@@ -97,11 +97,11 @@ def evaluate(bundle: Path, *arguments: object) -> int:
 
 
 @pytest.fixture
-def picture_pairs(tmp_path: Path) -> Path:
-    """Captions and pictures of the demonstration, the pictures beside the file."""
-    shutil.copytree(demo_folder() / "pictures", tmp_path / "pictures")
+def image_pairs(tmp_path: Path) -> Path:
+    """Captions and images of the demonstration, the images beside the file."""
+    shutil.copytree(demo_folder() / "images", tmp_path / "images")
     captions = json.loads((demo_folder() / "captions.json").read_text("utf-8"))
-    rows = [{"query": text, "image": f"pictures/{name}"} for name, text in captions.items()]
+    rows = [{"query": text, "image": f"images/{name}"} for name, text in captions.items()]
     return write_pairs(tmp_path / "pairs.jsonl", rows)
 
 
@@ -226,7 +226,7 @@ def test_equal_queries_and_equal_candidates_are_one(tmp_path: Path) -> None:
 def test_a_bad_line_is_named_and_ends_with_code_2(
     nano_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, words: str
 ) -> None:
-    (tmp_path / "notes.png").write_text("no picture")
+    (tmp_path / "notes.png").write_text("no image")
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"query": "q", "passage": "p"}\n' + line + "\n", encoding="utf-8")
     assert evaluate(nano_bundle, "--pairs", path) == 2
@@ -257,11 +257,11 @@ def test_other_bad_input_ends_with_code_2(
         assert words in captured.err
 
 
-def test_captions_find_their_pictures(
-    nano_bundle: Path, picture_pairs: Path, capsys: pytest.CaptureFixture[str]
+def test_captions_find_their_images(
+    nano_bundle: Path, image_pairs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--dim", 256, "--dim", 64, "--multi-vector", "--json")
-    assert evaluate(nano_bundle, "--pairs", picture_pairs, *options) == 0
+    assert evaluate(nano_bundle, "--pairs", image_pairs, *options) == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)
     assert (content["task"], content["pairs"]) == ("retrieval", 24)
@@ -361,7 +361,7 @@ def test_engines_stand_side_by_side(
 
 
 def test_differences_are_to_the_first_engine() -> None:
-    def engine_run(*values: float) -> EngineRun:
+    def engine_run(*values: float) -> EngineResult:
         results = (
             VectorResult(dim, rank_metrics(np.ones((1, 1), np.float32), [frozenset({0})]))
             for dim in (256, None)
@@ -370,7 +370,7 @@ def test_differences_are_to_the_first_engine() -> None:
             dataclasses.replace(r, metrics=dataclasses.replace(r.metrics, ndcg_at_10=value))
             for r, value in zip(results, values, strict=True)
         )
-        return EngineRun(results=tuple(changed), num_truncated=0, encode_s=1.0, score_s=1.0)
+        return EngineResult(results=tuple(changed), num_truncated=0, encode_s=1.0, score_s=1.0)
 
     rows = result_rows({"a": engine_run(0.5, 0.75), "b": engine_run(0.625, 0.5)}, 9)
     assert [row.ndcg_at_10_difference for row in rows] == [None, None, 0.125, -0.25]
@@ -380,11 +380,11 @@ def test_differences_are_to_the_first_engine() -> None:
     assert [row[1] for row in table[1:]] == ["single 256", "multi"] * 2
 
 
-def test_a_picture_of_no_usable_shape_is_named_by_its_line(
+def test_a_image_of_no_usable_shape_is_named_by_its_line(
     nano_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (3000, 4)).save(tmp_path / "strip.png")
     rows = [{"query": "q", "passage": "p"}, {"query": "q", "image": "strip.png"}]
     path = write_pairs(tmp_path / "pairs.jsonl", rows)
     assert evaluate(nano_bundle, "--pairs", path) == 2
-    assert f"{path}:2: a picture of 3000×4 pixels" in capsys.readouterr().err
+    assert f"{path}:2: an image of 3000×4 pixels" in capsys.readouterr().err

@@ -35,7 +35,7 @@ embedder = Embedder.load(
 pixels = np.zeros((1820, 1820, 3), np.uint8)
 long, short = {
     "text": ("a b " * 14_000, "a"),
-    "picture": (ImageText((pixels,)), ImageText((pixels[:56, :56],))),
+    "image": (ImageText((pixels,)), ImageText((pixels[:56, :56],))),
 }[sys.argv[2]]
 embedder.encode([short], "retrieval")
 before = peak()
@@ -54,14 +54,14 @@ def taken_and_estimated(bundle: Path, kind: str, engine: str) -> tuple[int, int]
         "native-int8": (native_decoder_bytes, native_vision_bytes),
     }[engine]
     estimate = decoder(model.decoder, num_tokens)
-    if kind == "picture":
+    if kind == "image":
         estimate = max(estimate, vision(model.vision, (1820 // model.vision.patch_size) ** 2))
     print(f"{engine}, {kind}: {taken / 1e6:.0f} MB taken, {estimate / 1e6:.0f} MB estimated")
     return taken, estimate
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["text", "picture"])
+@pytest.mark.parametrize("kind", ["text", "image"])
 def test_the_estimate_is_near_what_onnx_runtime_takes(nano_bundle: Path, kind: str) -> None:
     taken, estimate = taken_and_estimated(nano_bundle, kind, "ort-fp32")
     # Its arena grows by doubling, which shows most where all is small.
@@ -70,7 +70,7 @@ def test_the_estimate_is_near_what_onnx_runtime_takes(nano_bundle: Path, kind: s
 
 @pytest.mark.slow
 @pytest.mark.skipif(why_unavailable() is not None, reason=why_unavailable() or "they are here")
-@pytest.mark.parametrize("kind", ["text", "picture"])
+@pytest.mark.parametrize("kind", ["text", "image"])
 def test_the_estimate_is_near_what_the_native_engine_takes(
     int8_bundle: Callable[[str], Path], kind: str
 ) -> None:
@@ -89,5 +89,5 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(
     monkeypatch.setattr(run_memory, "MIN_CHECKED", 0)
     with pytest.raises(InputError, match=r"a run of \d+ tokens needs about .* GB are available"):
         embedder.encode(["a text"], "retrieval")
-    with pytest.raises(InputError, match=r"a picture run of 16 patches needs .*max_pixels"):
+    with pytest.raises(InputError, match=r"an image run of 16 patches needs .*max_pixels"):
         embedder.encode([ImageText((np.zeros((56, 56, 3), np.uint8),))], "retrieval")

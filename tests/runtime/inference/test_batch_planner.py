@@ -1,4 +1,4 @@
-"""Plans of runs: every sequence and picture once, within budget, never with a stranger."""
+"""Plans of runs: every sequence and image once, within budget, never with a stranger."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -93,9 +93,7 @@ def test_only_engines_that_pad_pay_for_slots() -> None:
 
 
 @given(sizes=LENGTHS, budget=BUDGETS)
-def test_vision_runs_hold_each_picture_once_within_the_budget(
-    sizes: list[int], budget: int
-) -> None:
+def test_vision_runs_hold_each_image_once_within_the_budget(sizes: list[int], budget: int) -> None:
     runs = plan_vision_runs(sizes, budget)
     assert each_once(runs, len(sizes))
     for run in runs:
@@ -104,7 +102,7 @@ def test_vision_runs_hold_each_picture_once_within_the_budget(
 
 
 @given(size=st.integers(1, 50), count=st.integers(1, 40), budget=st.integers(1, 500))
-def test_equal_pictures_fill_vision_runs(size: int, count: int, budget: int) -> None:
+def test_equal_images_fill_vision_runs(size: int, count: int, budget: int) -> None:
     per_run = max(1, budget // size)
     assert len(plan_vision_runs([size] * count, budget)) == -(-count // per_run)
 

@@ -28,7 +28,7 @@ modest = settings(
 )
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def image(height: int, width: int) -> np.ndarray:
     source = np.random.default_rng(height * 1000 + width)
     return source.integers(0, 256, (height, width, 3), np.uint8)
 
@@ -38,9 +38,9 @@ def words(count: int) -> str:
     return " ".join(source.choice(["the", "Straße", "東京", "def", "🚀", "12", "fox,"], count))
 
 
-# Some sizes come often, so that pictures of equal and of unequal size share a batch.
+# Some sizes come often, so that images of equal and of unequal size share a batch.
 SIZES = st.sampled_from(((56, 56), (56, 56), (28, 112), (112, 28), (1, 1), (90, 150), (150, 90)))
-PICTURES = st.builds(lambda size: picture(*size), SIZES)
+IMAGES = st.builds(lambda size: image(*size), SIZES)
 TEXTS = (
     st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
     | st.builds(words, st.integers(0, 150))
@@ -48,8 +48,8 @@ TEXTS = (
 )
 ITEMS: st.SearchStrategy[Item] = (
     TEXTS
-    | st.builds(lambda image: ImageText((image,)), PICTURES)
-    | st.builds(ImageText, st.lists(PICTURES, min_size=1, max_size=3).map(tuple), st.none() | TEXTS)
+    | st.builds(lambda image: ImageText((image,)), IMAGES)
+    | st.builds(ImageText, st.lists(IMAGES, min_size=1, max_size=3).map(tuple), st.none() | TEXTS)
 )
 LIMITS = st.builds(
     BatchLimits,
@@ -143,7 +143,7 @@ def test_short_items_share_runs(
 ) -> None:
     engine = load(BatchLimits())._encoder.engine
     calls: list[str] = []
-    for name in ("run_decoder", "run_vision"):
+    for name in ("forward_decoder", "forward_vision"):
         run = getattr(engine, name)
 
         def counted(*args: object, name: str = name, run: Callable[..., object] = run) -> object:
@@ -151,20 +151,20 @@ def test_short_items_share_runs(
             return run(*args)
 
         monkeypatch.setattr(engine, name, counted)
-    same = ImageText((picture(56, 56),))
+    same = ImageText((image(56, 56),))
     encode(load(BatchLimits()), [("the", "code", "query"), (same, "code", "query")] * 8)
-    assert sorted(calls) == ["run_decoder", "run_vision"]
+    assert sorted(calls) == ["forward_decoder", "forward_vision"]
 
 
 @pytest.mark.parametrize("head", ["single", "multi"])
 def test_batch_size_never_matters(load: Callable[[BatchLimits], Embedder], head: str) -> None:
     texts = [words(count) for count in (3, 0, 90, 3, 41)]
-    pictures = [picture(56, 56), picture(90, 150), picture(56, 56)]
+    images = [image(56, 56), image(90, 150), image(56, 56)]
     embedder = load(BatchLimits())
     multi = head == "multi"
     for encode_kind, items in (
         (embedder.encode_text, texts),
-        (embedder.encode_image, pictures),
+        (embedder.encode_image, images),
     ):
         want = encode_kind(items, "retrieval", return_multivector=multi)
         for batch_size in (1, 2, 1000):
@@ -195,7 +195,7 @@ def test_no_items_give_no_rows(load: Callable[[BatchLimits], Embedder]) -> None:
 def test_a_row_is_the_same_whichever_heads_are_asked_for(
     load: Callable[[BatchLimits], Embedder],
 ) -> None:
-    items: list[Item] = ["one", words(50), ImageText((picture(90, 150),), "two")]
+    items: list[Item] = ["one", words(50), ImageText((image(90, 150),), "two")]
     embedder = load(BatchLimits())
     both = embedder.encode(items, "code", return_multivector=True)
     single = embedder.encode(items, "code")
@@ -215,12 +215,12 @@ def test_threads_that_share_an_embedder_get_what_serial_calls_get(
     bundle: Path = request.getfixturevalue(name)
     calls = [
         [(words(5 + 13 * n), TASKS[n % 3], PROMPTS[n % 2]), (words(40 - n), "code", "query")]
-        + [(ImageText((picture(56, 28 * (1 + n % 4)),)), TASKS[n % 3], "query")] * (n % 2)
+        + [(ImageText((image(56, 28 * (1 + n % 4)),)), TASKS[n % 3], "query")] * (n % 2)
         for n in range(12)
     ]
     serial = Embedder.load(bundle, threads=1, self_test=False)
     wanted = [encode(serial, rows) for rows in calls]
-    # Freshly loaded, so that the first pictures, the vision tower and its self-test meet in a race.
+    # Freshly loaded, so that the first images, the vision tower and its self-test meet in a race.
     shared = Embedder.load(bundle, threads=engine_threads)
     workers = 6
     barrier = threading.Barrier(workers)

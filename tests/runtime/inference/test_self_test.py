@@ -11,7 +11,7 @@ from trine.runtime.engines.ort import session as ort_session
 from trine.runtime.errors import EngineError
 from trine.runtime.inputs import ImageText
 
-PICTURE = np.full((60, 60, 3), 128, np.uint8)
+IMAGE = np.full((60, 60, 3), 128, np.uint8)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_switched_off_self_test_checks_nothing(damaged: Path) -> None:
 def test_mapped_and_repacked_weights_give_the_same_vectors(
     nano_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = ["a web server", "def add(a, b): return a + b", ImageText((PICTURE,))]
+    items = ["a web server", "def add(a, b): return a + b", ImageText((IMAGE,))]
     repacked = Embedder.load(nano_bundle).encode(items, "code", return_multivector=True)
     monkeypatch.setattr(ort_session, "REPACK_SHARE", 0.0)
     embedder = Embedder.load(nano_bundle)

@@ -16,7 +16,7 @@ from trine.runtime.engines.base import DecoderInputs
 from trine.runtime.hardware.memory import resident_bytes
 from trine.runtime.inference.runner import BatchLimits
 from trine.runtime.inputs import Item
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.vision_inputs import VisionInputs
 
 SMALL = BatchLimits(tokens=64, patches=64, window_tokens=100)
@@ -28,13 +28,13 @@ def embedder(nano_bundle: Path) -> Embedder:
     return Embedder.load(nano_bundle, limits=SMALL)
 
 
-def picture(seed: int) -> ImageText:
+def image(seed: int) -> ImageText:
     pixels = np.random.default_rng(seed).integers(0, 256, (60, 80, 3), np.uint8)
     return ImageText((pixels,), "a caption" if seed % 2 else None)
 
 
 def mixed(count: int) -> list[Item]:
-    return [picture(n) if n % 9 == 4 else f"text {n} " * (n % 7 + 1) for n in range(count)]
+    return [image(n) if n % 9 == 4 else f"text {n} " * (n % 7 + 1) for n in range(count)]
 
 
 def preparing_threads() -> list[str]:
@@ -85,7 +85,7 @@ def test_items_are_read_only_a_bounded_number_ahead(embedder: Embedder) -> None:
     stream = embedder.encode_stream(items(), "retrieval")
     for taken in range(1, 3000):
         next(stream)
-        assert read - taken < 1500  # a few slabs of 256; the stream itself has no end
+        assert read - taken < 1500  # a few chunks of 256; the stream itself has no end
     stream.close()
     assert preparing_threads() == []
 
@@ -95,7 +95,7 @@ def test_an_item_that_cannot_be_used_is_named_after_those_before_it(
     embedder: Embedder, faulty: int
 ) -> None:
     items: list[Item] = [f"text {n}" for n in range(300)]
-    items[faulty] = ImageText((b"no picture",))
+    items[faulty] = ImageText((b"no image",))
     stream = embedder.encode_stream(items, "retrieval")
     assert sum(1 for _ in zip(range(faulty), stream, strict=False)) == faulty
     with pytest.raises(InputError, match=rf"^image {faulty} "):
@@ -143,12 +143,12 @@ def test_an_error_of_the_source_comes_through_and_ends_the_workers(embedder: Emb
 
 
 @pytest.mark.slow
-def test_the_engine_is_busy_while_pictures_are_prepared(
+def test_the_engine_is_busy_while_images_are_prepared(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An engine and a preparation that only wait: what they do at once shows in the sum."""
+    """An engine and a preprocessor that only wait: what they do at once shows in the sum."""
     engine, hidden_size = embedder._encoder.engine, embedder._encoder.model.decoder.hidden_size
-    sequences = Preparation.sequences
+    sequences = Preprocessor.sequences
     busy = 0.0
 
     def fake_decoder(inputs: DecoderInputs, _: object) -> NDArray[np.float32]:
@@ -165,16 +165,16 @@ def test_the_engine_is_busy_while_pictures_are_prepared(
         time.sleep(0.05)
         yield from sequences(*args)  # type: ignore[arg-type]
 
-    items = [picture(2 * n) for n in range(60)]
+    items = [image(2 * n) for n in range(60)]
     list(embedder.encode_stream(items[:1], "retrieval"))
-    monkeypatch.setattr(engine, "run_decoder", fake_decoder)
-    monkeypatch.setattr(engine, "run_vision", fake_vision)
-    monkeypatch.setattr(Preparation, "sequences", slow_preparation)
+    monkeypatch.setattr(engine, "forward_decoder", fake_decoder)
+    monkeypatch.setattr(engine, "forward_vision", fake_vision)
+    monkeypatch.setattr(Preprocessor, "sequences", slow_preparation)
     started = time.monotonic()
     assert len(list(embedder.encode_stream(items, "retrieval"))) == 60
     wall = time.monotonic() - started
-    print(f"engine busy {busy / wall:.2f} of {wall:.2f} s; preparation takes {60 * 0.05:.2f} s")
-    # The first window waits for its pictures; behind it hardly anything should.
+    print(f"engine busy {busy / wall:.2f} of {wall:.2f} s; preprocessor takes {60 * 0.05:.2f} s")
+    # The first window waits for its images; behind it hardly anything should.
     assert wall < busy + 0.6 * 60 * 0.05
 
 

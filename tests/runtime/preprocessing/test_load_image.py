@@ -1,4 +1,4 @@
-"""Pictures: what is read as what, and what is refused before it costs memory or time."""
+"""Images: what is read as what, and what is refused before it costs memory or time."""
 
 import io
 import struct
@@ -76,7 +76,7 @@ def file(tmp_path: Path) -> Callable[[str, bytes], Path]:
     ("content", "fragments"),
     [
         (b"", ("0 bytes long", "give the whole image file")),
-        (b"This is no picture.\n", ("in no image format that Pillow knows", "check that")),
+        (b"This is no image.\n", ("in no image format that Pillow knows", "check that")),
         (b"<html><body>404</body></html>", ("in no image format", "check that")),
         (png_header(50_000, 50_000), ("pixels", str(MAX_INPUT_PIXELS), "shrink it first")),
         (png_header(15_000, 12_000), ("pixels", str(MAX_INPUT_PIXELS), "shrink it first")),
@@ -103,11 +103,11 @@ def file(tmp_path: Path) -> Callable[[str, bytes], Path]:
         "webp",
     ],
 )
-def test_file_that_is_no_whole_picture(
+def test_file_that_is_no_whole_image(
     content: bytes, fragments: tuple[str, ...], as_bytes: bool, file: Callable[..., Path]
 ) -> None:
-    source = content if as_bytes else file("picture.png", content)
-    name = f"({len(content)} bytes)" if as_bytes else "picture.png"
+    source = content if as_bytes else file("image.png", content)
+    name = f"({len(content)} bytes)" if as_bytes else "image.png"
     refuse(source, *([] if as_bytes and not content else [name]), *fragments)
 
 
@@ -266,7 +266,7 @@ def test_thirty_two_bits_are_read_as_sixteen_where_they_fit() -> None:
     refuse(Image.fromarray(np.array([[-1]], np.int32)), "from -1 to -1", "convert it to 8")
 
 
-def test_float_pictures_are_refused() -> None:
+def test_float_images_are_refused() -> None:
     refuse(Image.fromarray(np.ones((4, 4), np.float32)), "float32 values from 1 to 1", "convert it")
 
 
@@ -314,7 +314,7 @@ def test_a_pillow_image_stays_open_and_unchanged() -> None:
     assert (image.mode, image.tobytes()) == ("RGBA", before)
 
 
-def test_no_memory_is_no_fault_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
         raise MemoryError
 
@@ -329,18 +329,18 @@ def embedder(golden_bundle: Path) -> Embedder:
 
 
 @pytest.mark.parametrize("shape", [(1, 201, 3), (402, 2, 3)])
-def test_picture_too_long_for_its_width(embedder: Embedder, shape: tuple[int, ...]) -> None:
+def test_image_too_long_for_its_width(embedder: Embedder, shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"image 1: .* longer than 200 times .*; crop or pad it"):
         embedder.encode_image([noise(8, 8, 3), noise(*shape)], "code")
-    with pytest.raises(InputError, match=r"image 1, picture 1: .* longer than 200 times"):
+    with pytest.raises(InputError, match=r"image 1, image 1: .* longer than 200 times"):
         embedder.encode(["a", ImageText((noise(8, 8, 3), noise(*shape)))], "code")
 
 
-def test_smallest_and_longest_pictures(embedder: Embedder) -> None:
+def test_smallest_and_longest_images(embedder: Embedder) -> None:
     vectors = embedder.encode_image([noise(1, 1, 3), noise(1, 200, 3), noise(200, 1, 3)], "code")
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_message_names_the_picture(embedder: Embedder, tmp_path: Path) -> None:
+def test_message_names_the_image(embedder: Embedder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^image 2 \('.*nowhere.png'\) does not exist"):
         embedder.encode_image([noise(8, 8, 3)] * 2 + [tmp_path / "nowhere.png"], "code")

@@ -1,4 +1,4 @@
-"""Sequences of texts and pictures, against Qwen2.5-VL's rules for positions written as loops."""
+"""Sequences of texts and images, against Qwen2.5-VL's rules for positions written as loops."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -18,7 +18,7 @@ texts = st.lists(st.integers(10, 80), max_size=12).map(lambda ids: np.array(ids,
 grids = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4)
 
 
-def pictures(grids: list[tuple[int, int]], merge: int) -> list[ImagePatches]:
+def images(grids: list[tuple[int, int]], merge: int) -> list[ImagePatches]:
     ones = np.ones(3, np.float32)
     form = PatchFormat(mean=ones, deviation=ones, patch_size=1, merge_size=merge, num_frames=1)
     return [
@@ -57,10 +57,10 @@ def positions_by_definition(
 
 @modest
 @given(grids, st.none() | texts, st.integers(1, 3))
-def test_pictures_and_text_in_the_published_prompt(
+def test_images_and_text_in_the_published_prompt(
     grids: list[tuple[int, int]], text: NDArray[np.int64] | None, merge: int
 ) -> None:
-    sequence = image_sequence(pictures(grids, merge), text, SCAFFOLD, IDS, merge)
+    sequence = image_sequence(images(grids, merge), text, SCAFFOLD, IDS, merge)
     spans = [id_ for rows, columns in grids for id_ in (91, *[90] * (rows * columns), 92)]
     words = [4, 5, 6, 7] if text is None else text.tolist()
     ids = [1, 2, 3, *spans, *words, 8, 9]
@@ -75,15 +75,15 @@ def test_pictures_and_text_in_the_published_prompt(
     assert not sequence.truncated
 
 
-def test_what_follows_a_picture_starts_behind_its_longest_side() -> None:
-    sequence = image_sequence(pictures([(2, 5)], 2), None, SCAFFOLD, IDS, 2)
+def test_what_follows_a_image_starts_behind_its_longest_side() -> None:
+    sequence = image_sequence(images([(2, 5)], 2), None, SCAFFOLD, IDS, 2)
     assert sequence.positions[:, 14].tolist() == [9, 9, 9]  # 4 before it, 5 columns
     assert sequence.positions[:, 4].tolist() == [4, 4, 4]
     assert sequence.positions[:, 13].tolist() == [4, 5, 8]
 
 
-def test_image_tokens_of_a_text_are_no_picture() -> None:
-    sequence = image_sequence(pictures([(1, 2)], 1), np.array([90, 91]), SCAFFOLD, IDS, 1)
+def test_image_tokens_of_a_text_are_no_image() -> None:
+    sequence = image_sequence(images([(1, 2)], 1), np.array([90, 91]), SCAFFOLD, IDS, 1)
     assert sequence.image_slots.tolist() == [4, 5]
 
 

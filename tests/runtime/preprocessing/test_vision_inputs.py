@@ -1,4 +1,4 @@
-"""Windows, rotary angles and padded views of pictures, against their definitions as loops."""
+"""Windows, rotary angles and padded views of images, against their definitions as loops."""
 
 import dataclasses
 import itertools
@@ -38,7 +38,7 @@ def vision(merge: int = 2, patch: int = 3, side: int = 4, head_dim: int = 16) ->
 
 
 def windows_by_definition(rows: int, columns: int, side: int) -> list[list[int]]:
-    """Return the tokens of each window: squares of `side` tokens, cut off at the picture's edge.
+    """Return the tokens of each window: squares of `side` tokens, cut off at the image's edge.
 
     Qwen2.5-VL fills the grid up to whole windows, takes the windows row by row with their tokens
     row by row, and leaves the filling and windows of nothing else out.
@@ -60,8 +60,8 @@ sides = st.integers(1, 5)
 grids = st.tuples(st.integers(1, 20), st.integers(1, 20))
 
 
-def picture(grid: tuple[int, int], config: VisionConfig, first: int = 0) -> ImagePatches:
-    """Return a picture whose patches hold their numbers, in merge order, as their first value.
+def image(grid: tuple[int, int], config: VisionConfig, first: int = 0) -> ImagePatches:
+    """Return an image whose patches hold their numbers, in merge order, as their first value.
 
     A patch's number is its pixels' red level and, in 256s, their green one; `numbers` adds them.
     """
@@ -79,7 +79,7 @@ def picture(grid: tuple[int, int], config: VisionConfig, first: int = 0) -> Imag
 
 
 def numbers(inputs: VisionInputs) -> NDArray[np.int64]:
-    """Return int64 [P]: the numbers that `picture` wrote into the patches."""
+    """Return int64 [P]: the numbers that `image` wrote into the patches."""
     channels = inputs.patches.reshape(len(inputs.patches), 3, -1)[:, :, 0].astype(np.int64)
     return channels[:, 0] + 256 * channels[:, 1]
 
@@ -94,7 +94,7 @@ def test_tokens_are_sorted_by_window(tokens: tuple[int, int], merge: int, side: 
     assert sizes.tolist() == [len(window) for window in windows]
 
 
-def test_windows_of_a_small_picture() -> None:
+def test_windows_of_a_small_image() -> None:
     order, sizes = window_order((6, 10), vision(side=2))
     assert order.tolist() == [0, 1, 5, 6, 2, 3, 7, 8, 4, 9, 10, 11, 12, 13, 14]
     assert sizes.tolist() == [4, 4, 2, 2, 2, 1]
@@ -102,12 +102,12 @@ def test_windows_of_a_small_picture() -> None:
 
 @modest
 @given(grids)
-def test_pictures_of_a_run_do_not_share_windows(tokens: tuple[int, int]) -> None:
+def test_images_of_a_run_do_not_share_windows(tokens: tuple[int, int]) -> None:
     config = vision(side=2)
     grid = (tokens[0] * 2, tokens[1] * 2)
     count = grid[0] * grid[1]
-    alone = lay_out_images([picture(grid, config)], config)
-    both = lay_out_images([picture(grid, config), picture(grid, config, count)], config)
+    alone = lay_out_images([image(grid, config)], config)
+    both = lay_out_images([image(grid, config), image(grid, config, count)], config)
     np.testing.assert_array_equal(both.window_lengths, np.tile(alone.window_lengths, 2))
     np.testing.assert_array_equal(numbers(both)[:count], numbers(alone))
     np.testing.assert_array_equal(numbers(both)[count:], numbers(alone) + count)
@@ -120,7 +120,7 @@ def test_pictures_of_a_run_do_not_share_windows(tokens: tuple[int, int]) -> None
 def test_windows_gather_their_own_patches(tokens: tuple[int, int], merge: int, side: int) -> None:
     config = vision(merge=merge, side=side)
     grid = (tokens[0] * merge, tokens[1] * merge)
-    inputs = lay_out_images([picture(grid, config)], config)
+    inputs = lay_out_images([image(grid, config)], config)
     unit = merge**2
     want = [
         [token * unit + patch for token in window for patch in range(unit)]
@@ -152,7 +152,7 @@ def test_angles_are_of_each_patchs_row_and_column(
 ) -> None:
     config = vision(merge=merge, side=side, head_dim=head_dim)
     rows, columns = grid = (tokens[0] * merge, tokens[1] * merge)
-    inputs = lay_out_images([picture(grid, config)], config)
+    inputs = lay_out_images([image(grid, config)], config)
     # Patches lie in merge order: those of an image token behind one another.
     places = [
         (top + row, left + column)
@@ -186,10 +186,10 @@ def test_padded_view_and_back(lengths: list[int]) -> None:
     np.testing.assert_array_equal(padded.ravel()[scatter], rows)
 
 
-def test_pictures_of_other_sizes_keep_their_own_windows() -> None:
+def test_images_of_other_sizes_keep_their_own_windows() -> None:
     """Equally many patches, another shape."""
     config = vision(side=2)
-    inputs = lay_out_images([picture((4, 12), config), picture((8, 6), config, 48)], config)
+    inputs = lay_out_images([image((4, 12), config), image((8, 6), config, 48)], config)
     sizes = [
         len(window) * 4
         for tokens in ((2, 6), (4, 3))

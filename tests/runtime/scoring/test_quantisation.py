@@ -45,7 +45,7 @@ from trine.runtime.scoring.rank_metrics import rank_metrics
 TASKS = ("retrieval", "text-matching", "code")
 DIMS = (32, 64, 128, 256)
 TEXTS = ("How far is the moon?", "", "Straße 東京 🚀", "def area(r): return 3 * r * r")
-PICTURE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
 modest = settings(max_examples=60, deadline=None, derandomize=True)
 
 
@@ -228,7 +228,7 @@ def test_what_ranges_cannot_come_from_is_refused(
 def test_single_vectors_are_cut_normalised_and_then_converted(
     embedder: Embedder, ranges: Int8Ranges, dtype: OutputDtype, dim: int | None
 ) -> None:
-    items: list[Item] = [*TEXTS, ImageText((PICTURE,))]
+    items: list[Item] = [*TEXTS, ImageText((IMAGE,))]
     tasks = ["retrieval", "code", "code", "retrieval", "code"]
     found = embedder.encode(items, tasks, truncate_dim=dim, output_dtype=dtype)
     plain = embedder.encode(items, tasks, truncate_dim=dim)
@@ -261,7 +261,7 @@ def test_published_methods_take_a_type(embedder: Embedder, dtype: OutputDtype) -
         (embedder.encode_text("moon", "code", truncate_dim=32, output_dtype=dtype), (size,)),
         (embedder.encode_text(["a", "b"], "code", truncate_dim=32, output_dtype=dtype), (2, size)),
         (embedder.encode_text([], "code", truncate_dim=32, output_dtype=dtype), (0, size)),
-        (embedder.encode_image([PICTURE], "code", truncate_dim=32, output_dtype=dtype), (1, size)),
+        (embedder.encode_image([IMAGE], "code", truncate_dim=32, output_dtype=dtype), (1, size)),
     ):
         assert isinstance(found, np.ndarray)
         assert (found.dtype, found.shape) == (kind, shape)

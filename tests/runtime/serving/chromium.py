@@ -91,7 +91,7 @@ class Page:
         self.send("Input.dispatchKeyEvent", type="keyUp", **named)
 
     def screenshot(self, path: Path, *, width: int = 1200, dark: bool = False) -> None:
-        """Save a picture of the whole page."""
+        """Save an image of the whole page."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.send(

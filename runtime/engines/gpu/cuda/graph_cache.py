@@ -7,7 +7,7 @@ from trine.runtime.engines.gpu.cuda.device import Device
 
 __all__ = ["GraphCache"]
 
-#: Runs of one kind until it is captured, where its sizes are nothing special: a picture's size may
+#: Runs of one kind until it is captured, where its sizes are nothing special: an image's size may
 #: never come again.
 SIGHTINGS = 2
 

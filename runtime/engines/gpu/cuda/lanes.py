@@ -18,7 +18,7 @@ from trine.runtime.engines.gpu.cuda.memory import DeviceBuffer, HostBuffer
 from trine.runtime.engines.gpu.layout import GraphInput
 from trine.runtime.errors import EngineError
 
-__all__ = ["NUM_LANES", "Lane", "Lanes", "Output", "Ticket"]
+__all__ = ["NUM_LANES", "Lane", "Lanes", "Output", "PendingBatch"]
 
 #: One run computes while the next is copied; a third would only take memory.
 NUM_LANES = 2
@@ -98,7 +98,7 @@ class Lanes:
         self._changed = threading.Condition()
         self._queueing = threading.Lock()
 
-    def try_take(self) -> Lane | None:
+    def try_acquire(self) -> Lane | None:
         """Return a free lane, None if there is none."""
         with self._changed:
             return self._free.pop() if self._free else None
@@ -109,7 +109,7 @@ class Lanes:
             self._changed.wait_for(lambda: self._free)
             return self._free.pop()
 
-    def give_back(self, lane: Lane) -> None:
+    def release(self, lane: Lane) -> None:
         """Have the next run use a lane."""
         with self._changed:
             self._free.append(lane)
@@ -120,7 +120,7 @@ class Lanes:
         lane: Lane,
         inputs: Mapping[str, GraphInput],
         compute: Callable[[Mapping[str, int]], list[Output]],
-    ) -> "Ticket":
+    ) -> "PendingBatch":
         """Queue a run in a lane; what it comes to is in the ticket.
 
         Args:
@@ -151,12 +151,12 @@ class Lanes:
                     device.download(target, output.address, self._download_stream)
                 device.record(lane.downloaded, self._download_stream)
         except BaseException:
-            self.give_back(lane)
+            self.release(lane)
             raise
-        return Ticket(self, lane, results)
+        return PendingBatch(self, lane, results)
 
 
-class Ticket:
+class PendingBatch:
     """A run that was queued; `result` must be called once."""
 
     def __init__(
@@ -176,7 +176,7 @@ class Ticket:
             self._lanes.device.synchronise(self._lane.downloaded)
             return {name: array.copy() for name, array in self._results.items()}
         finally:
-            self._lanes.give_back(self._lane)
+            self._lanes.release(self._lane)
 
     def abandon(self) -> None:
         """Wait for the run and drop what it came to, also its failure."""

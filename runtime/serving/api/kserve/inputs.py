@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from trine.runtime.serving.api.kserve.models import ServedModel
 from trine.runtime.serving.api.kserve.protocol import InferRequest, Tensor
 from trine.runtime.serving.api.requests.embeddings import kept_dimensions
-from trine.runtime.serving.api.requests.items import ParsedItem, Pictures, is_image_uri
+from trine.runtime.serving.api.requests.items import Images, ParsedItem, is_image_uri
 from trine.runtime.serving.api.requests.tasks import TaskChoice, choose_task
 from trine.runtime.serving.service.calls import EmbedCall, ModelInfo, ServiceError
 
@@ -18,7 +18,7 @@ INTEGER_TYPES = ("INT32", "INT64", "UINT32", "UINT64")
 def items_of(asked: InferRequest) -> tuple[ParsedItem, ...]:
     """Return the items of `input_text` and `image`.
 
-    With both, each item has a picture and a text, and an empty text is none. An element of `image`
+    With both, each item has an image and a text, and an empty text is none. An element of `image`
     is an image file's bytes, or base64, a data URI or a URL.
 
     Raises:
@@ -29,16 +29,16 @@ def items_of(asked: InferRequest) -> tuple[ParsedItem, ...]:
     if image_tensor is None:
         if not texts:
             raise _unusable("input_text", "is missing or empty; give at least one text")
-        return tuple(Pictures((text,)) if is_image_uri(text) else text for text in texts)
+        return tuple(Images((text,)) if is_image_uri(text) else text for text in texts)
     sources = [_source(element) for element in _strings(image_tensor)]
     if not sources:
-        raise _unusable("image", "is empty; give at least one picture")
+        raise _unusable("image", "is empty; give at least one image")
     if texts is None:
-        return tuple(Pictures((source,)) for source in sources)
+        return tuple(Images((source,)) for source in sources)
     if len(texts) != len(sources):
         raise _unusable("image", f"has {len(sources)} elements for {len(texts)} of input_text")
     return tuple(
-        Pictures((source,), text or None) for source, text in zip(sources, texts, strict=True)
+        Images((source,), text or None) for source, text in zip(sources, texts, strict=True)
     )
 
 
@@ -120,7 +120,7 @@ def _strings(tensor: Tensor) -> list[str | bytes]:
 
 
 def _source(element: str | bytes) -> str | bytes:
-    """Return a picture's bytes, or the text that stands for it: no image file is all ASCII."""
+    """Return an image's bytes, or the text that stands for it: no image file is all ASCII."""
     if isinstance(element, bytes) and element.isascii():
         return element.decode("ascii")
     return element

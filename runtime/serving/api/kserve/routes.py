@@ -107,7 +107,7 @@ async def show_model_ready(api: ApiContext, request: Request) -> Response:
 
 
 async def infer(api: ApiContext, request: Request) -> Response:
-    """Answer with the vectors of texts and pictures."""
+    """Answer with the vectors of texts and images."""
     raw = await read_bytes(request, api.max_body_bytes)
     model = _model(api, request)
     info = api.service.info()

@@ -72,7 +72,7 @@ def openapi_document(
         "info": {
             "title": f"Trine: {info.name}",
             "version": info.version,
-            "description": "Vectors of texts and pictures, in the dialects of several servers.",
+            "description": "Vectors of texts and images, in the dialects of several servers.",
         },
         "paths": paths,
         "components": {

@@ -52,7 +52,7 @@ _MODEL = "/v2/models/{model}"
 #: In the order they are shown.
 OPERATIONS = (
     Operation(
-        path="/v1/embeddings", method="POST", summary="Embed texts and pictures", tag=_OPENAI,
+        path="/v1/embeddings", method="POST", summary="Embed texts and images", tag=_OPENAI,
         answer="Embeddings", body=EmbeddingsBody, example=_EMBED_EXAMPLE, binary=True,
     ),
     Operation(
@@ -92,7 +92,7 @@ OPERATIONS = (
         answer="Vectors", body=EmbedBody, example={"inputs": _TEXTS},
     ),
     Operation(
-        path="/embed", method="POST", summary="Embed texts and pictures", tag=_TEI,
+        path="/embed", method="POST", summary="Embed texts and images", tag=_TEI,
         answer="Vectors", body=EmbedBody, example={"inputs": _TEXTS},
     ),
     Operation(
@@ -134,7 +134,7 @@ OPERATIONS = (
         answer="Object",
     ),
     Operation(
-        path=f"{_MODEL}/infer", method="POST", summary="Embed texts and pictures", tag=_KSERVE,
+        path=f"{_MODEL}/infer", method="POST", summary="Embed texts and images", tag=_KSERVE,
         answer="Infer", body=InferHeader, example=_INFER_EXAMPLE, binary=True,
     ),
     Operation(
@@ -151,7 +151,7 @@ OPERATIONS = (
     ),
     Operation(
         path=f"{_MODEL}/versions/{{version}}/infer", method="POST",
-        summary="Embed texts and pictures", tag=_KSERVE, answer="Infer", body=InferHeader,
+        summary="Embed texts and images", tag=_KSERVE, answer="Infer", body=InferHeader,
         example=_INFER_EXAMPLE, binary=True,
     ),
 )  # fmt: skip

@@ -65,7 +65,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
             embedding={"anyOf": [_VECTOR, _VECTORS]},
             embeddings=_VECTORS,
             image_spans=_list(
-                _object({"start": _COUNT, "rows": _COUNT, "columns": _COUNT, "picture": _COUNT})
+                _object({"start": _COUNT, "rows": _COUNT, "columns": _COUNT, "image": _COUNT})
             ),
         )
     ),

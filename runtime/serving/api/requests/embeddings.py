@@ -29,14 +29,14 @@ __all__ = [
     "truncation",
 ]
 
-_PICTURE: dict[str, object] = {
+_IMAGE: dict[str, object] = {
     "description": "base64, a data URI or, where the server fetches, a URL",
     "type": "string",
 }
 #: JSON Schema of one item. msgspec reads such fields untyped, and `inputs` checks them.
 ITEM_SCHEMA: dict[str, Any] = {
     "anyOf": [
-        {"type": "string", "description": "a text, or a picture as data:image/…;base64,…"},
+        {"type": "string", "description": "a text, or an image as data:image/…;base64,…"},
         {
             "type": "object",
             "required": ["text"],
@@ -46,8 +46,8 @@ ITEM_SCHEMA: dict[str, Any] = {
         {
             "type": "object",
             "required": ["image"],
-            "properties": {"image": _PICTURE, "text": {"type": ["string", "null"]}},
-            "description": "a picture, with or without a text; url and bytes are other names",
+            "properties": {"image": _IMAGE, "text": {"type": ["string", "null"]}},
+            "description": "an image, with or without a text; url and bytes are other names",
         },
     ],
 }
@@ -81,7 +81,7 @@ Types = _OneType | list[_OneType] | None
 
 
 class EmbeddingsBody(Body, frozen=True, kw_only=True):
-    """Texts and pictures to embed. Fields that are not listed are ignored."""
+    """Texts and images to embed. Fields that are not listed are ignored."""
 
     input: Annotated[Any, Meta(extra_json_schema=INPUT_SCHEMA)] = None
     messages: Annotated[Any, Meta(extra_json_schema=_MESSAGES_SCHEMA)] = None
@@ -122,9 +122,7 @@ class EmbeddingsBody(Body, frozen=True, kw_only=True):
     ] = None
     normalized: Annotated[bool | None, Meta(description="false for plain means")] = None
     normalize: Annotated[bool | None, Meta(description="as normalized")] = None
-    modality: Annotated[str | None, Meta(description="image where plain strings are pictures")] = (
-        None
-    )
+    modality: Annotated[str | None, Meta(description="image where plain strings are images")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +130,7 @@ class EmbeddingPlan:
     """A body understood.
 
     Attributes:
-        items: before pictures are read.
+        items: before images are read.
         fields: of the body that held them.
         choice: task and prompt of all.
         options: of the call, without items.

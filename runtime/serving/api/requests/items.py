@@ -1,7 +1,7 @@
-"""The items of a request, in any of the shapes that clients give them, before pictures are read.
+"""The items of a request, in any of the shapes that clients give them, before images are read.
 
 A string is a text, unless it starts as a data URI of an image does. A string that merely looks
-like a URL is a text: only fields that are for pictures may name one.
+like a URL is a text: only fields that are for images may name one.
 """
 
 import re
@@ -11,19 +11,19 @@ from typing import TypeAlias, TypeGuard
 
 from trine.runtime.serving.service.calls import ServiceError
 
-__all__ = ["ParsedItem", "Pictures", "is_image_uri", "parse_input", "parse_item"]
+__all__ = ["ParsedItem", "Images", "is_image_uri", "parse_input", "parse_item"]
 
 #: How a data URI of an image starts; parameters may stand between the type and `;base64,`.
 IMAGE_URI = re.compile(r"data:image/[^,]{0,200};base64,", re.IGNORECASE)
-#: Fields of an item that hold pictures: Jina's, those of its older clients, and OpenAI's.
-PICTURE_FIELDS = ("image", "url", "bytes", "image_url", "images")
+#: Fields of an item that hold images: Jina's, those of its older clients, and OpenAI's.
+IMAGE_FIELDS = ("image", "url", "bytes", "image_url", "images")
 #: `modality` of infinity: what plain strings are.
 MODALITIES = ("text", "image")
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
-    """An item of pictures, with or without a text.
+class Images:
+    """An item of images, with or without a text.
 
     Attributes:
         sources: data URIs, base64 or URLs as they were sent, or the bytes of image files.
@@ -34,8 +34,8 @@ class Pictures:
     text: str | None = None
 
 
-#: A text, token ids, or pictures.
-ParsedItem: TypeAlias = str | tuple[int, ...] | Pictures
+#: A text, token ids, or images.
+ParsedItem: TypeAlias = str | tuple[int, ...] | Images
 
 
 def is_image_uri(text: str) -> bool:
@@ -52,7 +52,7 @@ def parse_input(
 
     Args:
         value: from JSON.
-        modality: "image" where plain strings are pictures, be they URLs or base64.
+        modality: "image" where plain strings are images, be they URLs or base64.
         field: that holds it, for messages.
 
     Raises:
@@ -65,38 +65,38 @@ def parse_input(
             f"modality is {modality!r}; this model takes {list(MODALITIES)}",
             param="modality",
         )
-    pictures = modality == "image"
+    images = modality == "image"
     if value is None:
         raise ServiceError(
             422, "missing_input", f"{field} is missing; give a text or a list of items", param=field
         )
     if not isinstance(value, list):
-        return (parse_item(value, 0, field, pictures),)
+        return (parse_item(value, 0, field, images),)
     if not value:
         raise ServiceError(
             422, "empty_input", f"{field} is an empty list; give at least one item", param=field
         )
     if _is_token_ids(value):
         return (tuple(value),)
-    return tuple(parse_item(item, i, field, pictures) for i, item in enumerate(value))
+    return tuple(parse_item(item, i, field, images) for i, item in enumerate(value))
 
 
 def parse_item(
-    value: object, index: int, field: str = "input", strings_are_pictures: bool = False
+    value: object, index: int, field: str = "input", strings_are_images: bool = False
 ) -> ParsedItem:
-    """Return one item: a string, a list of token ids, or an object with a text and pictures.
+    """Return one item: a string, a list of token ids, or an object with a text and images.
 
     Args:
         value: from JSON.
         index: of the item in the request, for messages.
         field: likewise.
-        strings_are_pictures: whether every string is a picture.
+        strings_are_images: whether every string is an image.
 
     Raises:
         ServiceError: 422 it is of no known shape.
     """
     if isinstance(value, str):
-        return Pictures((value,)) if strings_are_pictures or is_image_uri(value) else value
+        return Images((value,)) if strings_are_images or is_image_uri(value) else value
     if isinstance(value, list) and value and _is_token_ids(value):
         return tuple(value)
     if isinstance(value, Mapping):
@@ -114,7 +114,7 @@ def _parse_object(value: Mapping[str, object], index: int, field: str) -> Parsed
     if text is not None and not isinstance(text, str):
         raise _unusable(index, field, f"an object whose text is a {_json_type(text)}; give a str")
     sources: list[str] = []
-    for name in PICTURE_FIELDS:
+    for name in IMAGE_FIELDS:
         found = value.get(name)
         for source in found if isinstance(found, list) else [found]:
             address = source.get("url") if isinstance(source, Mapping) else source
@@ -128,7 +128,7 @@ def _parse_object(value: Mapping[str, object], index: int, field: str) -> Parsed
                     "or a URL as a string",
                 )
     if sources:
-        return Pictures(tuple(sources), text)
+        return Images(tuple(sources), text)
     if text is None:
         raise _unusable(
             index, field, f"an object with the keys {sorted(value)[:8]}; give it a text or an image"

@@ -1,13 +1,13 @@
 """Chat messages as items: one conversation is one item.
 
 The model has no chat: a conversation is the sum of its users' parts. Texts are joined by line
-breaks. Of a text alone, or a picture alone, the vector is that of the plain item; pictures with a
+breaks. Of a text alone, or an image alone, the vector is that of the plain item; images with a
 text become one item of both (`ImageText`).
 """
 
 from collections.abc import Mapping
 
-from trine.runtime.serving.api.requests.items import ParsedItem, Pictures, parse_item
+from trine.runtime.serving.api.requests.items import Images, ParsedItem, parse_item
 from trine.runtime.serving.service.calls import ServiceError
 from trine.runtime.serving.service.item_fields import ItemPlace
 from trine.runtime.serving.service.refusals import item_error
@@ -67,7 +67,7 @@ def _parse_conversation(messages: object, index: int) -> ParsedItem:
 
 
 def _parts(content: object, index: int, field: str) -> list[ParsedItem]:
-    """Return texts and pictures of a message's content, in order."""
+    """Return texts and images of a message's content, in order."""
     if not isinstance(content, list):
         return [parse_item(content, index, field)]
     return [parse_item(part, index, field) for part in content]
@@ -81,15 +81,15 @@ def _join(parts: list[ParsedItem], place: ItemPlace) -> ParsedItem:
     for part in parts:
         if isinstance(part, tuple):
             raise _unusable(place, "token ids are among other parts; send them in input")
-        if isinstance(part, Pictures):
+        if isinstance(part, Images):
             sources += part.sources
-        text = part.text if isinstance(part, Pictures) else part
+        text = part.text if isinstance(part, Images) else part
         if text is not None:
             texts.append(text)
     if not texts and not sources:
         raise item_error(place, f"{place} holds nothing to embed; give a text or an image")
     joined = "\n".join(texts) if texts else None
-    return Pictures(tuple(sources), joined) if sources else joined or ""
+    return Images(tuple(sources), joined) if sources else joined or ""
 
 
 def _unusable(place: ItemPlace, what: str) -> ServiceError:

@@ -101,18 +101,18 @@ def test_linear_operations_of_a_text_are_the_graphs(
     assert products(path, feeds) == expected
 
 
-def black_picture(model: ModelConfig, grid: tuple[int, int]) -> ImagePatches:
+def black_image(model: ModelConfig, grid: tuple[int, int]) -> ImagePatches:
     size = model.vision.patch_size
     pixels = np.zeros((grid[0] * size, grid[1] * size, 3), np.uint8)
     return ImagePatches(pixels, patch_format(model.image, model.vision))
 
 
-def test_linear_operations_of_a_picture_are_the_graphs(
+def test_linear_operations_of_a_image_are_the_graphs(
     bundle: Bundle, model: ModelConfig, products: Callable[[str, dict[str, Any]], int]
 ) -> None:
     merge = model.vision.spatial_merge_size
     grid = (6 * merge, 5 * merge)
-    inputs = lay_out_images([black_picture(model, grid)] * 2, model.vision)
+    inputs = lay_out_images([black_image(model, grid)] * 2, model.vision)
     feeds = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
     stages = image_stages(model, grid, 2, scaffold_tokens=11)
     expected = operations(stages, "linear", "vision")
@@ -129,20 +129,20 @@ def test_causal_attention_counts_the_pairs_it_needs(model: ModelConfig, lengths:
 
 
 @given(rows=st.integers(1, 20), columns=st.integers(1, 20))
-def test_vision_attention_counts_pairs_in_windows_and_in_the_picture(
+def test_vision_attention_counts_pairs_in_windows_and_in_the_image(
     model: ModelConfig, rows: int, columns: int
 ) -> None:
     vision = model.vision
     merge = vision.spatial_merge_size
     grid = (rows * merge, columns * merge)
-    window_lengths = lay_out_images([black_picture(model, grid)], vision).window_lengths
+    window_lengths = lay_out_images([black_image(model, grid)], vision).window_lengths
     stages = {s.name: s for s in image_stages(model, grid, 1, scaffold_tokens=11)}
     full = len(vision.full_attention_blocks)
     a_pair = 2 * 2 * vision.hidden_size
     in_windows = sum(int(length) ** 2 for length in window_lengths)
     found = stages["vision attention in windows"].operations
     assert found == (vision.depth - full) * in_windows * a_pair
-    found = stages["vision attention over the picture"].operations
+    found = stages["vision attention over the image"].operations
     assert found == full * (grid[0] * grid[1]) ** 2 * a_pair
 
 
@@ -179,7 +179,7 @@ def test_weights_are_the_models(model: ModelConfig, bundle: Bundle) -> None:
     assert sum(stage.weights for stage in stages) == stored
 
 
-def test_a_picture_is_resized_as_the_model_does(model: ModelConfig) -> None:
+def test_a_image_is_resized_as_the_model_does(model: ModelConfig) -> None:
     grid = image_grid(model, 3000, 2000)
     unit = model.vision.patch_size
     assert grid[0] * grid[1] * unit**2 <= model.image.max_pixels

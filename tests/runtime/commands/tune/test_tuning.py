@@ -12,7 +12,7 @@ from trine.kernels.cpu.library import why_unavailable
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.bundle.tuned_settings import TunedSettings, read_tuned, tuned_path, write_tuned
 from trine.runtime.commands.program import main
-from trine.runtime.commands.tune.search import Candidate, Measured, _fastest
+from trine.runtime.commands.tune.search import Measured, Setting, _fastest
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.choice import choose_engine
 from trine.runtime.errors import BundleError
@@ -33,7 +33,7 @@ def here(**changes: object) -> TunedSettings:
 
 def measured(engine: str, rate: float, query_ms: float | None) -> Measured:
     return Measured(
-        candidate=Candidate(engine=engine, threads=1, batch_tokens=1),
+        setting=Setting(engine=engine, threads=1, batch_tokens=1),
         tokens_per_s=rate,
         query_ms=query_ms,
     )

@@ -16,7 +16,7 @@ from trine.runtime.engines.gpu.buckets import (
     decoder_sizes,
     split_run,
 )
-from trine.runtime.engines.gpu.layout import decoder_arrays, pictures_of
+from trine.runtime.engines.gpu.layout import decoder_arrays, images_of
 from trine.runtime.preprocessing.vision_inputs import VisionInputs, pad_layout
 
 
@@ -108,12 +108,12 @@ def test_a_part_has_its_own_tokens_where_the_graph_looks(
         place += length
 
 
-def test_pictures_are_taken_apart_at_their_own_windows() -> None:
-    # Two pictures of 20 patches: windows of 16 and 4, and of 12, 4 and 4.
+def test_images_are_taken_apart_at_their_own_windows() -> None:
+    # Two images of 20 patches: windows of 16 and 4, and of 12, 4 and 4.
     lengths = np.array([16, 4, 12, 4, 4], np.int32)
     gather, scatter = pad_layout(lengths.astype(np.int64))
     rows = np.arange(40 * 3, dtype=np.float32).reshape(40, 3)
-    run = pictures_of(
+    run = images_of(
         VisionInputs(
             patches=rows,
             rope_cos=rows[:, :1],

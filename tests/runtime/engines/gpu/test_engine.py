@@ -51,7 +51,7 @@ def texts(count: int, longest: int, seed: int = 0) -> list[str]:
     ]
 
 
-def picture(height: int, width: int, seed: int = 0) -> ImageText:
+def image(height: int, width: int, seed: int = 0) -> ImageText:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return ImageText((pixels,))
 
@@ -100,7 +100,7 @@ def test_vectors_equal_those_of_the_cpu(make_bundle: MakeBundle, mode: str, kern
     drivers = SimulatedDrivers()
     gpu = load(folder, drivers)
     cpu = Embedder.load(folder, engine="auto")
-    items = [*texts(14, 40), picture(84, 112), picture(112, 84, 1), "", picture(140, 28, 2)]
+    items = [*texts(14, 40), image(84, 112), image(112, 84, 1), "", image(140, 28, 2)]
     tasks = [TASKS[i % 3] for i in range(len(items))]
     cosine, difference = worst(embed(gpu, items, tasks), embed(cpu, items, tasks))
     print(f"{mode}, kernels {kernels}: cosine {cosine:.8f}, difference {difference:.1e}")
@@ -113,7 +113,7 @@ def test_vectors_equal_those_of_the_cpu(make_bundle: MakeBundle, mode: str, kern
 def test_a_graph_in_16_bits_stays_within_its_floor(make_bundle: MakeBundle) -> None:
     folder = make_bundle(half="fp16")
     gpu, cpu = load(folder, SimulatedDrivers()), Embedder.load(folder)
-    items = [*texts(10, 30), picture(112, 112)]
+    items = [*texts(10, 30), image(112, 112)]
     cosine, _ = worst(embed(gpu, items, "code"), embed(cpu, items, "code"))
     print(f"fp16: worst cosine {cosine:.6f}")
     assert cosine >= 0.9995
@@ -158,7 +158,7 @@ def test_what_no_bucket_holds_is_refused_with_the_command_that_helps(
     )
     assert "--buckets text=" in str(refusal.value)
     with pytest.raises(EngineError, match=r"80 patches.*--buckets image="):
-        gpu.encode([picture(140, 112)], "retrieval")
+        gpu.encode([image(140, 112)], "retrieval")
     # Nothing is left over that would keep later calls waiting.
     assert gpu.encode(["short"], "retrieval").single is not None
 
@@ -283,7 +283,7 @@ def test_hidden_states_are_those_of_the_cpu(make_bundle: MakeBundle) -> None:
         encoder = embedder._encoder
         with encoder.engine.adapters.hold(["code"]) as handles:
             request = check_request(TASKS, encoder.model, num_items=3, task="code")
-            sequences = encoder._preparation.sequences(["a", "b c d", "e " * 40], request)
+            sequences = encoder._preprocessor.sequences(["a", "b c d", "e " * 40], request)
             listed = list(sequences)
             rows = encoder._pipeline.hidden_states(listed, [handles["code"]] * 3)
             found.append(dict(rows))

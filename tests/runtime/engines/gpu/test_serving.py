@@ -13,13 +13,13 @@ from trine.runtime.engines.base import EngineOptions, VectorEngine
 from trine.runtime.engines.gpu.opening import open_gpu_engine
 from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.runner import BatchLimits, Pipeline
-from trine.runtime.preprocessing.preprocessor import Preparation
+from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 from trine.runtime.request import check_request
 from trine.runtime.serving.scheduler.batching import Load
-from trine.runtime.serving.scheduler.engine_meter import EngineRun, metered
-from trine.runtime.serving.scheduler.vectors import item_vectors, run_entries
+from trine.runtime.serving.scheduler.engine_meter import EngineBatch, metered
+from trine.runtime.serving.scheduler.vectors import forward_entries, item_vectors
 from trine.runtime.serving.scheduler.work_queue import Entry
 
 MakeBundle = Callable[..., Path]
@@ -59,15 +59,15 @@ class Server:
         self.drivers = SimulatedDrivers()
         options = EngineOptions(threads=None, tasks=("code",))
         engine = open_gpu_engine(bundle, bundle.engine("tensorrt"), options, self.drivers)
-        self.runs: list[EngineRun] = []
+        self.runs: list[EngineBatch] = []
         self.model = bundle.manifest.model
         table = EmbeddingTable(bundle.path(EMBEDDING_NAME), self.model.decoder)
         watched = metered(engine, self.runs.append)
         assert isinstance(watched, VectorEngine)
         self.pipeline = Pipeline(self.model, watched, table, BatchLimits(tokens=64))
-        preparation = Preparation(self.model, TextTokenizer(bundle.path(TOKENIZER_NAME)))
+        preprocessor = Preprocessor(self.model, TextTokenizer(bundle.path(TOKENIZER_NAME)))
         request = check_request(("code",), self.model, num_items=len(TEXTS), task="code")
-        self.sequences = list(preparation.sequences(TEXTS, request))
+        self.sequences = list(preprocessor.sequences(TEXTS, request))
         with engine.adapters.hold(["code"]) as handles:
             self.adapter = handles["code"]
 
@@ -106,7 +106,7 @@ def test_hidden_states_stay_on_the_device(make_bundle: MakeBundle) -> None:
     want = server.by_hidden_states(entries)
     server.runs.clear()
     server.drivers.simulated.log.clear()
-    check_same(run_entries(server.pipeline, entries), want)
+    check_same(forward_entries(server.pipeline, entries), want)
     tokens = sum(len(sequence) for sequence in server.sequences)
     hidden, projected = server.model.decoder.hidden_size, server.model.projector_dim
     assert server.copied() == 4 * (len(entries) * hidden + tokens * projected)
@@ -126,7 +126,7 @@ def test_what_the_heads_do_not_make_comes_from_hidden_states(
     entries = server.entries(**last)
     want = server.by_hidden_states(entries)
     server.drivers.simulated.log.clear()
-    check_same(run_entries(server.pipeline, entries), want)
+    check_same(forward_entries(server.pipeline, entries), want)
     tokens = sum(len(sequence) for sequence in server.sequences)
     assert server.copied() == 4 * tokens * server.model.decoder.hidden_size
 
@@ -134,4 +134,4 @@ def test_what_the_heads_do_not_make_comes_from_hidden_states(
 def test_heads_on_the_host_give_the_same(make_bundle: MakeBundle) -> None:
     server = Server(make_bundle(kernels=False))
     entries = server.entries()
-    check_same(run_entries(server.pipeline, entries), server.by_hidden_states(entries))
+    check_same(forward_entries(server.pipeline, entries), server.by_hidden_states(entries))

@@ -34,7 +34,7 @@ MakeBundle = Callable[[str], Path]
 TASKS = ("retrieval", "text-matching", "code")
 
 
-def picture(height: int, width: int) -> NDArray[np.uint8]:
+def image(height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -42,11 +42,11 @@ def items() -> list[Item]:
     source = np.random.default_rng(0)
     words = ["the", "Straße", "東京", "def", "🚀", "12", "fox,"]
     texts = [" ".join(source.choice(words, count)) for count in (1, 2, 9, 40, 300, 777)]
-    pictures = [picture(56, 56), picture(150, 90), picture(250, 310)]
+    images = [image(56, 56), image(150, 90), image(250, 310)]
     return [
         *texts,
-        *(ImageText((image,)) for image in pictures),
-        ImageText((pictures[0], pictures[1]), "both"),
+        *(ImageText((image,)) for image in images),
+        ImageText((images[0], images[1]), "both"),
     ]
 
 

@@ -43,9 +43,9 @@ def test_mapped_weights_give_the_same_vectors(bundle: Bundle) -> None:
         embedder = Embedder.load(
             bundle.folder, engine="native-int8", tasks=("retrieval",), threads=1
         )
-        picture = np.arange(60 * 60 * 3, dtype=np.uint8).reshape(60, 60, 3)
+        image = np.arange(60 * 60 * 3, dtype=np.uint8).reshape(60, 60, 3)
         texts = embedder.encode_text(["one", "two words"], task="retrieval")
-        return np.concatenate([texts, embedder.encode_image([picture], task="retrieval")])
+        return np.concatenate([texts, embedder.encode_image([image], task="retrieval")])
 
     assert engine(bundle).weights_in_memory
     before = vectors()

@@ -154,7 +154,7 @@ async def read_source(source: str | bytes) -> bytes:
     if isinstance(source, bytes):
         return source
     if source.startswith("http"):
-        raise ServiceError(422, "url_refused", "pictures are not fetched from URLs here")
+        raise ServiceError(422, "url_refused", "images are not fetched from URLs here")
     try:
         content = base64.b64decode(source.rpartition(",")[2], validate=True)
     except (binascii.Error, ValueError) as cause:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trine.runtime.inputs import ImageText
-from trine.runtime.serving.api.requests.images import read_pictures
-from trine.runtime.serving.api.requests.items import Pictures, is_image_uri, parse_input
+from trine.runtime.serving.api.requests.images import read_images
+from trine.runtime.serving.api.requests.items import Images, is_image_uri, parse_input
 from trine.runtime.serving.api.requests.messages import parse_messages
 from trine.runtime.serving.service.calls import ServiceError
 
@@ -39,13 +39,13 @@ JSON = st.recursive(
         ({"text": "a"}, ("a",)),
         ([{"text": "a", "image": None}], ("a",)),
         ([{"type": "text", "text": "a"}], ("a",)),
-        ([{"image": "x"}], (Pictures(("x",)),)),
-        ([{"bytes": "x"}], (Pictures(("x",)),)),
-        ([{"url": "https://x"}], (Pictures(("https://x",)),)),
-        ([{"image_url": {"url": "x"}}], (Pictures(("x",)),)),
-        ([{"image_url": "x", "text": "a"}], (Pictures(("x",), "a"),)),
-        ([{"image": ["x", "y"]}], (Pictures(("x", "y")),)),
-        (["data:image/png;base64,xx"], (Pictures(("data:image/png;base64,xx",)),)),
+        ([{"image": "x"}], (Images(("x",)),)),
+        ([{"bytes": "x"}], (Images(("x",)),)),
+        ([{"url": "https://x"}], (Images(("https://x",)),)),
+        ([{"image_url": {"url": "x"}}], (Images(("x",)),)),
+        ([{"image_url": "x", "text": "a"}], (Images(("x",), "a"),)),
+        ([{"image": ["x", "y"]}], (Images(("x", "y")),)),
+        (["data:image/png;base64,xx"], (Images(("data:image/png;base64,xx",)),)),
         (["https://example.org/a.png"], ("https://example.org/a.png",)),
         (["data:text/plain;base64,xx"], ("data:text/plain;base64,xx",)),
     ],
@@ -54,8 +54,8 @@ def test_each_shape_of_an_item_is_known(value: object, items: tuple[object, ...]
     assert parse_input(value) == items
 
 
-def test_strings_are_pictures_where_the_modality_says_so() -> None:
-    assert parse_input(["https://x"], modality="image") == (Pictures(("https://x",)),)
+def test_strings_are_images_where_the_modality_says_so() -> None:
+    assert parse_input(["https://x"], modality="image") == (Images(("https://x",)),)
     assert parse_input(["https://x"], modality="text") == ("https://x",)
     with pytest.raises(ServiceError, match="modality is 'audio'"):
         parse_input(["x"], modality="audio")
@@ -86,7 +86,7 @@ def test_any_json_is_parsed_or_refused(value: Any) -> None:
                 raise
         else:
             assert items
-            assert all(isinstance(item, str | tuple | Pictures) for item in items)
+            assert all(isinstance(item, str | tuple | Images) for item in items)
 
 
 @given(st.text())
@@ -100,7 +100,7 @@ def _user(*parts: object) -> dict[str, object]:
     return {"role": "user", "content": list(parts)}
 
 
-PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,xx"}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,xx"}}
 TEXT = {"type": "text", "text": "a"}
 
 
@@ -109,11 +109,11 @@ TEXT = {"type": "text", "text": "a"}
     [
         ([{"role": "user", "content": "a"}], ("a",)),
         ([_user(TEXT)], ("a",)),
-        ([_user(PICTURE)], (Pictures(("data:image/png;base64,xx",)),)),
-        ([_user(PICTURE, TEXT)], (Pictures(("data:image/png;base64,xx",), "a"),)),
+        ([_user(IMAGE)], (Images(("data:image/png;base64,xx",)),)),
+        ([_user(IMAGE, TEXT)], (Images(("data:image/png;base64,xx",), "a"),)),
         ([_user(TEXT), _user(TEXT)], ("a\na",)),
         ([{"role": "system", "content": ""}, _user(TEXT)], ("a",)),
-        ([[_user(TEXT)], [_user(PICTURE)]], ("a", Pictures(("data:image/png;base64,xx",)))),
+        ([[_user(TEXT)], [_user(IMAGE)]], ("a", Images(("data:image/png;base64,xx",)))),
     ],
 )
 def test_a_conversation_is_one_item(messages: object, items: tuple[object, ...]) -> None:
@@ -135,7 +135,7 @@ def test_conversations_with_nothing_to_embed_are_refused(messages: object, index
 
 
 def count_nothing(size: int) -> None:
-    """Holds pictures without counting them."""
+    """Holds images without counting them."""
 
 
 async def _read(source: str | bytes) -> bytes:
@@ -146,41 +146,37 @@ async def _read(source: str | bytes) -> bytes:
     return source if isinstance(source, bytes) else source.encode()
 
 
-def test_pictures_are_read_in_order_and_texts_kept() -> None:
-    items = ("a", Pictures(("x", b"y"), "t"), (1, 2), Pictures(("z",)))
-    contents = asyncio.run(read_pictures(items, _read, max_items=4, hold=count_nothing))
+def test_images_are_read_in_order_and_texts_kept() -> None:
+    items = ("a", Images(("x", b"y"), "t"), (1, 2), Images(("z",)))
+    contents = asyncio.run(read_images(items, _read, max_items=4, hold=count_nothing))
     assert contents == ("a", ImageText((b"x", b"y"), "t"), (1, 2), ImageText((b"z",)))
 
 
-def test_the_first_bad_picture_is_named_and_faults_are_not_hidden() -> None:
-    items = ("a", Pictures(("x",)), Pictures(("bad",)), Pictures(("bad",)))
+def test_the_first_bad_image_is_named_and_faults_are_not_hidden() -> None:
+    items = ("a", Images(("x",)), Images(("bad",)), Images(("bad",)))
     with pytest.raises(ServiceError, match=r"item 2 of input: the image is bad") as caught:
-        asyncio.run(read_pictures(items, _read, max_items=4, hold=count_nothing))
+        asyncio.run(read_images(items, _read, max_items=4, hold=count_nothing))
     assert caught.value.index == 2
     with pytest.raises(RuntimeError, match="a fault"):
         asyncio.run(
-            read_pictures((*items, Pictures(("fault",))), _read, max_items=5, hold=count_nothing)
+            read_images((*items, Images(("fault",))), _read, max_items=5, hold=count_nothing)
         )
 
 
-def test_too_many_items_are_refused_before_a_picture_is_read() -> None:
+def test_too_many_items_are_refused_before_a_image_is_read() -> None:
     with pytest.raises(ServiceError) as caught:
-        asyncio.run(
-            read_pictures((Pictures(("fault",)),) * 3, _read, max_items=2, hold=count_nothing)
-        )
+        asyncio.run(read_images((Images(("fault",)),) * 3, _read, max_items=2, hold=count_nothing))
     assert caught.value.status == 413
 
 
-def test_pictures_are_counted_however_they_are_spread_over_items() -> None:
+def test_images_are_counted_however_they_are_spread_over_items() -> None:
     with pytest.raises(ServiceError) as caught:
-        asyncio.run(
-            read_pictures((Pictures(("fault",) * 3),), _read, max_items=2, hold=count_nothing)
-        )
-    assert (caught.value.status, caught.value.code) == (413, "too_many_pictures")
+        asyncio.run(read_images((Images(("fault",) * 3),), _read, max_items=2, hold=count_nothing))
+    assert (caught.value.status, caught.value.code) == (413, "too_many_images")
 
 
-def test_only_pictures_that_were_fetched_are_held() -> None:
+def test_only_images_that_were_fetched_are_held() -> None:
     held: list[int] = []
-    items = (Pictures(("abc", b"defg")), Pictures(("http://img.example/a.png",)))
-    asyncio.run(read_pictures(items, _read, max_items=4, hold=held.append))
+    items = (Images(("abc", b"defg")), Images(("http://img.example/a.png",)))
+    asyncio.run(read_images(items, _read, max_items=4, hold=held.append))
     assert held == [len("http://img.example/a.png")]

@@ -85,7 +85,7 @@ def test_outputs_are_those_asked_for_in_their_order(client: Any, matrix: Vector)
     assert np.array_equal(stacked[starts[1] : starts[2]], matrix("bcd"))
 
 
-def test_tasks_dimensions_and_pictures(
+def test_tasks_dimensions_and_images(
     client: Any, vector: Vector, png: bytes, png_base64: str, png_uri: str
 ) -> None:
     def embed(content: object, headers: dict[str, str] | None = None, path: str = INFER) -> Any:
@@ -108,7 +108,7 @@ def test_tasks_dimensions_and_pictures(
     assert np.array_equal(got[1], vector("a", "code", "query", 64))
     got = embed(_json_body(["a"]), path="/v2/models/v4:code.passage/infer")
     assert np.array_equal(got[0], vector("a", "code", "passage"))
-    picture = vector(ImageText((png,)))
+    image = vector(ImageText((png,)))
     uri = png_uri.encode()
     for tensors in (
         {"image": [png]},
@@ -116,10 +116,10 @@ def test_tasks_dimensions_and_pictures(
         {"image": [uri]},
         {"input_text": [uri]},
     ):
-        assert np.array_equal(embed(*_binary(tensors))[0], picture)
+        assert np.array_equal(embed(*_binary(tensors))[0], image)
     got = embed(*_binary({"input_text": [b"t", b""], "image": [png, png]}))
     assert np.array_equal(got[0], vector(ImageText((png,), "t")))
-    assert np.array_equal(got[1], picture)
+    assert np.array_equal(got[1], image)
 
 
 def test_compression_both_ways(client: Any, vector: Vector) -> None:

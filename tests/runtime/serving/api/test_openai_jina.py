@@ -48,7 +48,7 @@ def test_each_form_of_one_input(
     assert np.array_equal(got, vector(content))
 
 
-def test_pictures_come_in_all_their_shapes(
+def test_images_come_in_all_their_shapes(
     client: Any, vector: Vector, png: bytes, png_base64: str, png_uri: str
 ) -> None:
     items = [
@@ -141,11 +141,11 @@ def test_multi_vectors_are_in_embeddings(client: Any, matrix: Vector, png_uri: s
     response = client.post("/v1/embeddings", body)
     got = _numbers(response, "embeddings")
     assert np.array_equal(got[0], matrix("a"))
-    text, picture = response.json()["data"]
+    text, image = response.json()["data"]
     assert (text["object"], text["index"]) == ("embeddings", 0)
     assert "embedding" not in text
     assert "image_spans" not in text
-    assert picture["image_spans"] == [{"start": 2, "rows": 2, "columns": 2, "picture": 0}]
+    assert image["image_spans"] == [{"start": 2, "rows": 2, "columns": 2, "image": 0}]
 
 
 def test_the_multi_vector_path_has_both_names_equal_and_nested(client: Any, matrix: Vector) -> None:

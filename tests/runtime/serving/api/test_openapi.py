@@ -19,14 +19,14 @@ from trine.runtime.serving.api.requests.token_ids import ForeignTokenIds
 UNLISTED = {"/models", "/models/{model}", "/openapi.json", "/docs"}
 
 
-async def _no_pictures(source: str | bytes) -> bytes:
+async def _no_images(source: str | bytes) -> bytes:
     raise AssertionError(source)
 
 
 def test_every_route_is_described_and_the_other_way_round(service: Any) -> None:
     api = ApiContext(
         service=service,
-        read_image=_no_pictures,
+        read_image=_no_images,
         max_body_bytes=1,
         foreign_ids=ForeignTokenIds(),
     )

@@ -41,7 +41,7 @@ def test_scores_by_pairs_and_cosine(client: Any, vector: Vector) -> None:
     assert pairs[1] == pytest.approx(single[0]["score"])
 
 
-def test_score_takes_content_parts_and_pictures(
+def test_score_takes_content_parts_and_images(
     client: Any, matrix: Vector, png: bytes, png_uri: str
 ) -> None:
     part = {"type": "image_url", "image_url": {"url": png_uri}}
@@ -67,16 +67,16 @@ def test_documents_are_ranked_best_first(client: Any, matrix: Vector, png_uri: s
 
 
 @pytest.mark.parametrize(
-    ("asked", "repeated"), [(None, {"a", "b"}), (False, set()), (True, {"a", "b", "picture"})]
+    ("asked", "repeated"), [(None, {"a", "b"}), (False, set()), (True, {"a", "b", "image"})]
 )
-def test_ranked_texts_are_repeated_by_default_and_pictures_where_asked(
+def test_ranked_texts_are_repeated_by_default_and_images_where_asked(
     client: Any, png_uri: str, asked: bool | None, repeated: set[str]
 ) -> None:
     # pymilvus-model sends no `return_documents` and reads each result's document.
     body = {"query": "a", "documents": ["a", "b", png_uri], "return_documents": asked}
     results = client.post("/v1/rerank", body).json()["results"]
     texts = {item["document"]["text"] for item in results if "document" in item}
-    assert {"picture" if text == png_uri else text for text in texts} == repeated
+    assert {"image" if text == png_uri else text for text in texts} == repeated
 
 
 @pytest.mark.parametrize(

@@ -195,13 +195,13 @@ def test_a_compressed_body_is_unfolded_within_the_limits(golden_bundle: Path, se
         assert small.application.gate._bodies._pending == 0
 
 
-def test_fetched_pictures_have_the_bounds_of_a_body(
+def test_fetched_images_have_the_bounds_of_a_body(
     golden_bundle: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = {"http://img.example/1.png": b"0" * 3000, "http://img.example/2.png": b"1" * 3000}
+    images = {"http://img.example/1.png": b"0" * 3000, "http://img.example/2.png": b"1" * 3000}
 
     async def read(source: str, *_: object) -> bytes:
-        return pictures[source]
+        return images[source]
 
     monkeypatch.setattr("trine.runtime.serving.http.app.read_image", read)
     with serve(golden_bundle, max_body_bytes=5000, max_pending_bytes=9000) as small:
@@ -210,11 +210,11 @@ def test_fetched_pictures_have_the_bounds_of_a_body(
             body = {"input": [{"image": url} for url in urls]}
             return str(small.request("POST", EMBEDDINGS, json=body).json()["error"]["code"])
 
-        # The bytes are no picture, which shows once they are through.
-        assert code(*list(pictures)[:1]) == "invalid_input"
-        assert code(*pictures) == "pictures_too_large"
+        # The bytes are no image, which shows once they are through.
+        assert code(*list(images)[:1]) == "invalid_input"
+        assert code(*images) == "images_too_large"
         small.application.gate._bodies.hold(7000)
-        assert code(*list(pictures)[:1]) == "bodies_full"
+        assert code(*list(images)[:1]) == "bodies_full"
         small.application.gate._bodies.release(7000)
         assert small.application.gate._bodies._pending == 0
 

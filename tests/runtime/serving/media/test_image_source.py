@@ -1,4 +1,4 @@
-"""Pictures of requests: how they may be written, and that bombs are refused by their headers."""
+"""Images of requests: how they may be written, and that bombs are refused by their headers."""
 
 import asyncio
 import base64
@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.runtime.serving.picture_servers import (
+from tests.runtime.serving.image_servers import (
     PUBLIC,
     RecordingNetwork,
     Resolver,
     fetcher,
-    picture,
+    image,
     reply,
     serving,
 )
@@ -39,9 +39,9 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-PNG = picture()
+PNG = image()
 #: Bytes whose base64 has both characters in which the alphabets differ.
-JPEG = picture(form="JPEG")
+JPEG = image(form="JPEG")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ JPEG = picture(form="JPEG")
         f"data:image/jpeg;base64,{encoded(PNG)}",
     ],
 )
-def test_every_spelling_of_a_picture_gives_its_bytes(source: str | bytes) -> None:
+def test_every_spelling_of_a_image_gives_its_bytes(source: str | bytes) -> None:
     assert read(source) == PNG
 
 
@@ -74,7 +74,7 @@ def test_both_alphabets_with_and_without_padding_decode_alike(data: bytes) -> No
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_formats_of_the_list_are_taken(form: str) -> None:
-    data = picture(form=form)
+    data = image(form=form)
     assert read(data) == data
     assert load_image(data).shape == (6, 8, 3)
 
@@ -84,7 +84,7 @@ def test_other_formats_are_refused(form: str) -> None:
     if form not in Image.registered_extensions().values():
         form = "TIFF"
     with pytest.raises(ServiceError) as caught:
-        read(picture(form=form, size=(16, 16)))
+        read(image(form=form, size=(16, 16)))
     assert (caught.value.status, caught.value.code) == (422, "invalid_image")
 
 
@@ -112,7 +112,7 @@ def test_other_formats_are_refused(form: str) -> None:
         b"\0" * 1000,
     ],
 )
-def test_what_is_no_picture_is_refused(source: str | bytes) -> None:
+def test_what_is_no_image_is_refused(source: str | bytes) -> None:
     with pytest.raises(ServiceError) as caught:
         read(source)
     assert (caught.value.status, caught.value.code) == (422, "invalid_image")
@@ -124,7 +124,7 @@ def test_urls_are_refused_unless_there_is_a_fetcher() -> None:
     assert (caught.value.status, caught.value.code) == (422, "image_url_disabled")
 
 
-def test_a_url_is_fetched_and_its_picture_checked() -> None:
+def test_a_url_is_fetched_and_its_image_checked() -> None:
     async def run(body: bytes) -> bytes:
         async with serving({"/a.png": reply(body)}) as port:
             source = fetcher(RecordingNetwork(port), Resolver({"img.example": (PUBLIC,)}))
@@ -183,7 +183,7 @@ def webp_canvas(width: int, height: int) -> bytes:
 
 
 def bmp_size(width: int, height: int) -> bytes:
-    data = bytearray(picture(form="BMP"))
+    data = bytearray(image(form="BMP"))
     data[18:26] = struct.pack("<ii", width, height)
     return bytes(data)
 
@@ -216,7 +216,7 @@ def test_sizes_beyond_the_limit_are_refused_from_the_header(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(0, 10), (10, 0)])
-def test_pictures_without_pixels_are_refused(size: tuple[int, int]) -> None:
+def test_images_without_pixels_are_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ServiceError) as caught:
         check_image(png_header(*size), LIMITS)
     assert caught.value.status == 422
@@ -295,7 +295,7 @@ def test_cut_and_damaged_files_are_refused_here_or_where_they_are_decoded(form: 
 
 @given(form=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP"]), data=st.data())
 def test_files_with_changed_bytes_raise_nothing_else(form: str, data: st.DataObject) -> None:
-    file = bytearray(picture(form=form))
+    file = bytearray(image(form=form))
     for _ in range(data.draw(st.integers(1, 6))):
         file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
     check_or_decode(bytes(file))

@@ -1,4 +1,4 @@
-"""Fetching pictures: what is fetched, and that no forbidden address is ever connected to."""
+"""Fetching images: what is fetched, and that no forbidden address is ever connected to."""
 
 import asyncio
 import shutil
@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.runtime.serving.picture_servers import (
+from tests.runtime.serving.image_servers import (
     PUBLIC,
     Answer,
     RecordingNetwork,
     Resolver,
     fetcher,
-    picture,
+    image,
     redirect,
     reply,
     serving,
@@ -80,15 +80,15 @@ def refusal(found: tuple[bytes | ServiceError, RecordingNetwork, Resolver]) -> S
     return error
 
 
-def test_fetches_a_picture_from_an_allowed_host() -> None:
-    found, network, _ = get({"/a.png?x=1": reply(picture())}, "http://img.example/a.png?x=1#part")
-    assert found == picture()
+def test_fetches_a_image_from_an_allowed_host() -> None:
+    found, network, _ = get({"/a.png?x=1": reply(image())}, "http://img.example/a.png?x=1#part")
+    assert found == image()
     assert network.connected == [(PUBLIC, 80)]
 
 
 def test_a_body_without_a_length_is_read_to_its_end() -> None:
-    found, _, _ = get({"/a.png": b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n" + picture()})
-    assert found == picture()
+    found, _, _ = get({"/a.png": b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n" + image()})
+    assert found == image()
 
 
 @pytest.mark.parametrize("address", FORBIDDEN)
@@ -115,7 +115,7 @@ def test_a_name_with_a_forbidden_address_is_not_connected_to(address: str) -> No
 
 @pytest.mark.parametrize("addresses", [(PUBLIC, "10.0.0.1"), ("10.0.0.1", PUBLIC), ()])
 def test_one_forbidden_address_among_public_ones_refuses_the_name(addresses: tuple[str]) -> None:
-    found = get({"/a.png": reply(picture())}, table={"img.example": addresses})
+    found = get({"/a.png": reply(image())}, table={"img.example": addresses})
     refusal(found)
     assert found[1].connected == []
 
@@ -175,8 +175,8 @@ def test_tricks_with_the_url_are_refused_unresolved(url: str) -> None:
     ],
 )
 def test_the_allow_list_decides_by_host_and_port(pattern: str, url: str, allowed: bool) -> None:
-    found = get({"/a.png": reply(picture())}, url, hosts=(pattern,))
-    assert (found[0] == picture()) is allowed
+    found = get({"/a.png": reply(image())}, url, hosts=(pattern,))
+    assert (found[0] == image()) is allowed
     assert bool(found[1].connected) is allowed
 
 
@@ -188,8 +188,8 @@ def test_a_host_pattern_of_another_form_is_refused_at_the_start(pattern: str) ->
 
 @pytest.mark.parametrize("status", ["301 x", "302 x", "303 x", "307 x", "308 x"])
 def test_redirects_are_followed_within_the_allow_list(status: str) -> None:
-    answers = {"/a.png": redirect("b.png?c=d", status), "/b.png?c=d": reply(picture())}
-    assert get(answers)[0] == picture()
+    answers = {"/a.png": redirect("b.png?c=d", status), "/b.png?c=d": reply(image())}
+    assert get(answers)[0] == image()
 
 
 @pytest.mark.parametrize("host", [*ADDRESS_HOSTS[:17], "local.example", "other.example"])
@@ -226,7 +226,7 @@ def test_the_connection_goes_to_the_checked_address_though_the_name_changes() ->
             return [PUBLIC] if len(self.asked) == 1 else ["127.0.0.1"]
 
     async def run() -> None:
-        async with serving({"/a": redirect("/b"), "/b": reply(picture())}) as port:
+        async with serving({"/a": redirect("/b"), "/b": reply(image())}) as port:
             network, resolver = RecordingNetwork(port), Rebinding({})
             with pytest.raises(ServiceError, match="not public"):
                 await fetcher(network, resolver).fetch("http://img.example/a", 10_000)
@@ -248,10 +248,10 @@ def test_the_second_address_is_tried_where_the_first_does_not_answer() -> None:
             return await self._tcp.connect_tcp("127.0.0.1", self.port)
 
     async def run() -> None:
-        async with serving({"/a": reply(picture())}) as port:
+        async with serving({"/a": reply(image())}) as port:
             network = HalfDown(port)
             resolver = Resolver({"img.example": ("2600::1", PUBLIC)})
-            assert await fetcher(network, resolver).fetch("http://img.example/a", 9999) == picture()
+            assert await fetcher(network, resolver).fetch("http://img.example/a", 9999) == image()
             assert network.connected == [("2600::1", 80), (PUBLIC, 80)]
 
     asyncio.run(run())
@@ -326,11 +326,11 @@ def test_a_declared_length_beyond_the_limit_is_refused_before_the_body() -> None
 @pytest.mark.parametrize(
     "answer",
     [
-        reply(picture(), "text/html"),
-        reply(picture(), "application/json"),
-        reply(picture(), "image/png", "404 Not Found"),
-        reply(picture(), "image/png", "500 x"),
-        reply(picture(), "image/png", "200 OK", "Content-Encoding: gzip\r\n"),
+        reply(image(), "text/html"),
+        reply(image(), "application/json"),
+        reply(image(), "image/png", "404 Not Found"),
+        reply(image(), "image/png", "500 x"),
+        reply(image(), "image/png", "200 OK", "Content-Encoding: gzip\r\n"),
         reply(b"", "image/png", "302 x"),
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"",
@@ -340,7 +340,7 @@ def test_a_declared_length_beyond_the_limit_is_refused_before_the_body() -> None
     ],
     ids=range(11),
 )
-def test_answers_that_are_no_picture_are_a_refusal(answer: bytes) -> None:
+def test_answers_that_are_no_image_are_a_refusal(answer: bytes) -> None:
     assert refusal(get({"/a.png": answer})).code == "image_url_failed"
 
 
@@ -360,7 +360,7 @@ def test_https_checks_the_certificate(tmp_path: Path) -> None:
     tls.sni_callback = name
 
     async def run() -> None:
-        async with serving({"/a.png": reply(picture())}, tls) as port:
+        async with serving({"/a.png": reply(image())}, tls) as port:
             network = RecordingNetwork(port)
             source = fetcher(network, Resolver({"img.example": (PUBLIC,)}))
             with pytest.raises(ServiceError) as caught:
@@ -373,7 +373,7 @@ def test_https_checks_the_certificate(tmp_path: Path) -> None:
 
 
 def test_a_server_that_speaks_no_tls_is_left_when_the_time_is_up() -> None:
-    found = get({"/a.png": reply(picture())}, "https://img.example/a.png", timeout_s=0.3)
+    found = get({"/a.png": reply(image())}, "https://img.example/a.png", timeout_s=0.3)
     assert refusal(found).code == "image_url_failed"
 
 

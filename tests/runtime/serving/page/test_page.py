@@ -17,7 +17,7 @@ from trine import Embedder, ImageText
 from trine.runtime import maxsim
 from trine.runtime.serving import page as page_package
 
-PICTURES = Path(__file__).parents[4] / "export" / "nano" / "demo" / "pictures"
+IMAGES = Path(__file__).parents[4] / "export" / "nano" / "demo" / "pictures"
 CHOSEN = (
     "00-a-red-circle.png",
     "01-a-blue-square.png",
@@ -42,7 +42,7 @@ def embedder(nano_bundle: Path) -> Embedder:
 
 
 def data_uri(name: str) -> str:
-    content = base64.b64encode((PICTURES / name).read_bytes()).decode()
+    content = base64.b64encode((IMAGES / name).read_bytes()).decode()
     return f"data:image/png;base64,{content}"
 
 
@@ -76,7 +76,7 @@ def test_answers_hold_the_vectors_of_encode_and_the_grid(url: str, embedder: Emb
     body = {"items": [{"text": "a rose"}, {"image": data_uri(CHOSEN[0])}], "role": "passage"}
     answer = embed(url, body).json()
     wanted = embedder.encode(
-        ["a rose", ImageText(((PICTURES / CHOSEN[0]).read_bytes(),))],
+        ["a rose", ImageText(((IMAGES / CHOSEN[0]).read_bytes(),))],
         task="retrieval",
         prompt_name="passage",
         return_multivector=True,
@@ -87,9 +87,9 @@ def test_answers_hold_the_vectors_of_encode_and_the_grid(url: str, embedder: Emb
         np.testing.assert_allclose(array(item, "single"), wanted.single[index], atol=1e-5)
         rows = array(item, "multi").reshape(item["rows"], item["width"])
         np.testing.assert_allclose(rows, wanted.multi[index], atol=5e-5)
-    assert answer["items"][0]["pictures"] == []
+    assert answer["items"][0]["images"] == []
     assert "".join(answer["items"][0]["tokens"]) == "Passage: a rose"
-    (grid,) = answer["items"][1]["pictures"]
+    (grid,) = answer["items"][1]["images"]
     # 224 × 224 pixels; a token is 28 × 28 of them.
     assert (grid["rows"], grid["columns"]) == (8, 8)
     assert 0 < grid["start"] < grid["start"] + 64 < answer["items"][1]["rows"]
@@ -103,7 +103,7 @@ def test_answers_hold_the_vectors_of_encode_and_the_grid(url: str, embedder: Emb
         {"items": [{"text": "a"}] * 65, "role": "query"},
         {"items": [{}], "role": "query"},
         {"items": [{"text": "a", "image": "b"}], "role": "query"},
-        {"items": [{"image": "not a picture"}], "role": "query"},
+        {"items": [{"image": "not an image"}], "role": "query"},
         {"items": [{"image": "https://example.org/a.png"}], "role": "query"},
         {"items": [{"text": "a"}], "role": "other"},
         {"items": [{"text": "a"}], "role": "query", "task": "unknown"},
@@ -118,14 +118,14 @@ def test_bodies_that_cannot_be_used_are_refused_with_a_sentence(url: str, body: 
 
 @pytest.fixture(scope="module")
 def page(url: str) -> Iterator[Page]:
-    """The page, open in a browser with pictures on it."""
+    """The page, open in a browser with images on it."""
     program = chromium_path()
     if program is None:
         pytest.skip("there is no Chromium on the path")
     with browser_page(program) as opened:
         opened.open(url + "/")
         opened.wait("document.getElementById('task').options.length === 3")
-        opened.choose_files("#files", [PICTURES / name for name in CHOSEN])
+        opened.choose_files("#files", [IMAGES / name for name in CHOSEN])
         opened.wait(f"documents.length === {len(CHOSEN)} && documents.every((d) => d.vectors)")
         yield opened
 
@@ -153,21 +153,21 @@ def shown(page: Page, name: str) -> list[float]:
 
 
 @pytest.mark.parametrize("by", ["multi", "single"])
-def test_pictures_are_ranked_as_encode_ranks_them(page: Page, embedder: Embedder, by: str) -> None:
+def test_images_are_ranked_as_encode_ranks_them(page: Page, embedder: Embedder, by: str) -> None:
     query = embedder.encode(["a blue square"], task="retrieval", return_multivector=True)
-    pictures = embedder.encode(
-        [ImageText((str(PICTURES / name),)) for name in CHOSEN],
+    images = embedder.encode(
+        [ImageText((str(IMAGES / name),)) for name in CHOSEN],
         task="retrieval",
         return_multivector=True,
     )
     assert query.single is not None
-    assert pictures.single is not None
+    assert images.single is not None
     assert query.multi is not None
-    assert pictures.multi is not None
+    assert images.multi is not None
     if by == "multi":
-        scores = maxsim(query.multi, pictures.multi)[0]
+        scores = maxsim(query.multi, images.multi)[0]
     else:
-        scores = (query.single @ pictures.single.T)[0]
+        scores = (query.single @ images.single.T)[0]
     search(page, "a blue square")
     page.evaluate(f"document.querySelector('input[value={by}]').click()")
     assert ranking(page) == [CHOSEN[i] for i in np.argsort(-scores)]
@@ -188,9 +188,9 @@ def test_heat_maps_cover_the_grid_and_follow_the_chosen_token(page: Page) -> Non
     page.evaluate("document.querySelectorAll('#tokens button')[4].click()")
     assert page.evaluate("chosenToken") == 3
     page.wait(f"{pixels} !== {whole!r}")
-    values = page.evaluate("patchValues(documents[1].vectors, documents[1].vectors.pictures[0])")
-    picture = "documents[1].vectors.pictures[0]"
-    assert len(values) == page.evaluate(f"{picture}.rows * {picture}.columns")
+    values = page.evaluate("patchValues(documents[1].vectors, documents[1].vectors.images[0])")
+    image = "documents[1].vectors.images[0]"
+    assert len(values) == page.evaluate(f"{image}.rows * {image}.columns")
     assert all(-1.001 <= value <= 1.001 for value in values)
     page.evaluate("document.getElementById('heat').click()")
     assert page.evaluate("document.querySelectorAll('canvas').length") == 0
@@ -214,7 +214,7 @@ def test_texts_can_be_added_and_found(page: Page) -> None:
     assert page.evaluate("documents.length") == len(CHOSEN)
 
 
-def test_a_picture_is_its_own_best_match(page: Page) -> None:
+def test_a_image_is_its_own_best_match(page: Page) -> None:
     page.evaluate("document.querySelector('input[value=single]').click()")
     page.evaluate(f"document.querySelector('[aria-label=\"Find alike: {CHOSEN[3]}\"]').click()")
     assert ranking(page)[0] == CHOSEN[3]
@@ -277,7 +277,7 @@ def luminance(colour: str) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def test_damaged_pictures_are_named(page: Page, tmp_path: Path) -> None:
+def test_damaged_images_are_named(page: Page, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     page.choose_files("#files", [broken])
@@ -290,5 +290,5 @@ def test_the_browser_asked_nobody_else_and_had_nothing_to_complain_about(
     page: Page, url: str
 ) -> None:
     assert all(asked.startswith((url + "/", "data:", "blob:")) for asked in page.requested)
-    # A refused picture is logged by the browser as a failed request.
+    # A refused image is logged by the browser as a failed request.
     assert [text for text in page.complaints if "422" not in text] == []

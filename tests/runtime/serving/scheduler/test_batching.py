@@ -17,7 +17,7 @@ from trine.runtime.serving.scheduler.batching import (
     leading,
     plan_batch,
 )
-from trine.runtime.serving.scheduler.forward_cost import RunCost
+from trine.runtime.serving.scheduler.forward_cost import ForwardCost
 
 BUDGET = BatchBudget(tokens=100, patches=200, short_tokens=20)
 
@@ -31,12 +31,12 @@ def members(plan: Plan, short: Sequence[Load], long: Sequence[Load]) -> list[Loa
 
 
 turns_so_far = st.builds(Turns, st.integers(0, SHORT_TURNS), st.integers(0, 100))
-costs = st.none() | st.builds(RunCost, st.floats(0, 1), st.floats(0, 0.1))
+costs = st.none() | st.builds(ForwardCost, st.floats(0, 1), st.floats(0, 0.1))
 
 
 @given(lanes, turns_so_far, costs)
 def test_a_run_is_within_its_budget_and_of_one_group(
-    waiting: tuple[list[Load], list[Load]], turns: Turns, cost: RunCost | None
+    waiting: tuple[list[Load], list[Load]], turns: Turns, cost: ForwardCost | None
 ) -> None:
     run = members(plan_batch(*waiting, BUDGET, turns, cost), *waiting)
     assert run
@@ -50,7 +50,7 @@ def test_a_run_is_within_its_budget_and_of_one_group(
 
 @given(lanes, turns_so_far, costs)
 def test_the_head_of_a_lane_is_always_in_the_run(
-    waiting: tuple[list[Load], list[Load]], turns: Turns, cost: RunCost | None
+    waiting: tuple[list[Load], list[Load]], turns: Turns, cost: ForwardCost | None
 ) -> None:
     plan = plan_batch(*waiting, BUDGET, turns, cost)
     assert (plan.long or plan.short)[0] == 0
@@ -60,7 +60,7 @@ def test_the_head_of_a_lane_is_always_in_the_run(
 
 @given(lanes, costs)
 def test_all_items_are_run_once(
-    waiting: tuple[list[Load], list[Load]], cost: RunCost | None
+    waiting: tuple[list[Load], list[Load]], cost: ForwardCost | None
 ) -> None:
     short, long = map(list, waiting)
     turns, num_run = Turns(), 0
@@ -79,7 +79,7 @@ def test_a_short_run_has_no_long_items() -> None:
 
 
 def test_a_long_item_gets_its_turn_however_many_short_ones_come() -> None:
-    for cost, runs_a_turn in ((None, 1), (RunCost(1e-9, 1.0), 5)):
+    for cost, runs_a_turn in ((None, 1), (ForwardCost(1e-9, 1.0), 5)):
         turns, runs = Turns(), []
         for _ in range(2 * (SHORT_TURNS * runs_a_turn + 1)):
             plan = plan_batch([Load(20, 0, "a")] * 9, [Load(90, 0, "a")] * 9, BUDGET, turns, cost)
@@ -114,13 +114,13 @@ def test_turns_are_counted_only_while_long_items_wait() -> None:
         (Load(10, 44, "a"), False),
     ],
 )
-def test_a_picture_counts_by_the_time_its_patches_take(load: Load, short: bool) -> None:
+def test_a_image_counts_by_the_time_its_patches_take(load: Load, short: bool) -> None:
     assert is_short(load, BUDGET) is short
 
 
 def test_patches_count_for_how_long_a_run_is() -> None:
     short = [Load(2, 64, "a")] + [Load(2, 0, "a")] * 9
-    assert plan_batch(short, [], BUDGET, cost=RunCost(1.0, 1.0)).short == (0,)
+    assert plan_batch(short, [], BUDGET, cost=ForwardCost(1.0, 1.0)).short == (0,)
 
 
 def test_without_a_known_cost_all_that_fits_is_one_run() -> None:
@@ -128,11 +128,11 @@ def test_without_a_known_cost_all_that_fits_is_one_run() -> None:
 
 
 def test_items_go_one_by_one_where_a_run_itself_costs_nothing() -> None:
-    assert leading([30] * 40, RunCost(0.0, 0.1)) == 1
+    assert leading([30] * 40, ForwardCost(0.0, 0.1)) == 1
 
 
 def test_items_go_together_where_tokens_cost_nothing() -> None:
-    assert leading([30] * 40, RunCost(0.1, 0.0)) == 40
+    assert leading([30] * 40, ForwardCost(0.1, 0.0)) == 40
 
 
 @given(
@@ -141,7 +141,7 @@ def test_items_go_together_where_tokens_cost_nothing() -> None:
     st.floats(1e-6, 1e-2),
 )
 def test_short_runs_give_little_throughput_away(sizes: list[int], run: float, token: float) -> None:
-    cost, left, spent = RunCost(run, token), list(sizes), 0.0
+    cost, left, spent = ForwardCost(run, token), list(sizes), 0.0
     while left:
         count = leading(left, cost)
         assert 1 <= count <= len(left)
@@ -153,7 +153,7 @@ def test_short_runs_give_little_throughput_away(sizes: list[int], run: float, to
 
 
 def test_answers_come_earlier_in_short_runs() -> None:
-    cost, sizes = RunCost(0.001, 0.001), [30] * 16
+    cost, sizes = ForwardCost(0.001, 0.001), [30] * 16
 
     def mean_end(counts: list[int]) -> float:
         now, ends, items = 0.0, [], list(sizes)
@@ -178,7 +178,7 @@ def test_answers_come_earlier_in_short_runs() -> None:
 def test_long_runs_are_the_smallest_that_give_little_throughput_away(
     sizes: list[int], run: float, token: float
 ) -> None:
-    cost = RunCost(run, token)
+    cost = ForwardCost(run, token)
 
     def a_token(count: int) -> float:
         tokens = sum(sizes[:count])
@@ -193,8 +193,8 @@ def test_long_runs_are_the_smallest_that_give_little_throughput_away(
 
 def test_a_long_item_is_run_alone_where_company_gains_nothing() -> None:
     long = [Load(40, 0, "a")] * 2
-    assert plan_batch([], long, BUDGET, cost=RunCost(0.1, 1.0)).long == (0,)
-    assert plan_batch([], long, BUDGET, cost=RunCost(100.0, 1.0)).long == (0, 1)
+    assert plan_batch([], long, BUDGET, cost=ForwardCost(0.1, 1.0)).long == (0,)
+    assert plan_batch([], long, BUDGET, cost=ForwardCost(100.0, 1.0)).long == (0, 1)
     assert plan_batch([], long, BUDGET).long == (0, 1), "the cost is unknown"
 
 
@@ -204,6 +204,6 @@ def test_short_items_still_fill_a_run_of_one_long_item() -> None:
         [Load(40, 0, "a")] * 2,
         BUDGET,
         Turns(SHORT_TURNS),
-        RunCost(0.1, 1.0),
+        ForwardCost(0.1, 1.0),
     )
     assert (plan.short, plan.long) == ((0, 1, 2), (0,))

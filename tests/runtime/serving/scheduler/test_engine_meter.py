@@ -1,10 +1,10 @@
 import pytest
 
-from trine.runtime.serving.scheduler.engine_meter import EngineRun, Speed
+from trine.runtime.serving.scheduler.engine_meter import EngineBatch, Speed
 
 
-def run(units: int, seconds: float) -> EngineRun:
-    return EngineRun(graph="decoder", units=units, slots=units, items=1, seconds=seconds)
+def run(units: int, seconds: float) -> EngineBatch:
+    return EngineBatch(graph="decoder", units=units, slots=units, items=1, seconds=seconds)
 
 
 def test_nothing_is_predicted_before_a_run() -> None:
@@ -15,7 +15,7 @@ def test_work_takes_as_long_a_token_as_it_did() -> None:
     speed = Speed()
     speed.add(run(100, 2.0))
     assert speed.seconds(50, 0) == pytest.approx(1.0)
-    assert speed.seconds(50, 999) == pytest.approx(1.0), "no picture was seen yet"
+    assert speed.seconds(50, 999) == pytest.approx(1.0), "no image was seen yet"
 
 
 def test_what_a_batch_takes_beside_its_graphs_counts_too() -> None:

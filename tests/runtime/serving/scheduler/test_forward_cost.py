@@ -2,7 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trine.runtime.serving.scheduler.forward_cost import MEMORY_RUNS, CostMeter, RunCost, fit_cost
+from trine.runtime.serving.scheduler.forward_cost import (
+    MEMORY_RUNS,
+    CostMeter,
+    ForwardCost,
+    fit_cost,
+)
 
 
 @given(
@@ -19,7 +24,7 @@ def test_a_line_is_found_again(run: float, token: float, tokens: list[int]) -> N
 
 def test_runs_that_take_no_longer_with_more_tokens_cost_by_the_run_alone() -> None:
     assert fit_cost([(10, 0.02), (100, 0.01)]).token == 0
-    assert RunCost(0.01, 0.0).fixed_tokens == float("inf")
+    assert ForwardCost(0.01, 0.0).fixed_tokens == float("inf")
 
 
 def test_no_run_costs_less_than_nothing() -> None:
@@ -34,7 +39,7 @@ def test_a_run_that_was_held_up_moves_nothing() -> None:
         meter.add(100, 1.1)
     before = meter.cost
     meter.add(10, 60.0)
-    assert before == meter.cost == RunCost(pytest.approx(0.1), pytest.approx(0.01))
+    assert before == meter.cost == ForwardCost(pytest.approx(0.1), pytest.approx(0.01))
 
 
 def test_what_is_long_ago_is_forgotten() -> None:

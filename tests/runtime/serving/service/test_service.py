@@ -143,7 +143,7 @@ def test_the_end_or_the_start_of_a_long_text_is_cut(served: Served, limit: int) 
     assert close(start.single, served.embed(EmbedItem(kept, "retrieval")).single)
 
 
-def test_a_pictures_text_is_cut_likewise(served: Served) -> None:
+def test_a_images_text_is_cut_likewise(served: Served) -> None:
     words = "one two three four five six seven eight nine ten"
     item = EmbedItem(ImageText((png(),), words), "retrieval")
     for truncate in ("end", "start"):
@@ -157,12 +157,12 @@ def test_a_pictures_text_is_cut_likewise(served: Served) -> None:
     assert refused.value.code == "text_too_long"
 
 
-def test_where_a_pictures_tokens_lie(served: Served) -> None:
+def test_where_a_images_tokens_lie(served: Served) -> None:
     (spans, plain) = served.embed(
         EmbedItem(ImageText((png(56, 84), png(84, 56))), "retrieval"), text("a"), multi=True
     ).image_spans
     assert plain == ()
-    assert [(span.rows, span.columns, span.picture) for span in spans] == [(3, 2, 0), (2, 3, 1)]
+    assert [(span.rows, span.columns, span.image) for span in spans] == [(3, 2, 0), (2, 3, 1)]
     assert spans[1].start == spans[0].start + 6 + 2
     assert isinstance(spans[0], ImageSpan)
 
@@ -375,7 +375,7 @@ def test_tokens_of_a_key_are_counted_as_they_are(golden_bundle: Path, serve: Ser
         assert standing.remaining == pytest.approx(1000 - found.num_tokens.sum(), abs=20)
 
 
-def test_pictures_wait_for_room_instead_of_taking_memory(golden_bundle: Path, serve: Serve) -> None:
+def test_images_wait_for_room_instead_of_taking_memory(golden_bundle: Path, serve: Serve) -> None:
     with serve(golden_bundle, queue_patches=64) as narrow:
         items = [EmbedItem(ImageText((png(seed=seed),)), "retrieval") for seed in range(12)]
         found = narrow.embed(*items).single
@@ -391,10 +391,10 @@ def test_an_engine_that_fails_fails_its_run_only(golden_bundle: Path, serve: Ser
         class Failing:
             adapters = engine.adapters
             pads_attention = engine.pads_attention
-            run_group = staticmethod(engine.run_group)
-            run_vision = staticmethod(engine.run_vision)
+            batch_group = staticmethod(engine.batch_group)
+            forward_vision = staticmethod(engine.forward_vision)
 
-            def run_decoder(self, inputs: object, adapters: object) -> NDArray[np.float32]:
+            def forward_decoder(self, inputs: object, adapters: object) -> NDArray[np.float32]:
                 raise EngineError("out of order")
 
         pipeline.engine = Failing()  # type: ignore[assignment]

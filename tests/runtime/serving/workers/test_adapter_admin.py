@@ -171,9 +171,9 @@ def test_a_staged_adapter_is_unseen_until_it_is_kept(
     served.run(served.service.load_adapter("legal", "one"))
     before = served.embed(text("a", "legal"))
 
-    async def stage(then: Callable[[str], None], times: int) -> None:
+    async def prepare(then: Callable[[str], None], times: int) -> None:
         for _ in range(times):
-            await admin.stage("legal", "two", None)
+            await admin.prepare("legal", "two", None)
             then("legal")
 
     served.run(stage(admin.drop, 40))  # more than there are slots

@@ -21,13 +21,13 @@ class Refusing:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    async def stage(self, name: str, folder: str, task: str | None) -> str:
+    async def prepare(self, name: str, folder: str, task: str | None) -> str:
         raise self.error
 
-    def keep(self, name: str) -> None:
+    def commit(self, name: str) -> None:
         raise AssertionError(name)
 
-    def drop(self, name: str) -> None:
+    def abort(self, name: str) -> None:
         raise AssertionError(name)
 
     async def unload(self, name: str) -> None:
@@ -44,14 +44,14 @@ class Reading:
         self.digest = digest
         self.done: list[str] = []
 
-    async def stage(self, name: str, folder: str, task: str | None) -> str:
+    async def prepare(self, name: str, folder: str, task: str | None) -> str:
         self.done.append("stage")
         return self.digest
 
-    def keep(self, name: str) -> None:
+    def commit(self, name: str) -> None:
         self.done.append("keep")
 
-    def drop(self, name: str) -> None:
+    def abort(self, name: str) -> None:
         self.done.append("drop")
 
     async def unload(self, name: str) -> None:

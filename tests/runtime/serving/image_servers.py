@@ -19,7 +19,7 @@ PUBLIC = "93.184.216.34"
 Answer = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
-def picture(mode: str = "RGB", size: tuple[int, int] = (8, 6), form: str = "PNG") -> bytes:
+def image(mode: str = "RGB", size: tuple[int, int] = (8, 6), form: str = "PNG") -> bytes:
     """Return an image file."""
     file = io.BytesIO()
     Image.new(mode, size, 7).save(file, form)

@@ -1,4 +1,4 @@
-"""Pictures drawn with numpy and Pillow: pages, tables, charts, photo-like and extreme ones.
+"""Images drawn with numpy and Pillow: pages, tables, charts, photo-like and extreme ones.
 
 Every function returns uint8 [height, width, 3] RGB, and the same pixels each time: whole numbers
 throughout, raw bits of a generator instead of a distribution, and Pillow's own font.
@@ -43,7 +43,7 @@ COARSEST, NUM_LAYERS = 2, 6
 
 
 def one_colour(size: Size, colour: Colour) -> Pixels:
-    """Return a picture without any detail."""
+    """Return an image without any detail."""
     return np.full((*size, 3), colour, np.uint8)
 
 
@@ -54,7 +54,7 @@ def checkerboard(size: Size, square: int, first: Colour = BLACK, second: Colour 
     (https://github.com/ollama/ollama/pull/18070).
 
     Args:
-        size: of the picture.
+        size: of the image.
         square: side of a square in pixels.
         first: colour of the top left one.
         second: of its neighbours.
@@ -202,7 +202,7 @@ def _blank(size: Size, colour: Colour) -> tuple[Image.Image, ImageDraw.ImageDraw
 
 
 def _axes(size: Size) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """Return a white picture with a frame of two axes and faint lines of height."""
+    """Return a white image with a frame of two axes and faint lines of height."""
     image, draw = _blank(size, WHITE)
     left, bottom = size[1] // 10, size[0] * 9 // 10
     for tenth in range(2, 10, 2):

@@ -1,4 +1,4 @@
-"""The compiled kernels for pictures, called on numpy arrays."""
+"""The compiled kernels for images, called on numpy arrays."""
 
 import ctypes
 from ctypes import c_int32, c_int64, c_void_p
@@ -28,7 +28,7 @@ class Axis:
 
 
 class _AxisCall(ctypes.Structure):
-    """`Axis` of pictures.cpp."""
+    """`Axis` of images.cpp."""
 
     _fields_ = [
         ("starts", c_void_p),
@@ -41,7 +41,7 @@ class _AxisCall(ctypes.Structure):
 
 
 class _ResizeCall(ctypes.Structure):
-    """`Resize` of pictures.cpp."""
+    """`Resize` of images.cpp."""
 
     _fields_ = [
         ("input", c_void_p),
@@ -58,7 +58,7 @@ class _ResizeCall(ctypes.Structure):
 
 
 class _PatchifyCall(ctypes.Structure):
-    """`Patchify` of pictures.cpp."""
+    """`Patchify` of images.cpp."""
 
     _fields_ = [
         ("pixels", c_void_p),

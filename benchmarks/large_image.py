@@ -1,6 +1,6 @@
-"""Embeds one picture of 20 megapixels at the most tokens a picture can have: time and memory.
+"""Embeds one image of 20 megapixels at the most tokens an image can have: time and memory.
 
-    python benchmarks/large_picture.py BUNDLE [--engine NAME] [--reference NAME] [--size 5164 3884]
+    python benchmarks/large_image.py BUNDLE [--engine NAME] [--reference NAME] [--size 5164 3884]
         [--max-pixels 12845056] [--out FILE]
 
 Each engine runs in a process of its own. Memory is the most that was resident (VmHWM) meanwhile,
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from cases.inputs import picture_pixels
+from cases.inputs import image_pixels
 from machine import machine_record
 from PIL import Image
 
@@ -35,11 +35,11 @@ from trine.runtime.preprocessing.image_processor import patch_image
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One engine with one picture; sizes in bytes.
+    """One engine with one image; sizes in bytes.
 
     Attributes:
         engine: its name.
-        patches, tokens: of the picture.
+        patches, tokens: of the image.
         seconds: from the file's bytes to the vector.
         resident_before, peak: of the process.
         foretold: what the larger of the two graphs' runs takes beside what was resident.
@@ -66,9 +66,9 @@ def status(field: str) -> int:
 def measure(bundle: Path, engine: str, size: tuple[int, int], max_pixels: int) -> Run:
     """Return what one engine does in this process."""
     file = io.BytesIO()
-    Image.fromarray(picture_pixels(*size)).save(file, "JPEG", quality=90)
+    Image.fromarray(image_pixels(*size)).save(file, "JPEG", quality=90)
     embedder = Embedder.load(bundle, engine=engine, tasks=["retrieval"])
-    small = ImageText((picture_pixels(56, 56),))
+    small = ImageText((image_pixels(56, 56),))
     embedder.encode([small], "retrieval")
     model = open_bundle(bundle).manifest.model
     grid = patch_image(
