@@ -22,6 +22,7 @@ from trine.export.commands import (
     sample_checkpoint,
     verify,
 )
+from trine.kernels.cpu.library import NativeLibraryError
 from trine.runtime.commands import serve
 from trine.runtime.commands.bench import command as bench
 from trine.runtime.commands.doctor import command as doctor
@@ -60,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except TrineError as error:
         print(f"trine {parsed.verb}: {error}", file=sys.stderr)
+        return 2
+    except (NativeLibraryError, MemoryError) as error:
+        print(f"trine {parsed.verb}: {error or 'out of memory'}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of our output left, as `head` does; nothing more can be said to it.
