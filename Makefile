@@ -1,4 +1,5 @@
-# make demo | test | test-reference | test-clients | test-lowest | types | format | clean
+# make demo | test | test-processors | test-sanitizers | test-reference | test-clients | test-lowest
+# make types | format | clean
 # Everything is installed into .venv; the stamp files in it say what is there already.
 
 PYTHON ?= python3
@@ -12,9 +13,10 @@ TEST_ENV ?= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := $(shell find export runtime kernels -type f ! -name '*.pyc' ! -name '*.so')
-NATIVE := $(wildcard kernels/cpu/native/*)
+NATIVE := setup.py $(wildcard kernels/cpu/native/*/*)
 
-.PHONY: demo test test-reference test-clients test-lowest types format clean
+.PHONY: demo test test-processors test-sanitizers test-reference test-clients test-lowest types
+.PHONY: format clean
 
 demo: .venv/stamp-demo
 	$(BIN)/trine demo build/demo
@@ -24,7 +26,20 @@ test: .venv/stamp-test types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=build/ns $(BIN)/lint-imports
-	$(TEST_ENV) $(BIN)/pytest -m "not slow and not reference and not gpu" --ignore tests/clients $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/pytest -m "not slow and not reference and not gpu and not sanitizers" --ignore tests/clients $(PYTEST_ARGS)
+
+# What runs on the kernels, once for every instruction set that this processor has.
+test-processors: .venv/stamp-test
+	@for level in $$($(BIN)/python -c 'from trine.kernels.cpu.library import cpu_levels; print(*(l.name for l in cpu_levels() if l.problem is None))'); do \
+	  echo "TRINE_CPU=$$level"; \
+	  TRINE_CPU=$$level $(TEST_ENV) $(BIN)/pytest -q -m "not slow and not reference and not gpu" \
+	    tests/kernels/test_without_native.py tests/runtime/engines/native tests/runtime/engines/test_choice.py \
+	    tests/runtime/inference/test_self_test.py tests/runtime/test_published_vectors.py || exit 1; \
+	done
+
+# The kernels under AddressSanitizer and UndefinedBehaviorSanitizer, their pool under ThreadSanitizer.
+test-sanitizers: .venv/stamp-test
+	$(TEST_ENV) $(BIN)/pytest -m sanitizers tests/kernels/cpu/test_build.py $(PYTEST_ARGS)
 
 test-reference: .venv/stamp-reference
 	$(TEST_ENV) $(BIN)/pytest -m "(slow or reference) and not gpu" --ignore tests/clients $(PYTEST_ARGS)

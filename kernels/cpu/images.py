@@ -1,11 +1,12 @@
 """The compiled kernels for images, called on numpy arrays."""
 
-import ctypes
-from ctypes import c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trine.kernels.cpu.library import NativeLibrary
+from trine.kernels.cpu.structures import AxisCall, PatchifyCall, ResizeCall
 
 __all__ = ["Axis", "patchify", "resize"]
 
@@ -27,56 +28,8 @@ class Axis:
     precision: int
 
 
-class _AxisCall(ctypes.Structure):
-    """`Axis` of images.cpp."""
-
-    _fields_ = [
-        ("starts", c_void_p),
-        ("weights", c_void_p),
-        ("inputs", c_int64),
-        ("outputs", c_int64),
-        ("taps", c_int64),
-        ("precision", c_int64),
-    ]
-
-
-class _ResizeCall(ctypes.Structure):
-    """`Resize` of images.cpp."""
-
-    _fields_ = [
-        ("input", c_void_p),
-        ("in_stride", c_int64),
-        ("out", c_void_p),
-        ("channels", c_int64),
-        ("columns", _AxisCall),
-        ("rows", _AxisCall),
-        ("resize_columns", c_int32),
-        ("resize_rows", c_int32),
-        ("threads", c_int32),
-        ("reserved", c_int32),
-    ]
-
-
-class _PatchifyCall(ctypes.Structure):
-    """`Patchify` of images.cpp."""
-
-    _fields_ = [
-        ("pixels", c_void_p),
-        ("mean", c_void_p),
-        ("deviation", c_void_p),
-        ("order", c_void_p),
-        ("out", c_void_p),
-        ("width", c_int64),
-        ("tokens", c_int64),
-        ("patch", c_int32),
-        ("merge", c_int32),
-        ("frames", c_int32),
-        ("threads", c_int32),
-    ]
-
-
 def resize(
-    library: ctypes.CDLL,
+    library: NativeLibrary,
     image: NDArray[np.uint8],
     columns: Axis | None,
     rows: Axis | None,
@@ -97,7 +50,7 @@ def resize(
     out_height = height if rows is None else len(rows.starts)
     out_width = width if columns is None else len(columns.starts)
     out = np.empty((out_height, out_width, channels), np.uint8)
-    call = _ResizeCall(
+    call = ResizeCall(
         input=image.ctypes.data,
         in_stride=image.strides[0],
         out=out.ctypes.data,
@@ -108,14 +61,14 @@ def resize(
         resize_rows=rows is not None,
         threads=threads,
     )
-    library.trine_resize(ctypes.byref(call))
+    library.run("resize", call)
     return out
 
 
-def _axis_call(axis: Axis | None, size: int) -> _AxisCall:
+def _axis_call(axis: Axis | None, size: int) -> AxisCall:
     if axis is None:
-        return _AxisCall(inputs=size, outputs=size)
-    return _AxisCall(
+        return AxisCall(inputs=size, outputs=size)
+    return AxisCall(
         starts=axis.starts.ctypes.data,
         weights=axis.weights.ctypes.data,
         inputs=axis.num_inputs,
@@ -126,7 +79,7 @@ def _axis_call(axis: Axis | None, size: int) -> _AxisCall:
 
 
 def patchify(  # noqa: PLR0913 - the kernel's own parameters
-    library: ctypes.CDLL,
+    library: NativeLibrary,
     pixels: NDArray[np.uint8],
     mean: NDArray[np.float32],
     deviation: NDArray[np.float32],
@@ -149,7 +102,7 @@ def patchify(  # noqa: PLR0913 - the kernel's own parameters
         patch_size, merge_size, num_frames: as there.
         threads: that share the image tokens.
     """
-    call = _PatchifyCall(
+    call = PatchifyCall(
         pixels=pixels.ctypes.data,
         mean=mean.ctypes.data,
         deviation=deviation.ctypes.data,
@@ -162,4 +115,4 @@ def patchify(  # noqa: PLR0913 - the kernel's own parameters
         frames=num_frames,
         threads=threads,
     )
-    library.trine_patchify(ctypes.byref(call))
+    library.run("patchify", call)

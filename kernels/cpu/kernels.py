@@ -1,30 +1,38 @@
 """Calls of the compiled kernels, on numpy arrays.
 
-All arrays are C-ordered; outputs are the caller's and are written in place. Nothing here is checked
-but what would write beyond an array: callers are engines, whose shapes come from a bundle.
+All arrays are C-ordered; outputs are the caller's and are written in place. Shapes are checked
+before a kernel reads or writes: a ValueError says which does not fit.
 """
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.kernels.cpu.library import has_bfloat16, load_library
-from trine.kernels.cpu.packed import PackedInt8, PackedValues, pack_int8, padded_depth
+from trine.kernels.cpu.library import NativeLibrary, load_library
+from trine.kernels.cpu.packed import (
+    DEPTH_MULTIPLE,
+    PackedInt8,
+    PackedValues,
+    pack_int8,
+    padded_depth,
+)
 from trine.kernels.cpu.structures import (
+    ActivationCall,
     AttentionCall,
     LinearFloatCall,
     LinearInt8Call,
     ProjectCall,
+    RotateCall,
     RowsCall,
     SideCall,
 )
+from trine.kernels.rotation import rotated_width
 
 __all__ = ["CpuKernels", "Quantised", "Side"]
 
-#: Numbers of the formats in simd.h; bfloat16 has no numpy dtype here and lies in uint16.
+#: Numbers of the formats in calls.h; bfloat16 has no numpy dtype here and lies in uint16.
 NUMBERS = {np.dtype(np.float32): 0, np.dtype(np.uint16): 1, np.dtype(np.float16): 2}
 
 
@@ -65,6 +73,17 @@ class Side:
     first_rank: NDArray[np.int32] | None
     rank_count: int
 
+    def check(self, kernel: str, rows: int, columns: int) -> None:
+        """Refuse arrays that do not fit a product of so many rows and columns.
+
+        Raises:
+            ValueError: some do not.
+        """
+        _fits(kernel, "factors", self.factors, (rows, self.factors.shape[1]))
+        _fits(kernel, "matrix", self.matrix, (len(self.matrix), columns))
+        ranks = min(len(self.matrix), self.factors.shape[1])
+        _check_ranks(kernel, self.first_rank, self.rank_count, rows, ranks)
+
     def call(self) -> SideCall:
         """Return the structure that kernels take; it borrows the arrays."""
         return SideCall(
@@ -84,18 +103,25 @@ class CpuKernels:
 
     Args:
         threads: of each call.
-        bfloat16: whether attention multiplies in bfloat16; None for where the processor can.
+        bfloat16: whether attention multiplies in bfloat16 where the kernels can; None for yes.
+        library: whose; None for the best here, or what `TRINE_CPU` names.
 
     Raises:
         NativeLibraryError: they cannot be used here.
     """
 
-    def __init__(self, threads: int, *, bfloat16: bool | None = None) -> None:
+    def __init__(
+        self, threads: int, *, bfloat16: bool | None = None, library: NativeLibrary | None = None
+    ) -> None:
         self.threads = threads
-        self._library = load_library()
+        self._library = load_library() if library is None else library
         #: Whether attention multiplies in bfloat16.
-        self.bfloat16 = has_bfloat16() if bfloat16 is None else bfloat16
-        self._library.trine_attention_workspace.restype = ctypes.c_int64
+        self.bfloat16 = self._library.bfloat16 and bfloat16 is not False
+
+    @property
+    def level(self) -> str:
+        """The instruction set they are for."""
+        return self._library.level
 
     def pack(self, *weights: NDArray[np.int8]) -> PackedValues:
         """Return weights packed (`trine.kernels.cpu.packed.pack_int8`)."""
@@ -127,6 +153,15 @@ class CpuKernels:
             rotated: whether what is quantised is rotated first (`trine.kernels.rotation`), without
                 channels that are no inliers; `quantised` then has `rotated_width` channels.
         """
+        rows, width = x.shape
+        _rows_fit("prepare_rows", "x", x, (rows, width))
+        for name, vector in (("norm_weight", norm_weight), ("inliers", inliers)):
+            _fits("prepare_rows", name, vector, (width,))
+        _fits("prepare_rows", "normed", normed, (rows, width))
+        if quantised is not None:
+            filled = padded_depth(rotated_width(width) if rotated else width)
+            _fits("prepare_rows", "quantised.values", quantised.values, (rows, filled))
+            _fits("prepare_rows", "quantised.scales", quantised.scales, (rows,))
         call = RowsCall(
             x.ctypes.data,
             len(x),
@@ -143,7 +178,7 @@ class CpuKernels:
             self.threads,
             0,
         )
-        self._library.trine_prepare_rows(ctypes.byref(call))
+        self._library.run("prepare_rows", call)
 
     def linear_int8(
         self,
@@ -162,6 +197,17 @@ class CpuKernels:
             sides: up to two; of a gated pair two of the gate, then two of the other, None for none.
             add: to what `out` holds; not for gated pairs.
         """
+        rows, depth = x.values.shape
+        _fits("linear_int8", "x.scales", x.scales, (rows,))
+        _rows_fit("linear_int8", "out", out, (rows, weights.columns))
+        if weights.packed.values.shape[1] * DEPTH_MULTIPLE != depth:
+            raise ValueError(
+                f"linear_int8: x has {depth} channels, the weights "
+                f"{weights.packed.values.shape[1] * DEPTH_MULTIPLE}"
+            )
+        for side in sides:
+            if side is not None:
+                side.check("linear_int8", rows, weights.columns)
         call = LinearInt8Call(
             x.values.ctypes.data,
             x.scales.ctypes.data,
@@ -179,7 +225,7 @@ class CpuKernels:
             if side is not None:
                 call.sides[index] = side.call()
         call.gated, call.add, call.threads = weights.gated, add, self.threads
-        self._library.trine_linear_int8(ctypes.byref(call))
+        self._library.run("linear_int8", call)
 
     def linear_float(
         self,
@@ -198,6 +244,11 @@ class CpuKernels:
             bias: float32 [out].
             add: to what `out` holds.
         """
+        rows, depth = x.shape
+        _rows_fit("linear_float", "x", x, (rows, depth))
+        _fits("linear_float", "weights", weights, (depth, weights.shape[1]))
+        _fits("linear_float", "bias", bias, (weights.shape[1],))
+        _rows_fit("linear_float", "out", out, (rows, weights.shape[1]))
         call = LinearFloatCall(
             x.ctypes.data,
             len(x),
@@ -213,7 +264,7 @@ class CpuKernels:
             self.threads,
             0,
         )
-        self._library.trine_linear_float(ctypes.byref(call))
+        self._library.run("linear_float", call)
 
     def project(
         self,
@@ -232,6 +283,11 @@ class CpuKernels:
             first_rank: int32 [T], or None for 0.
             rank_count: ranks of a row.
         """
+        rows, depth = x.shape
+        _rows_fit("project", "x", x, (rows, depth))
+        _fits("project", "matrix", matrix, (len(matrix), depth))
+        _fits("project", "factors", factors, (rows, factors.shape[1]))
+        _check_ranks("project", first_rank, rank_count, rows, min(len(matrix), factors.shape[1]))
         call = ProjectCall(
             x.ctypes.data,
             len(x),
@@ -245,7 +301,7 @@ class CpuKernels:
             NUMBERS[matrix.dtype],
             self.threads,
         )
-        self._library.trine_project(ctypes.byref(call))
+        self._library.run("project", call)
 
     def rotate(
         self,
@@ -261,31 +317,34 @@ class CpuKernels:
             heads: to rotate.
             cosines, sines: float32 [T, head_dim / 2].
         """
-        self._library.trine_rotate(
-            ctypes.c_void_p(x.ctypes.data),
-            ctypes.c_int64(len(x)),
-            ctypes.c_int64(x.strides[0] // 4),
-            ctypes.c_int64(heads),
-            ctypes.c_int64(cosines.shape[1]),
-            ctypes.c_void_p(cosines.ctypes.data),
-            ctypes.c_void_p(sines.ctypes.data),
-            ctypes.c_int32(self.threads),
+        rows, half = cosines.shape
+        _rows_fit("rotate", "x", x, (rows, x.shape[1]))
+        _fits("rotate", "sines", sines, (rows, half))
+        if heads * 2 * half > x.shape[1]:
+            raise ValueError(
+                f"rotate: {heads} heads of {2 * half} are wider than rows of {x.shape[1]}"
+            )
+        call = RotateCall(
+            x.ctypes.data,
+            len(x),
+            x.strides[0] // 4,
+            heads,
+            cosines.shape[1],
+            cosines.ctypes.data,
+            sines.ctypes.data,
+            self.threads,
         )
+        self._library.run("rotate", call)
 
     def swiglu(self, gate: NDArray[np.float32], up: NDArray[np.float32]) -> None:
         """Write silu(gate) · up into `gate`; both float32 of one shape."""
-        self._library.trine_swiglu(
-            ctypes.c_void_p(gate.ctypes.data),
-            ctypes.c_void_p(up.ctypes.data),
-            ctypes.c_int64(gate.size),
-            ctypes.c_int32(self.threads),
-        )
+        _fits("swiglu", "up", up, gate.shape)
+        call = ActivationCall(gate.ctypes.data, up.ctypes.data, gate.size, self.threads)
+        self._library.run("swiglu", call)
 
     def gelu(self, x: NDArray[np.float32]) -> None:
         """Write x · Φ(x), the exact GELU to 1.5e-7 of Φ, into float32 `x`."""
-        self._library.trine_gelu(
-            ctypes.c_void_p(x.ctypes.data), ctypes.c_int64(x.size), ctypes.c_int32(self.threads)
-        )
+        self._library.run("gelu", ActivationCall(x.ctypes.data, None, x.size, self.threads))
 
     def attention(
         self,
@@ -317,6 +376,20 @@ class CpuKernels:
         """
         num_heads, kv_heads = heads
         head_dim = out.shape[1] // num_heads
+        tokens = int(starts[-1])
+        if len(starts) < 2 or num_heads % kv_heads or out.shape[1] % num_heads:
+            raise ValueError(
+                f"attention: {heads} heads, {len(starts)} starts and rows of {out.shape[1]} do not "
+                "fit together"
+            )
+        _rows_fit("attention", "q", q, (len(out), out.shape[1]))
+        _rows_fit("attention", "k", k, (tokens, kv_heads * head_dim))
+        _rows_fit("attention", "v", v, (tokens, kv_heads * head_dim))
+        if k.strides[0] != v.strides[0] or first_query + len(q) > tokens:
+            raise ValueError(
+                f"attention: queries {first_query} to {first_query + len(q)} of {tokens} tokens, "
+                f"row strides of k and v {k.strides[0]} and {v.strides[0]}"
+            )
         call = AttentionCall(
             q.ctypes.data,
             k.ctypes.data,
@@ -335,11 +408,41 @@ class CpuKernels:
         )
         call.scale, call.causal, call.threads = head_dim**-0.5, causal, self.threads
         call.half = self.bfloat16 and not exact
-        workspace = np.empty(
-            self._library.trine_attention_workspace(ctypes.byref(call)), np.float32
-        )
-        call.workspace = workspace.ctypes.data
-        self._library.trine_attention(ctypes.byref(call))
+        self._library.run("attention", call)
+
+
+def _fits(
+    kernel: str, name: str, array: NDArray[np.generic] | None, shape: tuple[int, ...]
+) -> None:
+    """Refuse an array of another shape, or that is not packed; None fits."""
+    if array is not None and (array.shape != shape or not array.flags.c_contiguous):
+        raise _misfit(kernel, name, array, shape, "packed")
+
+
+def _rows_fit(kernel: str, name: str, array: NDArray[np.generic], shape: tuple[int, int]) -> None:
+    """Refuse an array of another shape, or whose rows are not packed each."""
+    packed = array.size == 0 or shape[1] == 1 or array.strides[1] == array.itemsize
+    if array.shape != shape or not packed:
+        raise _misfit(kernel, name, array, shape, "each row packed")
+
+
+def _misfit(
+    kernel: str, name: str, array: NDArray[np.generic], shape: tuple[int, ...], layout: str
+) -> ValueError:
+    return ValueError(
+        f"{kernel}: {name} has shape {list(array.shape)} and strides {list(array.strides)}; it "
+        f"needs shape {list(shape)}, {layout}"
+    )
+
+
+def _check_ranks(
+    kernel: str, first: NDArray[np.int32] | None, count: int, rows: int, ranks: int
+) -> None:
+    """Refuse ranks of a row that are not there."""
+    _fits(kernel, "first_rank", first, (rows,))
+    last = count + (int(first.max()) if first is not None and rows else 0)
+    if last > ranks:
+        raise ValueError(f"{kernel}: rows use ranks up to {last}, of which there are {ranks}")
 
 
 def _address(array: NDArray[np.generic] | None) -> int | None:

@@ -1,11 +1,13 @@
 """8-bit weights in the order the kernels read them."""
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trine.kernels.cpu.library import NativeLibrary
+from trine.kernels.cpu.structures import PackInt8Call
 
 __all__ = [
     "DEPTH_MULTIPLE",
@@ -67,7 +69,7 @@ def padded_depth(depth: int) -> int:
 
 
 def pack_int8(
-    library: ctypes.CDLL, weights: tuple[NDArray[np.int8], ...], threads: int
+    library: NativeLibrary, weights: tuple[NDArray[np.int8], ...], threads: int
 ) -> PackedValues:
     """Return one layer's weights packed, or those of a gate and what it gates.
 
@@ -83,15 +85,16 @@ def pack_int8(
     values = np.empty((panels, steps, PANEL, DEPTH_MULTIPLE), np.int8)
     offsets = np.empty(panels * PANEL, np.int32)
     whole = [np.ascontiguousarray(weight) for weight in weights]
-    library.trine_pack_int8(
-        ctypes.c_void_p(whole[0].ctypes.data),
-        ctypes.c_void_p(whole[1].ctypes.data if gated else None),
-        ctypes.c_int64(depth),
-        ctypes.c_int64(columns),
-        ctypes.c_void_p(values.ctypes.data),
-        ctypes.c_void_p(offsets.ctypes.data),
-        ctypes.c_int32(threads),
+    call = PackInt8Call(
+        first=whole[0].ctypes.data,
+        second=whole[1].ctypes.data if gated else None,
+        depth=depth,
+        columns=columns,
+        packed=values.ctypes.data,
+        offsets=offsets.ctypes.data,
+        threads=threads,
     )
+    library.run("pack_int8", call)
     return PackedValues(values, offsets)
 
 

@@ -1,11 +1,12 @@
 """The compiled kernel for late-interaction scores, called on numpy arrays."""
 
-import ctypes
-from ctypes import c_float, c_int32, c_int64, c_void_p
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trine.kernels.cpu.library import NativeLibrary
+from trine.kernels.cpu.structures import MaxSimCall
 
 __all__ = ["NUMBERS", "best_matches"]
 
@@ -15,24 +16,8 @@ PANEL = 32
 NUMBERS = {np.dtype(np.float32): 0, np.dtype(np.float16): 2, np.dtype(np.int8): 3}
 
 
-class _MaxSimCall(ctypes.Structure):
-    """`MaxSim` of maxsim.cpp."""
-
-    _fields_ = [
-        ("queries", c_void_p),
-        ("panels", c_int64),
-        ("dim", c_int64),
-        ("documents", c_void_p),
-        ("lengths", c_void_p),
-        ("count", c_int64),
-        ("scores", c_void_p),
-        ("number", c_int32),
-        ("threads", c_int32),
-    ]
-
-
 def best_matches(
-    library: ctypes.CDLL,
+    library: NativeLibrary,
     tokens: NDArray[np.float32],
     documents: NDArray[np.uintp],
     lengths: NDArray[np.int64],
@@ -54,13 +39,13 @@ def best_matches(
     panels = -(-count // PANEL)
     # Aligned, as the kernel loads whole cache lines of it.
     storage = np.zeros(panels * dim * PANEL + 16, np.float32)
-    skip = -storage.ctypes.data % 64 // ctypes.sizeof(c_float)
+    skip = -storage.ctypes.data % 64 // 4
     queries = storage[skip : skip + panels * dim * PANEL].reshape(panels, dim, PANEL)
     for panel in range(panels):
         part = tokens[panel * PANEL : (panel + 1) * PANEL]
         queries[panel, :, : len(part)] = part.T
     scores = np.empty((len(documents), panels * PANEL), np.float32)
-    call = _MaxSimCall(
+    call = MaxSimCall(
         queries=queries.ctypes.data,
         panels=panels,
         dim=dim,
@@ -71,5 +56,5 @@ def best_matches(
         number=NUMBERS[dtype],
         threads=threads,
     )
-    library.trine_maxsim(ctypes.byref(call))
+    library.run("maxsim", call)
     return scores[:, :count]

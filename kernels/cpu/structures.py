@@ -1,20 +1,28 @@
-"""The arguments of the compiled kernels, field by field as `native/` declares them."""
+"""The arguments of the compiled kernels, field by field as native/common/calls.h declares them."""
 
 import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
 
 __all__ = [
+    "STRUCTURES",
+    "ActivationCall",
     "AttentionCall",
+    "AxisCall",
     "LinearFloatCall",
     "LinearInt8Call",
+    "MaxSimCall",
+    "PackInt8Call",
+    "PatchifyCall",
     "ProjectCall",
+    "ResizeCall",
+    "RotateCall",
     "RowsCall",
     "SideCall",
 ]
 
 
 class SideCall(ctypes.Structure):
-    """`Side` of linear_int8.cpp."""
+    """`Side` of calls.h."""
 
     _fields_ = [
         ("factors", c_void_p),
@@ -29,7 +37,7 @@ class SideCall(ctypes.Structure):
 
 
 class LinearInt8Call(ctypes.Structure):
-    """`LinearInt8` of linear_int8.cpp."""
+    """`LinearInt8` of calls.h."""
 
     _fields_ = [
         ("x", c_void_p),
@@ -51,8 +59,51 @@ class LinearInt8Call(ctypes.Structure):
     ]
 
 
+class PackInt8Call(ctypes.Structure):
+    """`PackInt8` of calls.h."""
+
+    _fields_ = [
+        ("first", c_void_p),
+        ("second", c_void_p),
+        ("depth", c_int64),
+        ("columns", c_int64),
+        ("packed", c_void_p),
+        ("offsets", c_void_p),
+        ("threads", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class RotateCall(ctypes.Structure):
+    """`Rotate` of calls.h."""
+
+    _fields_ = [
+        ("x", c_void_p),
+        ("rows", c_int64),
+        ("stride", c_int64),
+        ("heads", c_int64),
+        ("half", c_int64),
+        ("cosines", c_void_p),
+        ("sines", c_void_p),
+        ("threads", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class ActivationCall(ctypes.Structure):
+    """`Activation` of calls.h."""
+
+    _fields_ = [
+        ("x", c_void_p),
+        ("up", c_void_p),
+        ("count", c_int64),
+        ("threads", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
 class RowsCall(ctypes.Structure):
-    """`Rows` of rows.cpp."""
+    """`Rows` of calls.h."""
 
     _fields_ = [
         ("x", c_void_p),
@@ -73,7 +124,7 @@ class RowsCall(ctypes.Structure):
 
 
 class LinearFloatCall(ctypes.Structure):
-    """`LinearFloat` of linear_float.cpp."""
+    """`LinearFloat` of calls.h."""
 
     _fields_ = [
         ("x", c_void_p),
@@ -93,7 +144,7 @@ class LinearFloatCall(ctypes.Structure):
 
 
 class ProjectCall(ctypes.Structure):
-    """`Project` of linear_float.cpp."""
+    """`Project` of calls.h."""
 
     _fields_ = [
         ("x", c_void_p),
@@ -111,7 +162,7 @@ class ProjectCall(ctypes.Structure):
 
 
 class AttentionCall(ctypes.Structure):
-    """`Attention` of attention.cpp."""
+    """`Attention` of calls.h."""
 
     _fields_ = [
         ("q", c_void_p),
@@ -128,9 +179,89 @@ class AttentionCall(ctypes.Structure):
         ("heads", c_int64),
         ("kv_heads", c_int64),
         ("head_dim", c_int64),
-        ("workspace", c_void_p),
         ("scale", c_float),
         ("causal", c_int32),
         ("threads", c_int32),
         ("half", c_int32),
     ]
+
+
+class MaxSimCall(ctypes.Structure):
+    """`MaxSim` of calls.h."""
+
+    _fields_ = [
+        ("queries", c_void_p),
+        ("panels", c_int64),
+        ("dim", c_int64),
+        ("documents", c_void_p),
+        ("lengths", c_void_p),
+        ("count", c_int64),
+        ("scores", c_void_p),
+        ("number", c_int32),
+        ("threads", c_int32),
+    ]
+
+
+class AxisCall(ctypes.Structure):
+    """`Axis` of calls.h."""
+
+    _fields_ = [
+        ("starts", c_void_p),
+        ("weights", c_void_p),
+        ("inputs", c_int64),
+        ("outputs", c_int64),
+        ("taps", c_int64),
+        ("precision", c_int64),
+    ]
+
+
+class ResizeCall(ctypes.Structure):
+    """`Resize` of calls.h."""
+
+    _fields_ = [
+        ("input", c_void_p),
+        ("in_stride", c_int64),
+        ("out", c_void_p),
+        ("channels", c_int64),
+        ("columns", AxisCall),
+        ("rows", AxisCall),
+        ("resize_columns", c_int32),
+        ("resize_rows", c_int32),
+        ("threads", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class PatchifyCall(ctypes.Structure):
+    """`Patchify` of calls.h."""
+
+    _fields_ = [
+        ("pixels", c_void_p),
+        ("mean", c_void_p),
+        ("deviation", c_void_p),
+        ("order", c_void_p),
+        ("out", c_void_p),
+        ("width", c_int64),
+        ("tokens", c_int64),
+        ("patch", c_int32),
+        ("merge", c_int32),
+        ("frames", c_int32),
+        ("threads", c_int32),
+    ]
+
+
+#: Those whose sizes are compared with the library's, in its order.
+STRUCTURES: tuple[type[ctypes.Structure], ...] = (
+    SideCall,
+    LinearInt8Call,
+    PackInt8Call,
+    RowsCall,
+    RotateCall,
+    ActivationCall,
+    LinearFloatCall,
+    ProjectCall,
+    AttentionCall,
+    MaxSimCall,
+    ResizeCall,
+    PatchifyCall,
+)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
+from trine.kernels.cpu.library import NativeLibraryError
 from trine.runtime.commands.start import INTERRUPTED, interrupts_raise
 from trine.runtime.errors import TrineError
 
@@ -67,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:  # closed by who started us
             sys.stdout.flush()  # here, where an error can still be said
         return code
-    except TrineError as error:
-        print(f"trine {parsed.verb}: {error}", file=sys.stderr)
+    except (TrineError, NativeLibraryError, MemoryError) as error:
+        print(f"trine {parsed.verb}: {str(error) or 'out of memory'}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of our output left, as `head` does; nothing more can be said to it.

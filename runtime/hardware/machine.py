@@ -148,7 +148,9 @@ class Machine:
     Attributes:
         packages: version of each installed package of interest, by its name on the index.
         broken: why an installed package cannot be imported, by its import name.
-        native_problem: why the native kernels of the processor cannot be used; None if they can.
+        native_kernels: which native kernels of the processor are taken, and why no better ones;
+            None where none can be used.
+        native_problem: why they cannot be used; None if they can.
     """
 
     cpu: Cpu
@@ -157,4 +159,5 @@ class Machine:
     packages: Mapping[str, str]
     broken: Mapping[str, str]
     extras: tuple[Extra, ...]
+    native_kernels: str | None = None
     native_problem: str | None = None

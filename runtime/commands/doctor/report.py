@@ -80,7 +80,7 @@ def _machine_rows(machine: Machine) -> Iterator[tuple[str, str]]:
 
 def _software_rows(machine: Machine) -> Iterator[tuple[str, str]]:
     runtime = machine.onnxruntime
-    yield "native kernels", machine.native_problem or "work"
+    yield "native kernels", machine.native_problem or machine.native_kernels or "work"
     yield "onnxruntime", runtime.version or runtime.problem or "not installed"
     for provider in runtime.providers:
         state = "works" if provider.works else provider.problem or "not in this build"

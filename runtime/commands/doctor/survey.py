@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from trine.kernels.cpu.library import why_unavailable
+from trine.kernels.cpu.library import describe_kernels, why_unavailable
 from trine.runtime.commands.doctor.onnx_runtime import read_onnxruntime
 from trine.runtime.commands.doctor.packages import read_extras, read_packages
 from trine.runtime.hardware.cpu import read_cpu
@@ -24,6 +24,7 @@ def survey_machine() -> Machine:
             problem = run_isolated("import", name).problem
             if problem is not None:
                 broken[name] = problem
+    native_problem = why_unavailable()
     return Machine(
         cpu=read_cpu(),
         driver=read_driver(),
@@ -31,5 +32,6 @@ def survey_machine() -> Machine:
         packages=read_packages(),
         broken=broken,
         extras=read_extras(),
-        native_problem=why_unavailable(),
+        native_kernels=describe_kernels() if native_problem is None else None,
+        native_problem=native_problem,
     )

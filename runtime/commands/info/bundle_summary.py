@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trine.kernels.cpu.library import describe_kernels, why_unavailable
 from trine.runtime.adapters.costs import adapter_costs
 from trine.runtime.bundle.bundle import MANIFEST_NAME, PARITY_NAME, Bundle
 from trine.runtime.bundle.json_file import read_json
@@ -11,6 +12,7 @@ from trine.runtime.bundle.manifest import EngineEntry, SizeRange
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.commands.info.precision_text import precision_lines
 from trine.runtime.commands.progress import format_bytes
+from trine.runtime.engines.native.entries import why_not_native
 from trine.runtime.errors import BundleError
 
 __all__ = [
@@ -107,6 +109,9 @@ def bundle_lines(bundle: Bundle) -> Iterator[str]:
     for entry in manifest.engines:
         yield ""
         yield from _engine_lines(bundle, entry, parity.get(entry.name))
+    if any(why_not_native(entry) is None for entry in manifest.engines):
+        yield ""
+        yield f"native kernels of this processor: {why_unavailable() or describe_kernels()}"
     yield ""
     yield "other files"
     graphs = {file for entry in manifest.engines for file in _engine_files(entry)}

@@ -1,4 +1,4 @@
-"""The engine of 8-bit graphs on processors with AVX-512 and VNNI: Trine's own kernels."""
+"""Runs 8-bit graphs on Trine's own kernels of the processor."""
 
 import dataclasses
 import threading
@@ -94,7 +94,7 @@ class NativeCpuEngine:
     def description(self) -> str:
         weights = "memory-mapped" if self._mapped else "repacked"
         return (
-            f"{self._entry.name}: native kernels (AVX-512 VNNI), {self._entry.precision}, "
+            f"{self._entry.name}: native kernels ({self._kernels.level}), {self._entry.precision}, "
             f"{self._kernels.threads} threads, {weights} weights, "
             f"tasks {', '.join(self.adapters.names)}"
         )

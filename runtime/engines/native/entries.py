@@ -9,7 +9,7 @@ that moves no score by more than rounding a layer to 8 bits does.
 
 import dataclasses
 
-from trine.kernels.cpu.library import has_amx, has_bfloat16, why_unavailable
+from trine.kernels.cpu.library import has_amx, load_library, why_unavailable
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.bundle.precision import GraphPrecision, PrecisionMap
 
@@ -31,9 +31,15 @@ def native_entry(entry: EngineEntry) -> EngineEntry | None:
 def prefers_native(entry: EngineEntry) -> bool:
     """Return whether the native kernels are the better choice for `entry` on this machine.
 
-    Where the processor has AMX tiles, ONNX Runtime's products use them and are faster.
+    Where the processor has AMX tiles, ONNX Runtime's products use them and are faster; it is also
+    where the native kernels are those in plain C++.
+
+    Raises:
+        CpuLevelError: `TRINE_CPU` names an instruction set that is unknown or not here.
     """
-    return native_entry(entry) is not None and why_unavailable() is None and not has_amx()
+    if native_entry(entry) is None or why_unavailable() is not None:
+        return False
+    return load_library().level != "portable" and not has_amx()
 
 
 def runs_here(entry: EngineEntry) -> bool:
@@ -53,7 +59,7 @@ def why_not_native(entry: EngineEntry) -> str | None:
 
 
 def _as_computed(precision: PrecisionMap) -> PrecisionMap:
-    if why_unavailable() is not None or not has_bfloat16():
+    if why_unavailable() is not None or not load_library().bfloat16:
         return precision
     vision, decoder = (
         dataclasses.replace(graph, attention="bf16")

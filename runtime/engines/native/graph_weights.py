@@ -29,6 +29,8 @@ DTYPES: dict[int, type[np.generic]] = {
 #: Fields of ModelProto, GraphProto and TensorProto.
 MODEL_GRAPH, GRAPH_INITIALIZER = 7, 5
 DIMS, DATA_TYPE, NAME, RAW_DATA, EXTERNAL_DATA = 1, 2, 8, 9, 13
+#: What reading bytes that are no such message, or one without a field, comes to.
+DAMAGE = (ValueError, LookupError, OverflowError)
 
 
 class GraphWeights:
@@ -48,10 +50,12 @@ class GraphWeights:
             with path.with_suffix(".data").open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._data = np.frombuffer(self._map, np.uint8)
-        except (OSError, ValueError, IndexError) as cause:
+        except OSError as cause:
             raise BundleError(
                 f"{path}: its weights cannot be read ({cause}); export the bundle again"
             ) from cause
+        except DAMAGE as cause:
+            raise self._damaged("the graph", cause) from cause
 
     @property
     def names(self) -> set[str]:
@@ -67,11 +71,18 @@ class GraphWeights:
         """Return the tensor `name`, read-only, bfloat16 as uint16; None if there is none.
 
         Raises:
-            BundleError: it has a type that no engine here computes with, or lies outside the file.
+            BundleError: it has a type that no engine here computes with, lies outside the file, or
+                is damaged otherwise.
         """
         fields = self._tensors.get(name)
         if fields is None:
             return None
+        try:
+            return self._array(name, fields)
+        except DAMAGE as cause:
+            raise self._damaged(name, cause) from cause
+
+    def _array(self, name: str, fields: dict[int, list[bytes]]) -> NDArray[np.generic]:
         dtype = DTYPES.get(int.from_bytes(fields[DATA_TYPE][0], "little"))
         if dtype is None:
             raise BundleError(f"{self._path}: {name} has an unknown type; export the bundle again")
@@ -81,8 +92,9 @@ class GraphWeights:
             return np.frombuffer(fields[RAW_DATA][0], dtype, count).reshape(shape)
         place = dict(_pairs(fields[EXTERNAL_DATA]))
         start = int(place.get("offset", "0"))
-        part = self._data[start : start + count * np.dtype(dtype).itemsize]
-        if part.nbytes != count * np.dtype(dtype).itemsize:
+        size = count * np.dtype(dtype).itemsize
+        part = self._data[start : start + size]
+        if start < 0 or part.nbytes != size:
             raise BundleError(
                 f"{self._path}: {name} lies outside its file; export the bundle again"
             )
@@ -94,6 +106,12 @@ class GraphWeights:
         if found is not None and found.dtype != np.float32:
             raise BundleError(f"{self._path}: {name} is {found.dtype}, not float32")
         return found  # type: ignore[return-value]
+
+    def _damaged(self, what: str, cause: Exception) -> BundleError:
+        return BundleError(
+            f"{self._path}: {what} is damaged ({type(cause).__name__}: {cause}); export the bundle "
+            "again"
+        )
 
 
 def _tensors(model: bytes) -> Iterator[tuple[str, dict[int, list[bytes]]]]:
@@ -136,6 +154,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
         if kind == 2:
             length, at = _varint(message, at)
             end = at + length
+            if end > len(message):
+                raise ValueError(f"a field of {length} bytes in {len(message) - at}")
         elif kind == 0:
             _, end = _varint(message, at)
         else:

@@ -151,7 +151,7 @@ class LayerReader:
         if exact is None and self._get(f"{name}.int8") is None:
             return self._float(name)
         packed = self._packed(name)
-        outliers = self._outliers(name, packed.depth, exact)
+        outliers = self._outliers(name, (packed.depth, packed.columns), exact)
         return Int8Linear(packed, outliers, rotated=self._is_rotated(name))
 
     def refuse_rest(self) -> None:
@@ -188,8 +188,9 @@ class LayerReader:
         values = [self._weights.get(f"{name}.int8") for name in (names.gate, names.up)]
         if values[0] is None or values[1] is None:
             return None
-        depth = values[0].shape[0]
-        outliers = [self._outliers(name, depth, None) for name in (names.gate, names.up)]
+        outliers = [
+            self._outliers(name, self._int8(name).shape, None) for name in (names.gate, names.up)
+        ]
         first, second = outliers
         if (None if first is None else first.key) != (None if second is None else second.key):
             return None
@@ -210,13 +211,20 @@ class LayerReader:
         )
         return ExactChannels(channels.astype(np.int64), gate, up)
 
-    def _outliers(self, name: str, depth: int, exact: ExactChannels | None) -> Outliers | None:
+    def _outliers(
+        self, name: str, shape: tuple[int, ...], exact: ExactChannels | None
+    ) -> Outliers | None:
         found = self._get(f"{name}.outlier_channels") if exact is None else exact.channels
         if found is None:
             return None
         channels = found.astype(np.int64)
-        weight = self._needed(f"{name}.outlier_weight")
-        inliers = np.ones(depth, np.float32)
+        if channels.ndim != 1 or not ((channels >= 0) & (channels < shape[0])).all():
+            raise BundleError(
+                f"{self._path}: {name}.outlier_channels are no channels of 0 to {shape[0] - 1}; "
+                "export the bundle again"
+            )
+        weight = self._sized(f"{name}.outlier_weight", (len(channels), shape[1]))
+        inliers = np.ones(shape[0], np.float32)
         inliers[channels] = 0
         return Outliers(channels, inliers, np.array(weight))
 
@@ -236,28 +244,42 @@ class LayerReader:
         weight = self._get(f"{name}.weight")
         if weight is None:
             raise self._missing(f"{name}.weight")
-        return FloatLinear(weight, self._floats(f"{name}.bias"))
+        if weight.ndim != 2:
+            raise self._misshapen(f"{name}.weight", weight.shape, "[in, out]")
+        return FloatLinear(weight, self._bias(name, weight.shape[1]))
 
     def _packed(self, *names: str) -> PackedInt8:
         """Return one layer's weights, or those of a gate and what it gates."""
         weights = [self._int8(name) for name in names]
         shape = weights[0].shape[0], weights[0].shape[1]
+        for name, weight in zip(names, weights, strict=True):
+            if weight.shape != shape:
+                raise self._misshapen(f"{name}.int8", weight.shape, str(list(shape)))
         key = "+".join(names)
         packed = self._store.get(key, packed_shape(shape, len(names)))
         if packed is None:
             packed = self._kernels.pack(*weights)
         self.packed[key] = packed
-        scales = [self._scales(name) for name in names]
-        return packed_layer(packed, shape, scales, [self._floats(f"{n}.bias") for n in names])
+        scales = [np.array(self._sized(f"{name}.scales", shape[1:])) for name in names]
+        return packed_layer(packed, shape, scales, [self._bias(name, shape[1]) for name in names])
 
     def _int8(self, name: str) -> NDArray[np.int8]:
         found = self._get(f"{name}.int8")
         if found is None or found.dtype != np.int8:
             raise self._missing(f"{name}.int8")
+        if found.ndim != 2:
+            raise self._misshapen(f"{name}.int8", found.shape, "[in, out]")
         return found.view(np.int8)
 
-    def _scales(self, name: str) -> Floats:
-        return self.vector(f"{name}.scales")
+    def _bias(self, name: str, columns: int) -> Floats | None:
+        found = self._floats(f"{name}.bias")
+        return None if found is None else self._sized(f"{name}.bias", (columns,))
+
+    def _sized(self, name: str, shape: tuple[int, ...]) -> Floats:
+        found = self._needed(name)
+        if found.shape != shape:
+            raise self._misshapen(name, found.shape, str(list(shape)))
+        return found
 
     def _needed(self, name: str) -> Floats:
         found = self._floats(name)
@@ -272,6 +294,11 @@ class LayerReader:
     def _get(self, name: str) -> NDArray[np.generic] | None:
         self._read.add(name)
         return self._weights.get(name)
+
+    def _misshapen(self, name: str, shape: tuple[int, ...], wanted: str) -> BundleError:
+        return BundleError(
+            f"{self._path}: {name} has shape {list(shape)}, not {wanted}; export the bundle again"
+        )
 
     def _missing(self, name: str) -> BundleError:
         return BundleError(f"{self._path}: has no tensor {name!r}; export the bundle again")

@@ -16,9 +16,16 @@ from trine.export.quantisation.engine_making import EngineMaker
 from trine.export.quantisation.plan_refinement import RefinedPlan
 from trine.export.quantisation.precision_plan import FLOAT32, EnginePlan, plan_engine, with_wider
 from trine.kernels.cpu import library
-from trine.kernels.cpu.library import NativeLibraryError, why_unavailable
+from trine.kernels.cpu.library import (
+    LEVEL_VARIABLE,
+    CpuLevelError,
+    NativeLibraryError,
+    load_library,
+    why_unavailable,
+)
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.bundle.golden import worst
+from trine.runtime.commands.program import main
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.native import decoder as native_decoder
 from trine.runtime.engines.native import entries as native_entries
@@ -114,7 +121,8 @@ def test_attention_of_layers_kept_in_float32_is_not_rounded_either(
 def test_an_item_alone_is_the_item_in_a_batch_to_the_bit(
     int8_bundle: MakeBundle, adapters: str
 ) -> None:
-    embedder = Embedder.load(int8_bundle(adapters), engine="auto")
+    suffix = "" if adapters == "merged" else "-runtime"
+    embedder = Embedder.load(int8_bundle(adapters), engine=f"native-int8{suffix}")
     tasks = [TASKS[index % 3] for index in range(len(items()))]
     together = embedder.encode(items(), tasks, return_multivector=True)
     for index, (item, task) in enumerate(zip(items(), tasks, strict=True)):
@@ -157,12 +165,17 @@ def test_auto_takes_the_native_kernels_where_they_are_faster(
     bundle = open_bundle(int8_bundle("merged"))
     assert [entry.name for entry in engines_of(bundle)] == ["ort-int8", "native-int8"]
     monkeypatch.setattr(native_entries, "has_amx", lambda: False)
-    assert select_engine(bundle).entry.name == "native-int8"
+    fast = load_library().level != "portable"
+    assert select_engine(bundle).entry.name == ("native-int8" if fast else "ort-int8")
+    monkeypatch.setenv(LEVEL_VARIABLE, "portable")
+    assert select_engine(bundle).entry.name == "ort-int8"
+    monkeypatch.delenv(LEVEL_VARIABLE)
     monkeypatch.setattr(native_entries, "has_amx", lambda: True)
     assert select_engine(bundle).entry.name == "ort-int8"
     assert [entry.name for entry in engines_of(open_bundle(golden_bundle))] == ["ort-fp32"]
     description = Embedder.load(bundle.folder, engine="native-int8").description
-    assert description.startswith("native-int8: native kernels (AVX-512 VNNI), int8")
+    level = load_library().level
+    assert description.startswith(f"native-int8: native kernels ({level}), int8")
 
 
 def test_without_the_kernels_auto_takes_onnx_runtime_and_native_says_why(
@@ -180,6 +193,21 @@ def test_a_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(library, "ABI_VERSION", -1)
     with pytest.raises(NativeLibraryError, match="this code needs -1; install trine again"):
         library.load_library()
+
+
+@needs_kernels
+def test_an_unknown_instruction_set_is_one_sentence_and_no_other_engine(
+    int8_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = int8_bundle("merged")
+    monkeypatch.setenv(LEVEL_VARIABLE, "abacus")
+    with pytest.raises(CpuLevelError, match=r"TRINE_CPU is 'abacus', which .* give one of portab"):
+        Embedder.load(folder)
+    assert main(["info", str(folder)]) == 2
+    assert main(["embed", str(folder), "--text", "a", "--task", "code"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert all("TRINE_CPU is 'abacus'" in line for line in said)
 
 
 @needs_kernels

@@ -59,6 +59,64 @@ def test_damaged_files_are_refused(
         read()
 
 
+def _message(*fields: tuple[int, bytes | int]) -> bytes:
+    """Return a protocol buffer of (number, bytes or a varint below 128)."""
+    return b"".join(
+        bytes([number << 3, value])
+        if isinstance(value, int)
+        else bytes([number << 3 | 2, len(value)]) + value
+        for number, value in fields
+    )
+
+
+NAME, DIMS, TYPE, RAW, EXTERNAL = 8, 1, 2, 9, 13
+OFFSET, TWO_FLOATS = (1, b"offset"), ((NAME, b"w"), (DIMS, 2), (TYPE, 1))
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        _message((DIMS, 2), (TYPE, 1), (RAW, bytes(8))),
+        _message((NAME, b"w"), (DIMS, 2), (RAW, bytes(8))),
+        _message(*TWO_FLOATS),
+        _message((NAME, b"\xff"), (DIMS, 2), (TYPE, 1), (RAW, bytes(8))),
+        _message((NAME, b"w"), (DIMS, b"\xff" * 9 + b"\x7f"), (TYPE, 1), (RAW, bytes(8))),
+        _message(*TWO_FLOATS, (RAW, bytes(7))),
+        _message(*TWO_FLOATS, (EXTERNAL, _message(OFFSET))),
+        _message(*TWO_FLOATS, (EXTERNAL, _message(OFFSET, (2, b"x")))),
+        _message(*TWO_FLOATS, (EXTERNAL, _message(OFFSET, (2, b"-8")))),
+        _message((NAME, b"w")) + b"\x4b",
+        _message((NAME, b"w")) + bytes([RAW << 3 | 2, 99]),
+    ],
+    ids=[
+        *("no name", "no type", "no values", "name no text", "endless size", "few values"),
+        *("no offset", "offset no number", "offset before the file", "a group", "cut field"),
+    ],
+)
+def test_a_graph_with_a_damaged_tensor_is_refused_by_its_file(
+    tmp_path: Path, tensor: bytes
+) -> None:
+    path = tmp_path / "decoder.onnx"
+    path.write_bytes(_message((7, _message((5, tensor)))))
+    path.with_suffix(".data").write_bytes(bytes(64))
+    with pytest.raises(BundleError, match=r"decoder\.onnx: .*; export the bundle again"):
+        GraphWeights(path).get("w")
+
+
+def test_cut_graphs_are_refused_by_their_file(
+    int8_bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    bundle = open_bundle(int8_bundle("merged"))
+    source = bundle.path(bundle.manifest.engines[0].vision)
+    content = source.read_bytes()
+    path = tmp_path / "vision.onnx"
+    path.with_suffix(".data").symlink_to(source.with_suffix(".data"))
+    for length in np.linspace(1, len(content) // 2, 40).astype(int).tolist():
+        path.write_bytes(content[:length])
+        with pytest.raises(BundleError, match=r"vision\.onnx: .*; export the bundle again"):
+            GraphWeights(path)
+
+
 def test_a_type_that_was_asked_for_is_checked(int8_bundle: Callable[[str], Path]) -> None:
     bundle = open_bundle(int8_bundle("merged"))
     weights = GraphWeights(bundle.path(bundle.manifest.engines[0].vision))

@@ -1,40 +1,14 @@
-// Pictures: the published 8-bit bicubic resize, and patches of the vision tower.
-#include "pool.h"
-#include "simd.h"
+// Images: the published 8-bit bicubic resize, and patches of the vision tower.
+#include "kernels.h"
 
-#include <algorithm>
-#include <cstring>
-#include <vector>
+#include "../common/features.h"
+#include "../generic/images.h"
 
-namespace trine {
+namespace trine::TRINE_ISA {
 namespace {
 
-constexpr int kRowBlock = 4;        // rows that share each load of weights
 constexpr int64_t kVectorBytes = 64;
 constexpr uint64_t kEvenBytes = 0x5555555555555555ull;
-
-// One axis of the filter: output i is the sum of weights[i][t] * input[starts[i] + t].
-struct Axis {
-  const int64_t *starts;   // [outputs], not decreasing
-  const int16_t *weights;  // [outputs, taps]; 0 behind an output's last tap
-  int64_t inputs;
-  int64_t outputs;
-  int64_t taps;  // even
-  int64_t precision;  // fraction bits of the weights
-};
-
-struct Resize {
-  const uint8_t *in;  // [rows.inputs, columns.inputs, channels]
-  int64_t in_stride;  // bytes from row to row
-  uint8_t *out;       // [rows.outputs, columns.outputs, channels], packed
-  int64_t channels;
-  Axis columns;
-  Axis rows;
-  int32_t resize_columns;  // whether each axis changes at all
-  int32_t resize_rows;
-  int32_t threads;
-  int32_t reserved;
-};
 
 // Sixteen neighbouring values of a row of results, and where their inputs lie. Input pair k of a value
 // is k * 2 * channels bytes behind its first, so one index serves all pairs.
@@ -46,49 +20,65 @@ struct Group {
 };
 
 // How the rows are filtered: the groups, and for each of them and each pair its sixteen weight pairs.
-struct RowFilter {
-  std::vector<Group> groups;
-  std::vector<int16_t> weights;  // [groups, pairs, 16, 2]
-  int64_t pairs;
-  int64_t step;     // bytes between pairs
-  int64_t padding;  // bytes that loads may reach beyond a row
+class RowFilter {
+ public:
+  explicit RowFilter(const Resize &a)
+      : a_(a),
+        permutes_(find_features().avx512_vbmi),
+        count_(a.resize_columns ? (a.columns.outputs * a.channels + kLanes - 1) / kLanes : 0),
+        pairs_(a.columns.taps / 2),
+        step_(2 * a.channels),
+        groups_memory_(1, count_ * static_cast<int64_t>(sizeof(Group) / sizeof(float))),
+        weights_memory_(1, count_ * pairs_ * kLanes) {
+    if (*this) prepare();
+  }
+
+  explicit operator bool() const { return groups_memory_ && weights_memory_; }
+
+  // Bytes that loads may reach beyond a row.
+  int64_t padding() const { return a_.columns.taps * a_.channels + 2 * kVectorBytes; }
+
+  void rows(const uint8_t *rows, int64_t stride, int count, uint8_t *const *out) const;
+
+ private:
+  void prepare();
+  Group *groups() const { return reinterpret_cast<Group *>(groups_memory_.of(0)); }
+  int16_t *weights() const { return reinterpret_cast<int16_t *>(weights_memory_.of(0)); }
+
+  const Resize &a_;
+  const bool permutes_;
+  const int64_t count_, pairs_;
+  const int64_t step_;  // bytes between pairs
+  const Scratch groups_memory_, weights_memory_;  // weights: [groups, pairs, 16, 2]
 };
 
-RowFilter prepare_row_filter(const Resize &a) {
-  const Axis &axis = a.columns;
-  const int64_t values = axis.outputs * a.channels, channels = a.channels;
-  const int64_t count = (values + kLanes - 1) / kLanes;
-  RowFilter filter;
-  filter.pairs = axis.taps / 2;
-  filter.step = 2 * channels;
-  filter.groups.resize(count);
-  filter.weights.assign(count * filter.pairs * 2 * kLanes, 0);
-  filter.padding = axis.taps * channels + 2 * kVectorBytes;
-  for (int64_t g = 0; g < count; ++g) {
-    Group &group = filter.groups[g];
-    int64_t begins[kLanes], least = INT64_MAX, last = 0;
+void RowFilter::prepare() {
+  const Axis &axis = a_.columns;
+  const int64_t values = axis.outputs * a_.channels, channels = a_.channels;
+  for (int64_t g = 0; g < count_; ++g) {
+    Group &group = groups()[g];
+    int64_t begins[kLanes], first = INT64_MAX, last = 0;
     for (int lane = 0; lane < kLanes; ++lane) {
       // Lanes behind the last value repeat it; they are not stored.
-      const int64_t value = std::min(g * kLanes + lane, values - 1);
+      const int64_t value = least(g * kLanes + lane, values - 1);
       const int64_t output = value / channels;
       begins[lane] = axis.starts[output] * channels + value % channels;
-      least = std::min(least, begins[lane]);
-      last = std::max(last, begins[lane] + channels);
-      for (int64_t k = 0; k < filter.pairs; ++k)
-        std::memcpy(&filter.weights[((g * filter.pairs + k) * kLanes + lane) * 2],
-                    axis.weights + output * axis.taps + 2 * k, 2 * sizeof(int16_t));
+      first = least(first, begins[lane]);
+      last = most(last, begins[lane] + channels);
+      for (int64_t k = 0; k < pairs_; ++k)
+        memcpy(weights() + ((g * pairs_ + k) * kLanes + lane) * 2,
+               axis.weights + output * axis.taps + 2 * k, 2 * sizeof(int16_t));
     }
-    group.base = least;
-    group.span = static_cast<int32_t>(last - least + 1);
+    group.base = first;
+    group.span = static_cast<int32_t>(last - first + 1);
     for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t offset = begins[lane] - least;
+      const int64_t offset = begins[lane] - first;
       group.offset[lane] = static_cast<int32_t>(offset);
-      std::memset(group.index + 4 * lane, 0, 4);
+      memset(group.index + 4 * lane, 0, 4);
       group.index[4 * lane] = static_cast<uint8_t>(offset);
       group.index[4 * lane + 2] = static_cast<uint8_t>(offset + channels);
     }
   }
-  return filter;
 }
 
 inline __m128i to_bytes(__m512i sums, int precision) {
@@ -142,23 +132,21 @@ inline void gather_group(const Group &group, const int16_t *weights, int64_t pai
   }
 }
 
-// Filters `count` rows (at most kRowBlock) that lie in `rows`, padded, into `out[r]`.
-void filter_rows(const RowFilter &filter, const Resize &a, bool permutes, const uint8_t *rows,
-                 int64_t stride, int count, uint8_t *const *out) {
-  const int64_t values = a.columns.outputs * a.channels;
-  const int precision = static_cast<int>(a.columns.precision);
+void RowFilter::rows(const uint8_t *rows, int64_t stride, int count, uint8_t *const *out) const {
+  const int64_t values = a_.columns.outputs * a_.channels;
+  const int precision = static_cast<int>(a_.columns.precision);
   const __m512i half = _mm512_set1_epi32(precision > 0 ? 1 << (precision - 1) : 0);
-  for (size_t g = 0; g < filter.groups.size(); ++g) {
-    const Group &group = filter.groups[g];
-    const int16_t *weights = filter.weights.data() + g * filter.pairs * 2 * kLanes;
+  for (int64_t g = 0; g < count_; ++g) {
+    const Group &group = groups()[g];
+    const int16_t *own = weights() + g * pairs_ * 2 * kLanes;
     __m512i sums[kRowBlock] = {half, half, half, half};
-    if (permutes && group.span <= kVectorBytes)
-      filter_group<kOneVector>(group, weights, filter.pairs, filter.step, rows, stride, sums);
-    else if (permutes && group.span <= 2 * kVectorBytes)
-      filter_group<kTwoVectors>(group, weights, filter.pairs, filter.step, rows, stride, sums);
+    if (permutes_ && group.span <= kVectorBytes)
+      filter_group<kOneVector>(group, own, pairs_, step_, rows, stride, sums);
+    else if (permutes_ && group.span <= 2 * kVectorBytes)
+      filter_group<kTwoVectors>(group, own, pairs_, step_, rows, stride, sums);
     else
-      gather_group(group, weights, filter.pairs, filter.step, a.channels, rows, stride, sums);
-    const __mmask16 m = lane_mask(values - static_cast<int64_t>(g) * kLanes);
+      gather_group(group, own, pairs_, step_, a_.channels, rows, stride, sums);
+    const __mmask16 m = lane_mask(values - g * kLanes);
     for (int r = 0; r < count; ++r)
       _mm_mask_storeu_epi8(out[r] + g * kLanes, m, to_bytes(sums[r], precision));
   }
@@ -176,7 +164,7 @@ void filter_column(const uint8_t *const *from, const int16_t *weights, int64_t t
     __m512i s0 = half, s1 = half, s2 = half, s3 = half;
     for (int64_t t = 0; t < taps; t += 2) {
       int32_t pair;
-      std::memcpy(&pair, weights + t, sizeof(pair));
+      memcpy(&pair, weights + t, sizeof(pair));
       const __m512i w = _mm512_set1_epi32(pair);
       const __m512i x = _mm512_maskz_loadu_epi8(m, from[t] + i);
       const __m512i y = _mm512_maskz_loadu_epi8(m, from[t + 1] + i);
@@ -192,69 +180,6 @@ void filter_column(const uint8_t *const *from, const int16_t *weights, int64_t t
     _mm512_mask_storeu_epi8(out + i, m, _mm512_packus_epi16(a, b));
   }
 }
-
-// Rows [first, last) of the result. Rows of the picture are filtered along their width as the columns'
-// filter gets to them, each once, into a ring that stays in the cache.
-void resize_band(const Resize &a, const RowFilter &filter, bool permutes, int64_t first,
-                 int64_t last) {
-  const int64_t in_width = a.columns.inputs * a.channels;
-  const int64_t out_width = a.columns.outputs * a.channels;
-  const int64_t padded = in_width + filter.padding;
-  std::vector<uint8_t> block(a.resize_columns ? kRowBlock * padded : 0);
-  const auto widths_filtered = [&](int64_t row, int count, uint8_t *const *out) {
-    for (int r = 0; r < count; ++r)
-      std::memcpy(block.data() + r * padded, a.in + (row + r) * a.in_stride, in_width);
-    filter_rows(filter, a, permutes, block.data(), padded, count, out);
-  };
-  if (!a.resize_rows) {
-    for (int64_t row = first; row < last; row += kRowBlock) {
-      const int count = static_cast<int>(std::min<int64_t>(kRowBlock, last - row));
-      uint8_t *out[kRowBlock];
-      for (int r = 0; r < count; ++r) out[r] = a.out + (row + r) * out_width;
-      widths_filtered(row, count, out);
-    }
-    return;
-  }
-  int64_t slots = 1;
-  while (slots < a.rows.taps + kRowBlock) slots *= 2;
-  const int64_t slot_bytes = (out_width + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
-  std::vector<uint8_t> ring(a.resize_columns ? slots * slot_bytes : 0);
-  std::vector<const uint8_t *> from(a.rows.taps);
-  int64_t ready = a.rows.starts[first];
-  for (int64_t row = first; row < last; ++row) {
-    const int64_t start = a.rows.starts[row];
-    const int64_t end = std::min(start + a.rows.taps, a.rows.inputs);
-    while (a.resize_columns && ready < end) {
-      const int count = static_cast<int>(std::min<int64_t>(kRowBlock, a.rows.inputs - ready));
-      uint8_t *out[kRowBlock];
-      for (int r = 0; r < count; ++r)
-        out[r] = ring.data() + ((ready + r) & (slots - 1)) * slot_bytes;
-      widths_filtered(ready, count, out);
-      ready += count;
-    }
-    for (int64_t t = 0; t < a.rows.taps; ++t) {
-      const int64_t tap = std::min(start + t, end - 1);  // weights are 0 behind the last
-      from[t] = a.resize_columns ? ring.data() + (tap & (slots - 1)) * slot_bytes
-                                 : a.in + tap * a.in_stride;
-    }
-    filter_column(from.data(), a.rows.weights + row * a.rows.taps, a.rows.taps,
-                  static_cast<int>(a.rows.precision), out_width, a.out + row * out_width);
-  }
-}
-
-struct Patchify {
-  const uint8_t *pixels;  // [height, width, 3]
-  const float *mean;      // [3]
-  const float *deviation;  // [3]
-  const int64_t *order;   // [tokens], numbers of image tokens in raster order
-  float *out;             // [tokens * merge^2, 3 * frames * patch^2]
-  int64_t width;
-  int64_t tokens;
-  int32_t patch;
-  int32_t merge;
-  int32_t frames;
-  int32_t threads;
-};
 
 // Bytes of channel c among 16 pixels of three bytes, from each of the three vectors that hold them.
 struct Deinterleave {
@@ -281,7 +206,7 @@ void cut_patch(const Patchify &a, const Deinterleave &d, const uint8_t *corner, 
   for (int64_t row = 0; row < size; ++row)
     for (int64_t column = 0; column < size; column += kLanes) {
       const uint8_t *from = corner + (row * a.width + column) * 3;
-      const int64_t bytes = 3 * std::min<int64_t>(kLanes, size - column);
+      const int64_t bytes = 3 * least(kLanes, size - column);
       const __m128i part[3] = {load_bytes(from, bytes), load_bytes(from + 16, bytes - 16),
                                load_bytes(from + 32, bytes - 32)};
       const __mmask16 m = lane_mask(size - column);
@@ -303,31 +228,16 @@ void cut_patch(const Patchify &a, const Deinterleave &d, const uint8_t *corner, 
 
 }  // namespace
 
-TRINE_API void trine_resize(const Resize *arguments) {
-  const Resize &a = *arguments;
-  __builtin_cpu_init();
-  const bool permutes = __builtin_cpu_supports("avx512vbmi");
-  const RowFilter filter = a.resize_columns ? prepare_row_filter(a) : RowFilter{};
-  const int64_t rows = a.resize_rows ? a.rows.outputs : a.rows.inputs;
-  const int64_t bands = std::min<int64_t>(a.threads, rows);
-  parallel_for(a.threads, bands, [&](int64_t band, int) {
-    resize_band(a, filter, permutes, rows * band / bands, rows * (band + 1) / bands);
-  });
+Status resize(const Resize &a) {
+  const RowFilter filter(a);
+  return filter ? resize_with(a, filter, filter_column) : kNoMemory;
 }
 
-TRINE_API void trine_patchify(const Patchify *arguments) {
-  const Patchify &a = *arguments;
+Status patchify(const Patchify &a) {
   const Deinterleave deinterleave;
-  const int64_t side = a.patch * a.merge, columns = a.width / side;
-  const int64_t features = 3 * a.frames * a.patch * a.patch;
-  parallel_rows(a.threads, a.tokens, [&](int64_t token, int) {
-    const int64_t row = a.order[token] / columns * side, column = a.order[token] % columns * side;
-    float *out = a.out + token * a.merge * a.merge * features;
-    for (int64_t i = 0; i < a.merge; ++i)
-      for (int64_t j = 0; j < a.merge; ++j, out += features)
-        cut_patch(a, deinterleave,
-                  a.pixels + ((row + i * a.patch) * a.width + column + j * a.patch) * 3, out);
+  return patchify_with(a, [&](const uint8_t *corner, float *out) {
+    cut_patch(a, deinterleave, corner, out);
   });
 }
 
-}  // namespace trine
+}  // namespace trine::TRINE_ISA

@@ -4,13 +4,13 @@
 // The sums are exact integers, so a row's result depends neither on its neighbours nor on the tiling.
 // A panel may hold 32 columns of a gate and the same 32 of what it gates; then the tile ends in
 // silu(gate) * up and half as many columns are written.
-#include "pool.h"
-#include "scratch.h"
-#include "simd.h"
+#include "../common/pool.h"
+#include "../common/scratch.h"
+#include "kernels.h"
 
-#include <algorithm>
+#include "../generic/tiling.h"
 
-namespace trine {
+namespace trine::TRINE_ISA {
 namespace {
 
 constexpr int64_t kItemsPerThread = 8;
@@ -20,37 +20,7 @@ constexpr int64_t kItemsPerThread = 8;
 constexpr int64_t kFewRows = 96, kStretchSteps = 512;
 constexpr int64_t kStepBytes = kPanel * kDepth, kLineBytes = 64, kStepLines = kStepBytes / kLineBytes;
 
-// Float32 terms beside the 8-bit product: factors [rows, ranks] times matrix [ranks, columns].
-// With `first_rank` a row uses only `rank_count` ranks, from its own first one on.
-struct Side {
-  const float *factors;
-  int64_t factors_stride;
-  const void *matrix;
-  int64_t matrix_stride;
-  const int32_t *first_rank;
-  int64_t rank_count;
-  int32_t number;  // of the matrix
-  int32_t reserved;
-};
-
-struct LinearInt8 {
-  const uint8_t *x;
-  const float *x_scales;
-  int64_t rows;
-  int64_t depth;  // padded to a multiple of 4; also the stride of x
-  const int8_t *weights;
-  const int32_t *offsets;  // -128 * sum of the column's weights, [panels * 64]
-  const float *w_scales;   // [panels * 64]
-  const float *bias;       // [panels * 64] or null
-  int64_t columns;         // that are written
-  float *out;
-  int64_t out_stride;
-  Side sides[4];    // plain: 0 and 1; gated: 0 and 1 of the gate, 2 and 3 of what it gates
-  int32_t gated;
-  int32_t add;      // whether the result is added to what `out` holds
-  int32_t threads;
-  int32_t reserved;
-};
+constexpr int kPanelVectors = kPanel / kLanes;
 
 // vpdpbusd; by hand because GCC 12 copies the accumulator of the intrinsic to and fro, which halves the
 // speed of the loop.
@@ -209,16 +179,6 @@ __attribute__((noinline)) void multiply_tile(const LinearInt8 &a, int64_t row, i
     }
 }
 
-// Tiles of equal size instead of full ones and a rest: 32 rows are 6 + 6 + 5 + 5 + 5 + 5.
-struct Tiling {
-  int64_t tiles, least, larger;
-
-  explicit Tiling(int64_t rows)
-      : tiles((rows + kTileRows - 1) / kTileRows), least(rows / tiles), larger(rows % tiles) {}
-
-  int64_t first_row(int64_t tile) const { return tile * least + (tile < larger ? tile : larger); }
-};
-
 template <int lines>
 void multiply_rows(const LinearInt8 &a, int64_t row, int64_t rows, int64_t panel, const Visit &visit) {
   switch (rows) {
@@ -241,7 +201,7 @@ void multiply_tiles(const LinearInt8 &a, const Tiling &tiling, int64_t first, in
   const int64_t lines = (kStepLines + tiles - 1) / tiles;
   const int8_t *weights = a.weights + panel * kPanel * a.depth;
   for (int64_t step = 0; step < steps; step += stretch) {
-    const int64_t end = std::min(step + stretch, steps);
+    const int64_t end = least(step + stretch, steps);
     const int8_t *next = end < steps ? weights + end * kStepBytes : following;
     for (int64_t tile = first; tile < last; ++tile) {
       const int64_t row = tiling.first_row(tile), rows = tiling.first_row(tile + 1) - row;
@@ -264,9 +224,8 @@ void multiply_tiles(const LinearInt8 &a, const Tiling &tiling, int64_t first, in
 
 }  // namespace
 
-TRINE_API void trine_linear_int8(const LinearInt8 *arguments) {
-  const LinearInt8 &a = *arguments;
-  if (a.rows == 0) return;
+Status linear_int8(const LinearInt8 &a) {
+  if (a.rows == 0) return kDone;
   const int64_t columns = a.gated ? kPanel / 2 : kPanel;
   const int64_t panels = (a.columns + columns - 1) / columns;
   const Tiling tiling(a.rows);
@@ -276,6 +235,7 @@ TRINE_API void trine_linear_int8(const LinearInt8 *arguments) {
   const bool few = a.rows <= kFewRows;
   const int64_t stretch = few ? kStretchSteps : a.depth / kDepth;
   const Scratch sums(a.threads, few ? a.rows * kPanel : 0);
+  if (!sums) return kNoMemory;
   parallel_for(a.threads, panels * splits, [&](int64_t item, int thread) {
     const int64_t panel = item / splits, split = item % splits;
     // Items are handed out in order, so that this thread's next one is likely `threads` further on.
@@ -285,6 +245,7 @@ TRINE_API void trine_linear_int8(const LinearInt8 *arguments) {
                    panel, stretch, follows ? a.weights + next * kPanel * a.depth : nullptr,
                    reinterpret_cast<int32_t *>(sums.of(thread)));
   });
+  return kDone;
 }
 
-}  // namespace trine
+}  // namespace trine::TRINE_ISA

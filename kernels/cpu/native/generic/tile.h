@@ -1,12 +1,12 @@
-// The tile with float32 sums: [rows, depth] times [depth, 16 * vectors], in registers.
+// The tile with float32 sums: [rows, depth] times [depth, lanes * vectors], in registers.
 #pragma once
 
-#include "simd.h"
+#include "functions.h"
 
-namespace trine {
+namespace trine::TRINE_ISA {
 
 struct Float32 {
-  static __m512 add(__m512 sum, __m512 x, __m512 y) { return _mm512_fmadd_ps(x, y, sum); }
+  static Floats add(Floats sum, Floats x, Floats y) { return multiply_add(x, y, sum); }
 };
 
 // c (+)= a * b. Sums run over the depth in order, so a row does not depend on the others. `Format` says
@@ -14,19 +14,19 @@ struct Float32 {
 template <class Format, int rows, int vectors>
 inline void multiply_tile(const float *a, int64_t a_stride, const float *b, int64_t b_stride,
                           int64_t depth, float *c, int64_t c_stride, bool add) {
-  __m512 sums[rows][vectors];
+  Floats sums[rows][vectors];
 #pragma GCC unroll 6
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v)
-      sums[i][v] = add ? _mm512_loadu_ps(c + i * c_stride + v * kLanes) : _mm512_setzero_ps();
+      sums[i][v] = add ? load(c + i * c_stride + v * kLanes) : zero();
   for (int64_t k = 0; k < depth; ++k) {
-    __m512 columns[vectors];
+    Floats columns[vectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) columns[v] = _mm512_loadu_ps(b + k * b_stride + v * kLanes);
+    for (int v = 0; v < vectors; ++v) columns[v] = load(b + k * b_stride + v * kLanes);
 #pragma GCC unroll 6
     for (int i = 0; i < rows; ++i) {
-      const __m512 x = _mm512_set1_ps(a[i * a_stride + k]);
+      const Floats x = set(a[i * a_stride + k]);
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) sums[i][v] = Format::add(sums[i][v], x, columns[v]);
     }
@@ -35,7 +35,7 @@ inline void multiply_tile(const float *a, int64_t a_stride, const float *b, int6
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v)
-      _mm512_storeu_ps(c + i * c_stride + v * kLanes, sums[i][v]);
+      store(c + i * c_stride + v * kLanes, sums[i][v]);
 }
 
 template <class Format, int vectors>
@@ -67,4 +67,4 @@ inline void multiply_rows(int64_t rows, const float *a, int64_t a_stride, const 
   }
 }
 
-}  // namespace trine
+}  // namespace trine::TRINE_ISA

@@ -12,10 +12,13 @@ using Item = void (*)(const void *context, int64_t item, int thread);
 
 // Calls `body` for items 0 to `items` - 1 on up to `threads` threads, each numbered below `threads`, and
 // returns when all are done. Items are handed out one by one, in order. Called by several threads at
-// once, the first has the pool and the others work alone.
+// once, the first has the pool and the others work alone. A thread that cannot be started is done
+// without. `body` throws nothing.
 void run_items(int threads, int64_t items, Item body, const void *context);
 
-// body(item, thread)
+namespace TRINE_ISA {
+
+// body(item, thread); the templates belong to the instruction set whose kernels they are made for.
 template <class Body>
 void parallel_for(int threads, int64_t items, const Body &body) {
   run_items(
@@ -37,4 +40,5 @@ void parallel_rows(int threads, int64_t rows, const Body &body) {
   });
 }
 
+}  // namespace TRINE_ISA
 }  // namespace trine

@@ -1,11 +1,11 @@
 // Weights as the kernels read them.
-#include "pool.h"
-#include "simd.h"
+#include "../common/pool.h"
+#include "kernels.h"
 
-#include <algorithm>
-
-namespace trine {
+namespace trine::TRINE_ISA {
 namespace {
+
+constexpr int kPanelVectors = kPanel / kLanes;
 
 inline __m128i load_columns(const int8_t *row, int64_t count) {
   return _mm_maskz_loadu_epi8(lane_mask(count), row);
@@ -23,19 +23,16 @@ inline __m512i interleave(__m128i r0, __m128i r1, __m128i r2, __m128i r3) {
 
 }  // namespace
 
-// Interleaves int8 [depth, columns] into panels [ceil(columns / 64)][ceil(depth / 4)][64][4], zeros
-// beyond its edges. With `second`, of the same shape, a panel holds 32 columns of each. `offsets`
-// int32 [panels * 64] gets -128 times the sum of each packed column.
-TRINE_API void trine_pack_int8(const int8_t *first, const int8_t *second, int64_t depth,
-                               int64_t columns, int8_t *packed, int32_t *offsets,
-                               int32_t threads) {
+Status pack_int8(const PackInt8 &a) {
+  const int8_t *first = a.first, *second = a.second;
+  const int64_t depth = a.depth, columns = a.columns;
   const int64_t per_panel = second ? kPanel / 2 : kPanel;
   const int64_t panels = (columns + per_panel - 1) / per_panel;
   const int64_t steps = (depth + kDepth - 1) / kDepth;
-  parallel_for(threads, panels, [=](int64_t panel, int) {
+  parallel_for(a.threads, panels, [&](int64_t panel, int) {
     const __m512i ones = _mm512_set1_epi8(1);
     __m512i sums[kPanelVectors] = {};
-    int8_t *out = packed + panel * kPanel * steps * kDepth;
+    int8_t *out = a.packed + panel * kPanel * steps * kDepth;
     for (int64_t k = 0; k < steps; ++k) {
       for (int v = 0; v < kPanelVectors; ++v, out += kLanes * kDepth) {
         const bool other = second != nullptr && v >= kPanelVectors / 2;
@@ -53,9 +50,10 @@ TRINE_API void trine_pack_int8(const int8_t *first, const int8_t *second, int64_
       }
     }
     for (int v = 0; v < kPanelVectors; ++v)
-      _mm512_storeu_si512(offsets + panel * kPanel + v * kLanes,
+      _mm512_storeu_si512(a.offsets + panel * kPanel + v * kLanes,
                           _mm512_mullo_epi32(sums[v], _mm512_set1_epi32(-128)));
   });
+  return kDone;
 }
 
-}  // namespace trine
+}  // namespace trine::TRINE_ISA

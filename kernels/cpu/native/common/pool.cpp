@@ -1,12 +1,13 @@
 #include "pool.h"
 
-#include <immintrin.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 
 namespace trine {
@@ -15,6 +16,15 @@ namespace {
 // How long a thread stays on its core for the next kernel: longer than Python takes between two.
 constexpr auto kPatience = std::chrono::microseconds(80);
 
+// Tells the core that this thread only waits.
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 // Stays on the core until `ready`; returns false if that takes too long.
 template <class Ready>
 bool spin_until(const Ready &ready) {
@@ -22,7 +32,7 @@ bool spin_until(const Ready &ready) {
   do {
     for (int i = 0; i < 64; ++i) {
       if (ready()) return true;
-      _mm_pause();
+      pause();
     }
   } while (std::chrono::steady_clock::now() < end);
   return false;
@@ -44,7 +54,12 @@ void sleep_until(const Ready &ready, std::mutex &mutex, std::condition_variable 
 class Pool {
  public:
   explicit Pool(int threads) {
-    for (int i = 1; i < threads; ++i) std::thread([this, i] { work(i); }).detach();
+    try {
+      for (int i = 1; i < threads; ++i) std::thread([this, i] { work(i); }).detach();
+    } catch (const std::system_error &) {
+      // The system gives no more threads, or no memory for their stacks: those that there are do it.
+    } catch (const std::bad_alloc &) {
+    }
   }
 
   bool take() { return busy_.try_lock(); }
@@ -119,7 +134,8 @@ constexpr int kMostThreads = 256;
 
 // The pool of a number of threads, made at its first use and again after a fork, which leaves the
 // threads behind. Pools are never taken down: their threads may outlive all else in the process.
-Pool &pool_of(int threads) {
+// Null where there is no memory for one.
+Pool *pool_of(int threads) {
   static std::mutex mutex;
   static Pool *pools[kMostThreads + 1] = {};
   static pid_t owner = 0;
@@ -128,8 +144,8 @@ Pool &pool_of(int threads) {
     for (Pool *&pool : pools) pool = nullptr;
     owner = getpid();
   }
-  if (pools[threads] == nullptr) pools[threads] = new Pool(threads);
-  return *pools[threads];
+  if (pools[threads] == nullptr) pools[threads] = new (std::nothrow) Pool(threads);
+  return pools[threads];
 }
 
 }  // namespace
@@ -137,10 +153,10 @@ Pool &pool_of(int threads) {
 void run_items(int threads, int64_t items, Item body, const void *context) {
   if (threads > kMostThreads) threads = kMostThreads;
   if (threads > 1 && items > 1) {
-    Pool &pool = pool_of(threads);
-    if (pool.take()) {
-      pool.run(items, body, context);
-      pool.give_back();
+    Pool *pool = pool_of(threads);
+    if (pool != nullptr && pool->take()) {
+      pool->run(items, body, context);
+      pool->give_back();
       return;
     }
   }
