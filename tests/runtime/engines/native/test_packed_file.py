@@ -89,10 +89,10 @@ def test_a_write_that_fails_leaves_nothing(bundle: Bundle, monkeypatch: pytest.M
     layers = engine(bundle).packed[graph]
     path = packed_path(bundle, graph)
 
-    def full(self: Path, target: Path) -> Path:
+    def full(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         write_packed(path, layers)
     assert list(path.parent.iterdir()) == []
