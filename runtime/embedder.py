@@ -136,7 +136,7 @@ class Embedder(PublishedMethods):
         opened = open_bundle(Path(bundle))
         chosen = select_engine(opened, engine, read_host(opened, device))
         if chosen.tuned is not None:
-            threads = threads or chosen.tuned.threads
+            threads = chosen.tuned.threads if threads is None else threads
             limits = limits or BatchLimits(tokens=chosen.tuned.batch_tokens)
         embedder = cls.open(
             opened,

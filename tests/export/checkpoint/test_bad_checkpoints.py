@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer
-from tokenizers.processors import TemplateProcessing
 
 from trine.export.sample.checkpoint import write_sample_checkpoint
 from trine.export.sample.spec import SampleSpec, changed_spec
@@ -327,16 +325,6 @@ def test_weights_whose_vectors_are_no_vectors(
 
     change_tensors(checkpoint / WEIGHTS, damage)
     refuse(checkpoint, f"vectors of the model are {words} for float32", "check that the files")
-
-
-@pytest.mark.parametrize("side", ["<|endoftext|> $A", "$A <|endoftext|>"])
-def test_tokenizer_that_adds_tokens_to_texts(refuse: Refuse, checkpoint: Path, side: str) -> None:
-    path = checkpoint / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(path))
-    special = ("<|endoftext|>", tokenizer.token_to_id("<|endoftext|>"))
-    tokenizer.post_processor = TemplateProcessing(single=side, special_tokens=[special])
-    tokenizer.save(str(path))
-    refuse(checkpoint, "tokenizer.json", "adds '<|endoftext|>' to every text", "post_processor")
 
 
 def test_unknown_tasks(refuse: Refuse, checkpoint: Path) -> None:

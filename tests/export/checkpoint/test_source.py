@@ -68,7 +68,7 @@ def test_hub_id_is_downloaded_and_its_commit_recorded(
     assert call["revision"] == "main"
     patterns = call["allow_patterns"]
     assert isinstance(patterns, list)
-    assert {"config.json", "*.safetensors", "adapters/adapter_config.json"} <= set(patterns)
+    assert {"config.json", "*.safetensors", "*/adapter_config.json"} <= set(patterns)
     assert not any(pattern.endswith((".py", ".bin", ".pt", "*")) for pattern in patterns)
     source = open_bundle(tmp_path / "bundle").manifest.source
     assert (source.id, source.revision) == ("jinaai/jina-embeddings-v4", COMMIT)

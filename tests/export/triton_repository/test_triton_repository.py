@@ -264,7 +264,7 @@ def test_texts_and_images_come_out_as_from_the_embedder(
     expected = embedder.encode_text(["def f(): pass"], "code", prompt_name="passage")
     np.testing.assert_allclose(second["VECTOR"], expected, atol=1e-6)
     mixed = embedder.encode(
-        [ImageText((image,)), ImageText((image,), "with text")],
+        [ImageText((drawn,)), ImageText((drawn,), "with text")],
         "retrieval",
         return_multivector=True,
     )
