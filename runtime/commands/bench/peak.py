@@ -110,6 +110,8 @@ def _onnxruntime(kind: PeakKind, num_in: int, num_out: int, threads: int) -> Cal
     options.intra_op_num_threads = threads
     # Its threads must not spin on the cores while other products are measured.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Exact ones, as engines are run.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"x": x})
 

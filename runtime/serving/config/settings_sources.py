@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from trine.kernels.cpu.library import LEVEL_VARIABLE
 from trine.runtime.errors import InputError
 from trine.runtime.serving.config.settings import ServerSettings
 
@@ -47,7 +48,7 @@ def read_settings(
     Args:
         flags: parsed command line; None for a flag that was not given.
         environment: of the process. Names after the prefix are the settings' in upper case;
-            `CONFIG_VARIABLE` is for the caller.
+            `CONFIG_VARIABLE` is for the caller, `LEVEL_VARIABLE` for the kernels.
         file: TOML with settings at the top level, or None.
 
     Raises:
@@ -64,7 +65,7 @@ def read_settings(
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if not variable.startswith(ENVIRONMENT_PREFIX) or _is_service_link(variable, text):
             continue
-        if variable == CONFIG_VARIABLE:
+        if variable in (CONFIG_VARIABLE, LEVEL_VARIABLE):
             continue
         if name not in options:
             raise InputError(

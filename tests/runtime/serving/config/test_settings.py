@@ -118,3 +118,7 @@ def test_variables_that_kubernetes_sets_for_a_service_are_no_settings() -> None:
         "TRINE_PORT_8000_TCP_PROTO": "tcp",
     }
     assert from_flags("b", environment=links).port == 8000
+
+
+def test_the_variable_of_the_kernels_is_no_setting() -> None:
+    assert from_flags("b", environment={"TRINE_CPU": "portable"}).bundle == Path("b")
