@@ -33,7 +33,8 @@ test-processors: .venv/stamp-test
 	@for level in $$($(BIN)/python -c 'from trine.kernels.cpu.library import cpu_levels; print(*(l.name for l in cpu_levels() if l.problem is None))'); do \
 	  echo "TRINE_CPU=$$level"; \
 	  TRINE_CPU=$$level $(TEST_ENV) $(BIN)/pytest -q -m "not slow and not reference and not gpu" \
-	    tests/kernels/test_without_native.py tests/runtime/engines/native tests/runtime/engines/test_choice.py \
+	    tests/kernels/test_without_native.py tests/kernels/test_maxsim.py tests/kernels/test_resize.py \
+	    tests/kernels/test_patchify.py tests/runtime/tuning tests/runtime/engines/native tests/runtime/engines/test_choice.py \
 	    tests/runtime/inference/test_self_test.py tests/runtime/test_published_vectors.py || exit 1; \
 	done
 

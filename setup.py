@@ -41,13 +41,23 @@ class BuildKernels(build_ext):
         """Compile the folders, tell `common` which there are, and link them into `ext`."""
         is_x86 = self.plat_name.lower().endswith(X86)
         for folder, flags in FOLDERS.items() if is_x86 else [("portable", [])]:
-            try:
-                ext.extra_objects += self._compiled(folder, flags)
-            except CompileError as cause:
-                self.warn(f"kernels without {folder}: {cause}")
-            else:
-                ext.define_macros.append((f"TRINE_WITH_{folder.upper()}", None))
+            if not self._knows(flags):
+                self.warn(f"kernels without {folder}: the compiler does not know {flags}")
+                continue
+            ext.extra_objects += self._compiled(folder, flags)
+            ext.define_macros.append((f"TRINE_WITH_{folder.upper()}", None))
         super().build_extension(ext)
+
+    def _knows(self, flags: list[str]) -> bool:
+        """Return whether the compiler takes flags, by an empty file."""
+        empty = Path(self.build_temp) / "empty.cpp"
+        empty.parent.mkdir(parents=True, exist_ok=True)
+        empty.write_text("", encoding="utf-8")
+        try:
+            self.compiler.compile([str(empty)], output_dir=self.build_temp, extra_postargs=flags)
+        except CompileError:
+            return False
+        return True
 
     def _compiled(self, folder: str, flags: list[str]) -> list[str]:
         return self.compiler.compile(

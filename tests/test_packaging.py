@@ -118,6 +118,10 @@ def test_wheel_holds_the_packages_and_their_data_only(built: Path) -> None:
     assert {"trine/py.typed", "trine/runtime/py.typed"} <= names
     assert not [name for name in names if "tests/" in name or "/test_" in name]
     assert "trine/export/nano/eval.json" not in names
+    # Built from the sdist, so that it has every file that the kernels are compiled from.
+    kernels = [name for name in names if name.startswith("trine/kernels/cpu/_native")]
+    assert len(kernels) == (1 if shutil.which("g++") else 0)
+    assert not [name for name in names if name.endswith((".cpp", ".h"))]
 
 
 @pytest.mark.slow

@@ -240,6 +240,7 @@ def _cpu_remarks(engine: EngineNeeds, machine: Machine) -> Iterator[str]:
             f"weights of {format_bytes(engine.weight_bytes)} exceed the free memory of "
             f"{format_bytes(free)}; they would be read from disk again and again"
         )
-    dot_products = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
-    if engine.precision == "int8" and not dot_products & set(machine.cpu.features):
-        yield "this processor has no 8-bit dot products: int8 saves memory here, hardly time"
+    # AVX2 multiplies 8-bit numbers, widened, at twice the rate of float32.
+    faster = {"avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
+    if engine.precision == "int8" and not faster & set(machine.cpu.features):
+        yield "this processor has no fast 8-bit products: int8 saves memory here, hardly time"

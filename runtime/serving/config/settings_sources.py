@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from trine.kernels.cpu.library import LEVEL_VARIABLE
 from trine.runtime.errors import InputError
 from trine.runtime.serving.config.settings import ServerSettings
 
@@ -22,6 +23,8 @@ FORMER_NAMES = {"foreign_token_ids": "token_ids"}
 ENVIRONMENT_PREFIX = "TRINE_"
 #: Names the file of settings where no flag does.
 CONFIG_VARIABLE = "TRINE_CONFIG"
+#: Variables with the prefix that are no settings of the server.
+OTHER_VARIABLES = (CONFIG_VARIABLE, LEVEL_VARIABLE, "TRINE_PDF_PASSWORD")
 #: What follows the name of a service in the variables that Kubernetes sets for it.
 SERVICE_LINK = re.compile(
     r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
@@ -64,7 +67,7 @@ def read_settings(
     Args:
         flags: parsed command line; None for a flag that was not given.
         environment: of the process. Names after the prefix are the settings' in upper case;
-            `CONFIG_VARIABLE` is for the caller.
+            `CONFIG_VARIABLE` is for the caller, `LEVEL_VARIABLE` for the kernels.
         file: TOML with settings at the top level, or None.
 
     Raises:
@@ -79,7 +82,7 @@ def read_settings(
             raise InputError(f"{file}: {written!r} is no setting; known are {sorted(options)}")
         values[name] = _typed(options[name], given, f"{file}: {written}")
     for variable, text in environment.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in OTHER_VARIABLES:
             continue
         if _is_service_link(variable, text):
             continue

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trine.kernels.cpu.kernels import CpuKernels, Quantised
+from trine.kernels.cpu.library import NativeLibrary
 from trine.kernels.cpu.packed import packed_layer
 from trine.runtime.hardware.processors import num_processors
 
@@ -56,12 +57,12 @@ def test_callers_at_once_get_their_own_results(kernels: CpuKernels) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_threads_without_a_core_are_not_waited_for(kernels: CpuKernels) -> None:
+def test_threads_without_a_core_are_not_waited_for(library: NativeLibrary) -> None:
     x, weight = np.ones((8, 64), np.float32), np.ones((64, 4096), np.float32)
     out = np.empty((8, 4096), np.float32)
 
     def least_seconds(threads: int) -> float:
-        many, times = CpuKernels(threads), []
+        many, times = CpuKernels(threads, library=library), []
         for _ in range(100):
             start = time.perf_counter()
             many.linear_float(x, weight, out)
@@ -73,7 +74,7 @@ def test_threads_without_a_core_are_not_waited_for(kernels: CpuKernels) -> None:
     assert least_seconds(8 * num_processors()) < 4 * least_seconds(1)
 
 
-def test_a_forked_process_has_threads_of_its_own(kernels: CpuKernels, tmp_path: Path) -> None:
+def test_a_forked_process_has_threads_of_its_own(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKED], cwd=tmp_path, timeout=60, check=False
     )

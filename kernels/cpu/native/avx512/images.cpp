@@ -86,6 +86,11 @@ inline __m128i to_bytes(__m512i sums, int precision) {
   return _mm512_cvtusepi32_epi8(_mm512_max_epi32(whole, _mm512_setzero_si512()));
 }
 
+// vpdpwssd; by hand because GCC 12 copies the accumulator of the intrinsic to and fro.
+inline __attribute__((always_inline)) void add_pairs(__m512i &sum, __m512i inputs, __m512i weights) {
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(inputs), "v"(weights));
+}
+
 enum Reach { kOneVector, kTwoVectors, kAnywhere };
 
 // The pairs of 16 values as 16 pairs of int16.
@@ -106,11 +111,17 @@ filter_group(const Group &group, const int16_t *weights, int64_t pairs, int64_t 
              const uint8_t *rows, int64_t stride, __m512i *sums) {
   const __m512i index = _mm512_loadu_si512(group.index);
   const uint8_t *from = rows + group.base;
+  __m512i own[kRowBlock];  // which no load can be of, so they stay in registers
+#pragma GCC unroll 4
+  for (int r = 0; r < kRowBlock; ++r) own[r] = sums[r];
   for (int64_t k = 0; k < pairs; ++k, from += step) {
     const __m512i w = _mm512_loadu_si512(weights + k * 2 * kLanes);
+#pragma GCC unroll 4
     for (int r = 0; r < kRowBlock; ++r)
-      sums[r] = _mm512_dpwssd_epi32(sums[r], load_pairs<reach>(from + r * stride, index), w);
+      add_pairs(own[r], load_pairs<reach>(from + r * stride, index), w);
   }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRowBlock; ++r) sums[r] = own[r];
 }
 
 // Any reach, and no byte permutation: gathers four bytes for each input, of which the first counts.
@@ -119,17 +130,22 @@ inline void gather_group(const Group &group, const int16_t *weights, int64_t pai
   const __m512i offset = _mm512_loadu_si512(group.offset);
   const __m512i low = _mm512_set1_epi32(0xFF);
   const uint8_t *from = rows + group.base;
+  __m512i own[kRowBlock];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRowBlock; ++r) own[r] = sums[r];
   for (int64_t k = 0; k < pairs; ++k, from += step) {
     const __m512i w = _mm512_loadu_si512(weights + k * 2 * kLanes);
+#pragma GCC unroll 4
     for (int r = 0; r < kRowBlock; ++r) {
       const uint8_t *row = from + r * stride;
       const __m512i first = _mm512_and_si512(_mm512_i32gather_epi32(offset, row, 1), low);
       const __m512i second =
           _mm512_and_si512(_mm512_i32gather_epi32(offset, row + channels, 1), low);
-      sums[r] = _mm512_dpwssd_epi32(
-          sums[r], _mm512_or_si512(first, _mm512_slli_epi32(second, 16)), w);
+      add_pairs(own[r], _mm512_or_si512(first, _mm512_slli_epi32(second, 16)), w);
     }
   }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRowBlock; ++r) sums[r] = own[r];
 }
 
 void RowFilter::rows(const uint8_t *rows, int64_t stride, int count, uint8_t *const *out) const {

@@ -155,3 +155,8 @@ def test_variables_that_kubernetes_sets_for_a_service_are_no_settings() -> None:
     assert from_flags("b", environment=links).port == 8000
     with pytest.raises(InputError, match="TRINE_WEB_PORTS is no setting"):
         from_flags("b", environment={"TRINE_WEB_PORTS": "80"})
+
+
+@pytest.mark.parametrize("variable", ["TRINE_CPU", "TRINE_PDF_PASSWORD"])
+def test_variables_of_other_parts_of_the_program_are_no_settings(variable: str) -> None:
+    assert from_flags("b", environment={variable: "portable"}).bundle == Path("b")
