@@ -1,6 +1,6 @@
 """Measures a bundle's engines on a GPU and sets the rates beside the data sheet's predictions.
 
-Texts of several lengths and pages of one size are embedded from start to end (preprocessor on the
+Texts of several lengths and pages of one size are embedded from start to end (preparation on the
 processor, copies and the graphs) by each way to run the bundle's graphs on a GPU. Each run is
 warmed up first; the median of the repeats counts. The JSON has for each run the measured and the
 predicted tokens or pages a second. Without a GPU nothing is measured, and the exit code is 3.

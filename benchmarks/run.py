@@ -26,7 +26,7 @@ from peaks.meters import measure_peaks
 from peers.contract import Setup
 from peers.engines import choose_engines
 from peers.messages import Order
-from peers.preprocessor import prepare
+from peers.preparation import prepare
 from peers.registry import PEERS, contestants_of
 from peers.rounds import Arena, run_case
 from report.record import Record, Row, read_record, rows_of, write_record

@@ -12,14 +12,14 @@ from typing import Literal
 from peers.contract import Setup
 from peers.process import worker_environment
 
-__all__ = ["STEPS", "Preprocessor", "Step", "prepare"]
+__all__ = ["STEPS", "Preparation", "Step", "prepare"]
 
 Step = Literal["export", "openvino", "gguf"]
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preprocessor:
+class Preparation:
     """One script.
 
     Attributes:
@@ -38,15 +38,15 @@ class Preprocessor:
 
 
 #: In the order in which they need one another.
-STEPS: Mapping[Step, Preprocessor] = {
-    "export": Preprocessor(
+STEPS: Mapping[Step, Preparation] = {
+    "export": Preparation(
         makes="plain-int8.onnx",
         environment="torch",
         script="plain_export.py",
         arguments=lambda setup: [*map(str, (setup.checkpoint, setup.work)), setup.task],
         title="the text part by torch.onnx.export, and its dynamic INT8",
     ),
-    "openvino": Preprocessor(
+    "openvino": Preparation(
         makes="openvino-int8.xml",
         environment="openvino",
         script="openvino_export.py",
@@ -57,7 +57,7 @@ STEPS: Mapping[Step, Preprocessor] = {
         ],
         title="its static INT8 by NNCF",
     ),
-    "gguf": Preprocessor(
+    "gguf": Preparation(
         makes="text-q8_0.gguf",
         environment="llama",
         script="gguf_export.py",

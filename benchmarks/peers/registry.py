@@ -13,7 +13,7 @@ from cases.case import Case, Kind
 
 from peers.contract import Contestant, EngineChoice, Setup
 from peers.padding import BATCH
-from peers.preprocessor import Step
+from peers.preparation import Step
 
 __all__ = ["PEERS", "Peer", "contestants_of", "load_contestant"]
 
@@ -36,7 +36,7 @@ class Peer:
         environment: whose Python runs it.
         kinds: of cases it takes part in.
         packages: whose versions are recorded.
-        makes: steps of `peers.preprocessor` whose files it loads.
+        makes: steps of `peers.preparation` whose files it loads.
         sorts: whether it also runs sorted by length, as `<name>-sorted`.
     """
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from cases.case import CASES, shrunk
 from numpy.typing import NDArray
-from peers import preprocessor
+from peers import preparation
 from peers.contract import EngineChoice, Setup
 from peers.engines import choose_engines
 from peers.messages import Absent, Loaded, Measured, Order, decode_order, encode
 from peers.padding import embed_padded
-from peers.preprocessor import Preprocessor
+from peers.preparation import Preparation
 from peers.registry import PEERS, contestants_of
 from peers.rounds import Arena, cosines, run_case, same_nearest
 
@@ -87,16 +87,16 @@ def test_engines_are_named_with_label_and_bundle(nano_bundle: Path, tmp_path: Pa
 def test_preparing_runs_only_the_steps_whose_files_are_missing(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def step(makes: str) -> Preprocessor:
-        return Preprocessor(
+    def step(makes: str) -> Preparation:
+        return Preparation(
             makes=makes, environment="torch", script="", arguments=lambda s: [makes], title=makes
         )
 
     steps = {"export": step("here"), "openvino": step("new"), "gguf": step("unneeded")}
-    monkeypatch.setattr(preprocessor, "STEPS", steps)
+    monkeypatch.setattr(preparation, "STEPS", steps)
     (setup.work / "here").touch()
     lines: list[str] = []
-    preprocessor.prepare(setup, ["openvino", "export"], lambda name: Path("false"), lines.append)
+    preparation.prepare(setup, ["openvino", "export"], lambda name: Path("false"), lines.append)
     assert lines[0] == "making new, once"
     assert "failed" in lines[1]
     assert len(lines) == 2
