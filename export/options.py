@@ -1,4 +1,4 @@
-"""What an export is asked for, and what it reports."""
+"""Options of an export, and its report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

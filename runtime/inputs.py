@@ -1,4 +1,4 @@
-"""What goes in: the kinds of item, and the options of a request, checked.
+"""Kinds of item that go in.
 
 Dimension letters used in all docstrings: B items, T tokens, P patches, N image tokens,
 D vector size.

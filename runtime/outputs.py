@@ -1,4 +1,4 @@
-"""What comes out of `Embedder.encode`."""
+"""Results of `Embedder.encode`, and the types they come in."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args

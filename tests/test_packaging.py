@@ -384,3 +384,14 @@ def test_the_public_types_are_what_callers_see(linked: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_first_line_of_a_module_says_what_it_does() -> None:
+    """In plain order, as a sentence or a noun; never as half a question."""
+    questions = {"What", "How", "Which", "Whether", "Why", "Who", "Where", "When"}
+    asking = []
+    for path in MODULES:
+        words = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "What").split()
+        if words[0] in questions:
+            asking.append(path.relative_to(ROOT).as_posix())
+    assert asking == []

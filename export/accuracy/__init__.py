@@ -1,1 +1,1 @@
-"""How far an engine is from float32, and how far it may be."""
+"""Measures how far engines are from float32, and holds them to thresholds."""

@@ -1,4 +1,4 @@
-"""How far an engine's vectors, and the rankings they make, are from float32's.
+"""Measures how far an engine's vectors, and the rankings they make, are from float32's.
 
 With q the queries, r_q(d) the rank (from 1) of document d by the float32 scores, s_q and t_q the
 scores of all documents by float32 and by the engine, e_q,i the document the engine ranks i-th, and

@@ -1,4 +1,4 @@
-"""How near to float32 each precision must be to be written."""
+"""Accuracy thresholds: an engine that is further from float32 is not written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

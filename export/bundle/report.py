@@ -1,4 +1,4 @@
-"""What `trine export` prints when it is done."""
+"""Writes what `trine export` prints when it is done."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What calibration inputs came to in the float32 reference, and which of them try out plans."""
+"""Runs calibration inputs through the float32 reference and keeps what plans are tried on."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the demonstration searches: sections of queries and candidates, read from a folder."""
+"""Reads what the demonstration searches: sections of queries and candidates in a folder."""
 
 import json
 from dataclasses import dataclass

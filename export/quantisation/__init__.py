@@ -1,1 +1,1 @@
-"""Which layers are stored in fewer bits, decided from calibration and fake quantisation."""
+"""Decides from calibration and fake quantisation which layers are stored in fewer bits."""

@@ -1,4 +1,4 @@
-"""What the plans of all engines of an export are made from, and what they are held to."""
+"""Gathers what the plans of all engines of an export are made from and held to."""
 
 from dataclasses import dataclass
 

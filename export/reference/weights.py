@@ -1,4 +1,4 @@
-"""Where the PyTorch reference finds the tensors of a checkpoint.
+"""Finds the tensors of a checkpoint for the PyTorch reference.
 
 Apart from the exporter's own reading of the checkpoint on purpose: a name or a scale that one of
 them gets wrong then shows as a difference of vectors.

@@ -1,4 +1,4 @@
-"""What is changed in a sample checkpoint to make it as hard to quantise as a trained one.
+"""Makes a sample checkpoint as hard to quantise as a trained one.
 
 Random weights keep all activations on one scale; trained models do not. Each trait imitates one
 way in which they do not (Massive Activations in Large Language Models,

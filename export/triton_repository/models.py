@@ -1,4 +1,4 @@
-"""Which models a repository has: `embed` from items to vectors, and one for each graph."""
+"""Lists the models of a repository: `embed` from items to vectors, and one for each graph."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What engines are built for, as data: one spec drives TensorRT-RTX and TensorRT alike."""
+"""Describes what engines are built for: one spec drives TensorRT-RTX and TensorRT alike."""
 
 import dataclasses
 import json

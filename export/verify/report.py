@@ -1,4 +1,4 @@
-"""What a verification of a bundle found, and how people read it."""
+"""Describes what a verification of a bundle found, as data and as text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

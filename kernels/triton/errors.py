@@ -1,4 +1,4 @@
-"""What the GPU kernels raise on purpose."""
+"""Errors that the GPU kernels raise on purpose."""
 
 __all__ = ["KernelError"]
 

@@ -1,4 +1,4 @@
-"""From arrays on the device to a launch: which kernel, how many programs, which arguments.
+"""Chooses kernel, number of programs and arguments for arrays on the device.
 
 Pure arithmetic on shapes: what is checked and counted here is the same under the interpreter, in
 the driver and in tests.

@@ -1,4 +1,4 @@
-"""What each way of having adapters costs: merged into a decoder each, or beside one decoder."""
+"""Counts what each way of having adapters costs: merged into decoders, or beside one."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Which layers an adapter changes, and how their low-rank matrices lie in the decoder's inputs.
+"""Lists the layers an adapter changes and lays their low-rank matrices out for the decoder.
 
 The layers that share an input and are computed by one product, q, k and v, form one group; every
 other adapted layer is a group of its own. A group's A holds its layers' rows behind one another;

@@ -1,4 +1,4 @@
-"""What every tensor and operation of an engine is stored and computed in, as typed data.
+"""Describes what every tensor and operation of an engine is stored and computed in.
 
 The exporter decides it, the graph carries it, the manifest records it, `trine info` prints it.
 Linear layers are named as in the graphs: "layers.3.mlp.down", "blocks.0.attn.qkv", "merger.mlp.2".

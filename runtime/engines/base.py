@@ -1,4 +1,4 @@
-"""What the runtime asks of an engine, and how one is chosen."""
+"""The contract between the runtime and its engines."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How much memory a run takes beside the weights, and a check that the machine has it.
+"""Estimates the memory of a batch beside the weights, and checks that the machine has it.
 
 Activations of one layer are alive at once, whatever the number of layers. Weights are not counted;
 they are resident or mapped already.

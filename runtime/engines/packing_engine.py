@@ -1,4 +1,4 @@
-"""What an engine offers whose weights can be kept packed in files."""
+"""The contract of engines whose weights can be kept packed in files."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable

@@ -1,4 +1,4 @@
-"""What an engine can say of its own time: seconds and operations by operator, in classes."""
+"""The contract of engines that time their operators: seconds and operations by class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

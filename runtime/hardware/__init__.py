@@ -1,1 +1,1 @@
-"""What this process may use of the machine: processors, memory, GPUs."""
+"""The machine as this process may use it: processors, memory, GPUs."""

@@ -1,4 +1,4 @@
-"""What the probes found on a machine, as plain data: no probing here, and no judgement."""
+"""Describes a machine as the probes found it: plain data, no probing and no judgement."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

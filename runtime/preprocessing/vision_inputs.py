@@ -1,4 +1,4 @@
-"""What the vision tower's graph must be told about an image: window order, rotary tables, layouts.
+"""Lays out images for the vision tower: window order, rotary tables, patches.
 
 All of it is a function of the grid alone. Source: Qwen2.5-VL's `get_window_index` and `rot_pos_emb`
 in closed form.

@@ -1,4 +1,4 @@
-"""How alike two sets of embeddings are."""
+"""Scores two sets of embeddings against each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a strongly typed graph computes each operation in: TensorRT 11 takes precision from it."""
+"""Describes what a strongly typed graph computes each operation in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Where the time of a workload goes: by stage, and inside the graphs by class of operator.
+"""Measures where the time of a workload goes: by stage, and by class of operator.
 
 Operators are timed by the engine itself in runs of their own, so that it costs the stages nothing.
 """

@@ -1,4 +1,4 @@
-"""What `trine bench` runs: token ids and images from a seed, so that runs can be compared."""
+"""Makes the workloads of `trine bench`: token ids and images from a seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is wrong with a machine, and the line that mends it: rules over what the probes found."""
+"""Turns what the probes found into what is wrong and the line that mends it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

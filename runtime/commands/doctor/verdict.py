@@ -1,4 +1,4 @@
-"""Whether a machine can run an engine, and why not: one row of needs for each kind of runner."""
+"""Judges whether a machine can run an engine: one row of needs for each kind of runner."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""How well an engine's vectors find what pairs say they should."""
+"""Measures how well an engine's vectors find what pairs say they should."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

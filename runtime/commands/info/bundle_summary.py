@@ -1,4 +1,4 @@
-"""What a bundle holds, for people: sizes, memory, numbers of parameters, measured parity."""
+"""Describes a bundle for people: sizes, memory, parameters, measured parity."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

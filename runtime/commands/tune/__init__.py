@@ -1,1 +1,1 @@
-"""What runs a bundle fastest on one machine: settings in the bundle, and the search for them."""
+"""`trine tune`: finds the fastest settings for a bundle on one machine."""

@@ -1,4 +1,4 @@
-"""Which bucket of an engine a run goes to, and how large the run is made there.
+"""Chooses the bucket of an engine that a batch goes to, and its size there.
 
 Pure functions. Sizes are those of the symbolic dimensions of the graphs' inputs: "tokens",
 "sequences" and "length" of the decoder; "images", "patches", "windows" and "window_length" of the

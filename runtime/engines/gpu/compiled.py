@@ -1,4 +1,4 @@
-"""What engines ask of TensorRT, so that their logic can be run and tested without it."""
+"""The contract between engines and TensorRT, so that their logic runs without it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What adapters add to the products of one run of the native engine."""
+"""Adds adapters to the products of one batch of the native engine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which engines of a bundle the native kernels can run, and under what name.
+"""Finds the engines of a bundle that the native kernels can run, and names them.
 
 A graph in 8 bits can be run by ONNX Runtime or by the kernels of `trine.kernels.cpu`, from the same
 files. The bundle lists the former, say "ort-int8"; "native-int8" is the latter. Both compute alike

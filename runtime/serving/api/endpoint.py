@@ -1,4 +1,4 @@
-"""What the handlers of all dialects share: where calls go, how answers and errors are written."""
+"""Calls the service for all dialects, and writes their answers and errors."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""What an operator can set, and where settings come from."""
+"""Settings of the server, and their sources."""

@@ -1,4 +1,4 @@
-"""What an operator can set of the server, with defaults and checks."""
+"""Settings of the server, with defaults and checks."""
 
 import dataclasses
 import math

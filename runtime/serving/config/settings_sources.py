@@ -1,4 +1,4 @@
-"""Where settings come from: flags before environment before file before default."""
+"""Reads settings: flags before environment before file before default."""
 
 import argparse
 import dataclasses

@@ -1,4 +1,4 @@
-"""What the middleware learnt of a request, handed to the routes."""
+"""Carries what the middleware learnt of a request to the routes."""
 
 from typing import Any
 

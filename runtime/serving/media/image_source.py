@@ -1,4 +1,4 @@
-"""What a request calls an image becomes the bytes of an image file that is safe to decode.
+"""Turns what a request calls an image into the bytes of a file that is safe to decode.
 
 The checks here read the file's header only. An image that passes has a format, a size and a number
 of scans within bounds, so that decoding its first frame takes bounded memory and time; whether its

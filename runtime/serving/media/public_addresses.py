@@ -1,4 +1,4 @@
-"""Which addresses a server may connect to on behalf of strangers: those of the public internet.
+"""Tells the addresses that a server may connect to on behalf of strangers: public ones.
 
 IANA's special-purpose registries (RFC 6890) as lists of their own, because `ipaddress.is_global`
 differs between Python's versions and lets through what embeds an IPv4 address (NAT64, 6to4).

@@ -1,4 +1,4 @@
-"""How far the event loop is behind: the one resource that no queue of work shows."""
+"""Measures how far the event loop is behind: the one resource that no queue shows."""
 
 import asyncio
 import contextlib

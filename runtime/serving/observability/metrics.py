@@ -1,4 +1,4 @@
-"""What the server counts and times, for Prometheus. No global registry."""
+"""Counts and times for Prometheus. No global registry."""
 
 import importlib.metadata
 from dataclasses import dataclass

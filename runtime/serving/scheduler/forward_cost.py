@@ -1,4 +1,4 @@
-"""What a run of the decoder costs, learned from those there were: so much a run, so much a token.
+"""Learns what a batch of the decoder costs: so much a batch, so much a token.
 
 That says whether items are better computed in turn or together. An engine that is done with a few
 tokens as soon as with many gains from large runs; one whose time grows with the tokens gains

@@ -1,4 +1,4 @@
-"""What is checked of a call before any work: counts, tasks, options."""
+"""Checks a call before any work: counts, tasks, options."""
 
 from collections.abc import Sequence
 

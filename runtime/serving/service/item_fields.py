@@ -1,4 +1,4 @@
-"""Where a request had an item, so that an error can name it in the client's own terms.
+"""Names the field of a request that an item came from, for errors in the client's terms.
 
 A call has one list of items; a request may have had them in several fields, such as a query and
 documents.

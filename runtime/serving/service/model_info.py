@@ -1,4 +1,4 @@
-"""What the server says of its model, from the manifest and the settings."""
+"""Describes the server's model, from the manifest and the settings."""
 
 import importlib.metadata
 from collections.abc import Mapping

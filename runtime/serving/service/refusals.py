@@ -1,4 +1,4 @@
-"""Why the service ends a call without vectors."""
+"""Errors with which the service ends a call without vectors."""
 
 from trine.runtime.errors import MemoryLimitError
 from trine.runtime.serving.service.calls import ServiceError

@@ -1,4 +1,4 @@
-"""Which weights a task's vectors came from, as a short hash in responses."""
+"""Hashes the weights a task's vectors came from, for responses."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How workers and their supervisor agree on the adapters that are loaded.
+"""Has workers and their supervisor agree on the adapters that are loaded.
 
 A worker that is asked to change an adapter asks the supervisor, which has every worker do it, in
 the steps of `trine.runtime.serving.workers.rounds`, and then answers. Messages are pickled over a

@@ -1,4 +1,4 @@
-"""What engines ask of a GPU, so that their logic can be run and tested without one."""
+"""The contract between engines and a GPU, so that their logic runs without one."""
 
 from contextlib import AbstractContextManager
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""When a run is captured as a CUDA graph, and which graphs are kept."""
+"""Decides when a batch is captured as a CUDA graph, and which graphs are kept."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
