@@ -9,6 +9,7 @@ __all__ = [
     "NativeLibraryError",
     "has_amx",
     "has_bfloat16",
+    "is_compiled",
     "load_library",
     "native_library",
     "why_unavailable",
@@ -21,6 +22,12 @@ EXTENSION = "trine.kernels.cpu._native"
 
 class NativeLibraryError(RuntimeError):
     """The kernels cannot be used here; the message says why and what helps."""
+
+
+def is_compiled() -> bool:
+    """Return whether the kernels were compiled when trine was installed."""
+    spec = importlib.util.find_spec(EXTENSION)
+    return spec is not None and spec.origin is not None
 
 
 def why_unavailable() -> str | None:
@@ -60,8 +67,8 @@ def load_library() -> ctypes.CDLL:
     spec = importlib.util.find_spec(EXTENSION)
     if spec is None or spec.origin is None:
         raise NativeLibraryError(
-            "the native kernels were not compiled when trine was installed; install it again on a "
-            "machine with a C++ compiler (Debian: apt-get install g++)"
+            "the native kernels were not compiled when trine was installed; install it again, with "
+            "--no-cache-dir, on a machine with a C++ compiler (Debian: apt-get install g++)"
         )
     try:
         library = ctypes.CDLL(spec.origin)

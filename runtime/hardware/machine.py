@@ -149,6 +149,7 @@ class Machine:
         packages: version of each installed package of interest, by its name on the index.
         broken: why an installed package cannot be imported, by its import name.
         native_problem: why the native kernels of the processor cannot be used; None if they can.
+        misses_kernels: whether they would be the faster here, had they been compiled.
     """
 
     cpu: Cpu
@@ -158,3 +159,4 @@ class Machine:
     broken: Mapping[str, str]
     extras: tuple[Extra, ...]
     native_problem: str | None = None
+    misses_kernels: bool = False

@@ -5,6 +5,7 @@ import importlib.util
 from trine.kernels.cpu.library import why_unavailable
 from trine.runtime.commands.doctor.onnx_runtime import read_onnxruntime
 from trine.runtime.commands.doctor.packages import read_extras, read_packages
+from trine.runtime.engines.native.entries import misses_kernels
 from trine.runtime.hardware.cpu import read_cpu
 from trine.runtime.hardware.isolation import run_isolated
 from trine.runtime.hardware.machine import Machine
@@ -24,12 +25,14 @@ def survey_machine() -> Machine:
             problem = run_isolated("import", name).problem
             if problem is not None:
                 broken[name] = problem
+    cpu = read_cpu()
     return Machine(
-        cpu=read_cpu(),
+        cpu=cpu,
         driver=read_driver(),
         onnxruntime=read_onnxruntime(),
         packages=read_packages(),
         broken=broken,
         extras=read_extras(),
         native_problem=why_unavailable(),
+        misses_kernels=misses_kernels(cpu.features),
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trine.kernels.cpu.library import why_unavailable
 from trine.runtime.adapters.costs import adapter_costs
 from trine.runtime.bundle.bundle import MANIFEST_NAME, PARITY_NAME, Bundle
 from trine.runtime.bundle.json_file import read_json
@@ -11,6 +12,7 @@ from trine.runtime.bundle.manifest import EngineEntry, SizeRange
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.commands.info.precision_text import precision_lines
 from trine.runtime.commands.progress import format_bytes
+from trine.runtime.engines.native.entries import native_entry
 from trine.runtime.errors import BundleError
 
 __all__ = [
@@ -158,6 +160,9 @@ def _engine_lines(bundle: Bundle, entry: EngineEntry, parity: Any) -> Iterator[s
     yield from _fields({graph: format_bytes(size) for graph, size in sizes.items()})
     yield from precision_lines(entry.precision_map, fixed_scales=entry.runner == "tensorrt")
     yield from _built_lines(bundle, entry)
+    native = native_entry(entry)
+    if native is not None:
+        yield f"  native kernels: {why_unavailable() or f'can run it here, as {native.name}'}"
     adapters = _adapter_sizes(bundle, entry)
     one = entry.weight_bytes + max(adapters, default=0)
     yield from _fields(

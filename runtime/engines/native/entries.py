@@ -8,12 +8,13 @@ that moves no score by more than rounding a layer to 8 bits does.
 """
 
 import dataclasses
+from collections.abc import Collection
 
-from trine.kernels.cpu.library import has_amx, has_bfloat16, why_unavailable
+from trine.kernels.cpu.library import has_amx, has_bfloat16, is_compiled, why_unavailable
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.bundle.precision import GraphPrecision, PrecisionMap
 
-__all__ = ["native_entry", "prefers_native", "runs_here", "why_not_native"]
+__all__ = ["misses_kernels", "native_entry", "prefers_native", "runs_here", "why_not_native"]
 
 ORT_PREFIX, NATIVE_PREFIX = "ort-", "native-"
 
@@ -34,6 +35,15 @@ def prefers_native(entry: EngineEntry) -> bool:
     Where the processor has AMX tiles, ONNX Runtime's products use them and are faster.
     """
     return native_entry(entry) is not None and why_unavailable() is None and not has_amx()
+
+
+def misses_kernels(features: Collection[str]) -> bool:
+    """Return whether the kernels were not compiled, and would be the better choice here.
+
+    Args:
+        features: of the processor, as `trine.runtime.hardware.cpu.FEATURES` has them.
+    """
+    return not is_compiled() and "avx512_vnni" in features and "amx_int8" not in features
 
 
 def runs_here(entry: EngineEntry) -> bool:
