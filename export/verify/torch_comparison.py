@@ -32,7 +32,8 @@ from trine.runtime.inputs import ImageText, Item, Prompt
 from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
-from trine.runtime.request import SYMMETRIC_TASKS, check_request
+from trine.runtime.request import check_request
+from trine.runtime.task_names import SYMMETRIC_TASKS
 
 __all__ = ["TORCH_TOLERANCES", "check_comparison", "compare_with_torch", "torch_tolerance"]
 
