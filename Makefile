@@ -65,7 +65,7 @@ LOWEST_TESTS := tests/export/checkpoint/test_end_tokens.py tests/runtime/inferen
 test-lowest: $(LOWEST)/stamp
 	$(TEST_ENV) $(LOWEST)/bin/python -m pytest -m "not slow" $(LOWEST_TESTS) $(PYTEST_ARGS)
 
-$(LOWEST)/stamp: pyproject.toml $(NATIVE) | .venv/stamp-python
+$(LOWEST)/stamp: pyproject.toml setup.py $(NATIVE) | .venv/stamp-python
 	@$(PIP) uv && $(BIN)/uv venv --quiet --clear --no-python-downloads --python $(BIN)/python $(LOWEST)
 	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[cpu,export,pdf,parquet,server,telemetry]'
 	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5' 'httpx>=0.27'
@@ -75,7 +75,7 @@ $(LOWEST)/stamp: pyproject.toml $(NATIVE) | .venv/stamp-python
 types:
 	@mkdir -p build/ns/trine
 	@for part in export runtime kernels; do ln -sfn ../../../$$part build/ns/trine/$$part; done
-	@for file in __init__.py py.typed; do ln -sfn ../../../runtime/_root/$$file build/ns/trine/$$file; done
+	@for file in __init__.py __main__.py py.typed; do ln -sfn ../../../runtime/_root/$$file build/ns/trine/$$file; done
 
 format: .venv/stamp-test
 	$(BIN)/ruff check --fix .
@@ -95,14 +95,14 @@ clean:
 
 # What a user gets: the built wheel. An editable install that `make test` left is as good, and is kept.
 # build/lib is setuptools' copy of the sources; files deleted since would still be packed from it.
-.venv/stamp-demo: pyproject.toml $(SOURCES) | .venv/stamp-python
+.venv/stamp-demo: pyproject.toml setup.py $(SOURCES) | .venv/stamp-python
 	@if [ .venv/stamp-test -nt pyproject.toml ]; then :; else \
 	  echo "installing trine into .venv"; \
 	  rm -rf build/lib build/bdist.* && $(PIP) '.[cpu,export,pdf,parquet]' \
 	    && rm -f .venv/stamp-test .venv/stamp-reference; fi
 	@touch $@
 
-.venv/stamp-test: pyproject.toml $(NATIVE) | .venv/stamp-python
+.venv/stamp-test: pyproject.toml setup.py $(NATIVE) | .venv/stamp-python
 	@echo "installing trine and the developer tools into .venv"
 	@$(PIP) --editable '.[cpu,export,dev,pdf,parquet]'
 	@touch $@

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CompileError
+from setuptools.errors import BaseError, CCompilerError, CompileError
 
 NATIVE = Path("kernels/cpu/native")
 #: Nothing of these kernels is thrown, and a product and a sum are one operation only where it is
@@ -38,7 +38,20 @@ class BuildKernels(build_ext):
     """Compiles each folder with its flags and links what could be compiled."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Build the kernels, or say once what is missing: all else works without them."""
+        try:
+            self._build(ext)
+        except (CCompilerError, BaseError) as cause:
+            self.warn(
+                "Trine's native kernels are left out, so int8 bundles are slower on processors "
+                f"with AVX2: {cause}; for the kernels install a C++ compiler (Debian and Ubuntu: "
+                "apt-get install g++) and Trine again, with --no-cache-dir"
+            )
+
+    def _build(self, ext: Extension) -> None:
         """Compile the folders, tell `common` which there are, and link them into `ext`."""
+        if not self._knows([]):
+            raise CompileError("no C++ compiler works here")
         is_x86 = self.plat_name.lower().endswith(X86)
         for folder, flags in FOLDERS.items() if is_x86 else [("portable", [])]:
             if not self._knows(flags):

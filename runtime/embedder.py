@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
@@ -13,53 +12,27 @@ from trine.runtime.engines.base import Engine, EngineOptions
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.engines.select import read_host, select_engine
 from trine.runtime.errors import InputError
-from trine.runtime.hardware.processors import num_processors
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.encoder import Encoder
 from trine.runtime.inference.self_test import SelfTest, measure_deviations
 from trine.runtime.inference.streaming import StreamDefaults, stream_embeddings
 from trine.runtime.inputs import ImageText, Item, StreamItem
+from trine.runtime.opening import LoadedAdapter, Opening, reopen
 from trine.runtime.outputs import Embedding, Embeddings, OutputDtype
+from trine.runtime.preprocessing.item_lists import check_ordered, listed_items
 from trine.runtime.published_methods import PublishedMethods
-from trine.runtime.request import Request, check_count, check_request
+from trine.runtime.request import Request, check_request, check_tasks, check_threads
 from trine.runtime.scoring.quantisation import (
     Int8Ranges,
     bundle_ranges,
     check_output,
     quantise_embeddings,
 )
+from trine.runtime.task_names import split_task
 
 __all__ = ["Embedder"]
 
 logger = logging.getLogger(__name__)
-
-#: Threads of one run that are taken however few processors there are.
-MOST_THREADS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class _Opening:
-    """What opened an embedder, to open another in a process that it is sent to."""
-
-    folder: Path
-    entry: EngineEntry
-    options: EngineOptions
-    limits: BatchLimits
-    self_test: bool
-
-
-def _reopen(opening: _Opening, task: str | None, output_ranges: Int8Ranges) -> "Embedder":
-    embedder = Embedder.open(
-        open_bundle(opening.folder),
-        opening.entry,
-        device=opening.options.device,
-        tasks=opening.options.tasks,
-        threads=opening.options.threads,
-        limits=opening.limits,
-        self_test=opening.self_test,
-    )
-    embedder.task, embedder.output_ranges = task, output_ranges
-    return embedder
 
 
 class Embedder(PublishedMethods):
@@ -88,8 +61,7 @@ class Embedder(PublishedMethods):
             encoder,
             SelfTest(bundle, entry, encoder, self_test),
         )
-        self._opening: _Opening | None = None
-        self._changed_adapters = False
+        self._opening: Opening | None = None
 
     @classmethod
     def load(
@@ -168,22 +140,19 @@ class Embedder(PublishedMethods):
         Arguments and errors as in `load`, but that a self-test waits for the first call.
         """
         known = tuple(entry.decoders)
-        named = known if tasks is None else (tasks,) if isinstance(tasks, str) else tasks
-        if not isinstance(named, Iterable):
-            raise InputError(f"tasks is {tasks!r}; give a list of names, of {list(known)}")
-        listed = list(named)
-        unknown = [task for task in listed if task not in known]
-        if unknown or not listed:
-            raise InputError(f"tasks {unknown or '[]'} are not in the bundle; it has {list(known)}")
-        wanted = tuple(dict.fromkeys(listed))
+        wanted = known if tasks is None else check_tasks(tasks, known)
         if threads is not None:
-            threads = _checked_threads(threads)
+            threads = check_threads(threads)
+        if limits is not None and not isinstance(limits, BatchLimits):
+            raise InputError(
+                f"limits is {limits!r}; give a BatchLimits, such as BatchLimits(tokens=512)"
+            )
         if not isinstance(device, int) or device < 0:
             raise InputError(f"device is {device!r}; GPUs are numbered from 0")
         options = EngineOptions(threads=threads, tasks=wanted, device=device)
         runner = open_engine(bundle, entry, options)
         embedder = cls(bundle, entry, runner, limits or BatchLimits(), self_test)
-        embedder._opening = _Opening(
+        embedder._opening = Opening(
             bundle.folder.resolve(), entry, options, limits or BatchLimits(), self_test
         )
         logger.info("loaded %s: %s", bundle.folder, runner.description)
@@ -205,16 +174,18 @@ class Embedder(PublishedMethods):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle as what opens the bundle again; `copy.deepcopy` opens it anew as well.
 
+        The other side reads the bundle, and the adapters that were loaded since, from the same
+        paths. It tests itself anew.
+
         Raises:
-            TypeError: it is closed, was not made by `load` or `open`, or adapters were changed.
+            TypeError: it is closed, or was not made by `load` or `open`.
         """
-        if self._parts is None or self._opening is None or self._changed_adapters:
+        if self._parts is None or self._opening is None:
             raise TypeError(
-                "an Embedder that is closed, has no bundle of its own, or has had adapters loaded "
-                "or unloaded cannot be pickled or copied; call Embedder.load, and load_adapter, "
-                "on the other side"
+                "an Embedder that is closed, or has no bundle of its own, cannot be pickled or "
+                "copied; call Embedder.load on the other side"
             )
-        return _reopen, (self._opening, self.task, self.output_ranges)
+        return reopen, (type(self), self._opening, self.task, self.output_ranges)
 
     @property
     def _encoder(self) -> Encoder:
@@ -261,12 +232,12 @@ class Embedder(PublishedMethods):
             raise InputError(f"the adapter's name is {name!r}; give a str that is not empty")
         if not isinstance(path, str | PathLike):
             raise InputError(f"the adapter's path is {path!r}; give the path of a folder")
-        self._changed_adapters = True
         adapters = self._encoder.engine.adapters
         staged = adapters.prepare(name, Path(path), task)
         # Only now: an adapter that stays, since this one cannot be read, goes on being tested.
         self._self_test.disown(name)
         adapters.commit(staged)
+        self._note_adapter(name, LoadedAdapter(Path(path).resolve(), task))
 
     def unload_adapter(self, name: str, *, timeout_s: float | None = None) -> None:
         """Remove an adapter: new calls cannot name it, and this returns when no call uses it.
@@ -279,13 +250,17 @@ class Embedder(PublishedMethods):
             InputError: no adapter has that name, the engine has its adapters merged, or calls still
                 used it after `timeout_s`.
         """
-        self._changed_adapters = True
         adapters = self._encoder.engine.adapters
         try:
             adapters.unload(name, timeout_s)
         finally:
             if name not in adapters.names:
                 self._self_test.disown(name)
+                self._note_adapter(name, None)
+
+    def _note_adapter(self, name: str, loaded: LoadedAdapter | None) -> None:
+        if self._opening is not None:
+            self._opening = self._opening.with_adapter(name, loaded)
 
     def encode(
         self,
@@ -315,15 +290,7 @@ class Embedder(PublishedMethods):
         Raises:
             InputError: an argument or item is not usable; the message says which item.
         """
-        if isinstance(items, str | ImageText) or not isinstance(items, Iterable):
-            raise InputError(f"items is a {type(items).__name__}; give a list, be it of one item")
-        listed = list(items)
-        for index, item in enumerate(listed):
-            if not isinstance(item, str | ImageText):
-                raise InputError(
-                    f"item {index} is a {type(item).__name__}; give a str, or "
-                    "ImageText((image,)) for an image"
-                )
+        listed = listed_items(items)
         request = check_request(
             self.tasks,
             self.bundle.manifest.model,
@@ -371,8 +338,7 @@ class Embedder(PublishedMethods):
             InputError: an argument is not usable, here; or an item, when its turn comes: the
                 message has its number, and all items before it have been yielded.
         """
-        if isinstance(items, str | ImageText | StreamItem) or not isinstance(items, Iterable):
-            raise InputError(f"items is a {type(items).__name__}; give an iterable of items")
+        check_ordered("items", items, "an iterable of items")
         named = self.task if task is None else task
         tasks = [] if named is None else [named]
         request = check_request(
@@ -389,7 +355,9 @@ class Embedder(PublishedMethods):
             output_dtype=output_dtype,
         )
         check_output(request, self.output_ranges)
-        defaults = StreamDefaults(request, named, prompt_name)
+        # Bare, so that an item may name the other side.
+        bare, side = (named and split_task(named, self.tasks)) or (named, None)
+        defaults = StreamDefaults(request, bare, prompt_name or side)
         return stream_embeddings(
             items, defaults, self._encoder, self._self_test, self.output_ranges
         )
@@ -424,14 +392,3 @@ class Embedder(PublishedMethods):
             self._self_test.require("image")
         found = self._encoder.encode(items, request)
         return quantise_embeddings(found, request.tasks, request.output_dtype, ranges)
-
-
-def _checked_threads(threads: object) -> int:
-    """Return a number of threads; far more than processors are spent on waiting for each other."""
-    count = check_count("threads", threads)
-    most = max(MOST_THREADS, 4 * num_processors())
-    if count > most:
-        raise InputError(
-            f"threads is {count}; give at most {most}, for {num_processors()} processors are here"
-        )
-    return count

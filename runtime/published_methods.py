@@ -1,4 +1,4 @@
-"""The two methods of the published model, with its names and defaults."""
+"""The two methods of the published model, and those that sentence-transformers has beside them."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trine.runtime.bundle.bundle import Bundle
+from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageSource, ImageText, Item
 from trine.runtime.outputs import Embeddings, OutputDtype
-from trine.runtime.preprocessing.text_lists import listed_texts
+from trine.runtime.preprocessing.item_lists import listed_texts
 from trine.runtime.request import Request, check_request
+from trine.runtime.scoring.similarity import cosine_similarity
 
 __all__ = ["PublishedMethods"]
 
@@ -99,7 +101,8 @@ class PublishedMethods(ABC):
         Args:
             texts: one text, or several in any iterable that has an order: a list, a generator, a
                 numpy array, a Series of pandas or polars, an Arrow array.
-            task: an adapter's name, or one for each text; None for `self.task`.
+            task: an adapter's name, bare or with a side, or one for each text; None for
+                `self.task`.
             max_length: of a text in tokens, prefix included, at most 32,768; the end is cut.
             batch_size: accepted for compatibility. Work is packed by tokens here (`BatchLimits`),
                 so it changes neither results nor speed.
@@ -108,7 +111,8 @@ class PublishedMethods(ABC):
             truncate_dim: leading dimensions to keep of single vectors, one of the checkpoint's
                 Matryoshka dimensions, normalised again; None for what the checkpoint says.
                 Multi-vectors are never cut.
-            prompt_name: "query" (also if None) or "passage".
+            prompt_name: "query", "passage", or None for the side that the task's name has, as in
+                "retrieval.passage", else "query".
             output_dtype: "float32"; or, made from it after cutting and normalising, "float16",
                 "int8" (single vectors only; needs `output_ranges`), or a bit for each dimension,
                 packed as "binary" (int8) or "ubinary" (uint8): docs/output-types.md.
@@ -144,6 +148,64 @@ class PublishedMethods(ABC):
                 stacklevel=2,
             )
         return _plain(result, isinstance(texts, str))
+
+    def encode_query(
+        self,
+        texts: str | Iterable[str],
+        task: str | Sequence[str] | None = None,
+        *,
+        max_length: int = 32768,
+        return_multivector: bool = False,
+        truncate_dim: int | None = None,
+        output_dtype: OutputDtype = "float32",
+    ) -> NDArray[Any] | list[NDArray[Any]]:
+        """Return the vectors of queries: `encode_text` with `prompt_name="query"`."""
+        return self.encode_text(
+            texts,
+            task,
+            max_length,
+            return_multivector=return_multivector,
+            truncate_dim=truncate_dim,
+            prompt_name="query",
+            output_dtype=output_dtype,
+        )
+
+    def encode_document(
+        self,
+        texts: str | Iterable[str],
+        task: str | Sequence[str] | None = None,
+        *,
+        max_length: int = 32768,
+        return_multivector: bool = False,
+        truncate_dim: int | None = None,
+        output_dtype: OutputDtype = "float32",
+    ) -> NDArray[Any] | list[NDArray[Any]]:
+        """Return the vectors of texts to find: `encode_text` with `prompt_name="passage"`."""
+        return self.encode_text(
+            texts,
+            task,
+            max_length,
+            return_multivector=return_multivector,
+            truncate_dim=truncate_dim,
+            prompt_name="passage",
+            output_dtype=output_dtype,
+        )
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Return the size of single vectors where a call names no `truncate_dim`."""
+        return self.bundle.manifest.model.default_dim
+
+    def similarity(self, a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
+        """Return float32 [n, m] cosines of single vectors.
+
+        Args:
+            a: floats [n, D] or [D], such as `encode_query` returns.
+            b: floats [m, D] or [D].
+
+        Raises:
+            InputError: they differ in size, are multi-vectors, or are no floats any more.
+        """
+        return cosine_similarity(_float_rows("a", a), _float_rows("b", b))
 
     @overload
     def encode_image(
@@ -225,3 +287,18 @@ def _plain(result: Embeddings, one: bool) -> NDArray[Any] | list[NDArray[Any]]:
     if rows is None:
         raise ValueError("no head was asked for")
     return rows[0] if one else rows
+
+
+def _float_rows(name: str, vectors: ArrayLike) -> NDArray[np.float32]:
+    try:
+        found = np.asarray(vectors)
+    except ValueError:  # arrays of different lengths
+        found = np.empty((0, 0, 0), np.float32)
+    if found.ndim not in (1, 2):
+        raise InputError(
+            f"{name} holds multi-vectors; compare those by trine.runtime.maxsim, or embed without "
+            "return_multivector"
+        )
+    if not np.issubdtype(found.dtype, np.floating):
+        raise InputError(f"{name} is of dtype {found.dtype}; give float vectors")
+    return found.astype(np.float32, copy=False)

@@ -106,7 +106,10 @@ def test_wheel_holds_the_packages_and_their_data_only(built: Path) -> None:
         for path in MODULES
         if "_root" not in path.parts
     }
-    assert {name for name in names if name.endswith(".py")} == sources | {"trine/__init__.py"}
+    assert {name for name in names if name.endswith(".py")} == sources | {
+        "trine/__init__.py",
+        "trine/__main__.py",
+    }
     data = {
         f"trine/{path.relative_to(ROOT).as_posix()}"
         for folder in ("checkpoint", "demo")
@@ -122,6 +125,25 @@ def test_wheel_holds_the_packages_and_their_data_only(built: Path) -> None:
     kernels = [name for name in names if name.startswith("trine/kernels/cpu/_native")]
     assert len(kernels) == (1 if shutil.which("g++") else 0)
     assert not [name for name in names if name.endswith((".cpp", ".h"))]
+
+
+@pytest.mark.slow
+def test_an_install_without_a_compiler_says_what_is_missing_and_goes_on(tmp_path: Path) -> None:
+    left_out = shutil.ignore_patterns(".*", "build", "*.so", "*.egg-info", "__pycache__", "tests")
+    source = shutil.copytree(ROOT, tmp_path / "trine", ignore=left_out)
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"],
+        cwd=source,
+        env={**os.environ, "CC": "no-such-compiler", "CXX": "no-such-compiler"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("install a C++ compiler") == 1
+    assert "no-such-compiler" in done.stderr
+    assert not list(source.rglob("_native*.so"))
 
 
 @pytest.mark.slow
@@ -225,6 +247,25 @@ def test_the_program_without_extras_names_the_one_to_install(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_program_is_run_as_a_module_as_well(golden_bundle: Path, tmp_path: Path) -> None:
+    """`python -m trine` works where scripts are not on the path; its help names the program."""
+    called = [
+        subprocess.run(
+            [sys.executable, "-m", "trine", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        for words in (["info", str(golden_bundle)], ["embed", "--help"], ["info", "missing"])
+    ]
+    assert [done.returncode for done in called] == [0, 0, 2]
+    assert "engine ort-fp32" in called[0].stdout
+    assert called[1].stdout.startswith("usage: trine embed ")
+    assert called[2].stderr.startswith("trine info: missing: ")
+
+
 def best_of(count: int, code: str, cwd: Path) -> list[float]:
     """Return the smallest of each number that `code` prints, of so many fresh interpreters."""
     runs = [[float(word) for word in output(code, cwd).split()] for _ in range(count)]
@@ -273,6 +314,7 @@ def test_public_names() -> None:
         "EngineError",
         "ImageText",
         "InputError",
+        "MemoryLimitError",
         "StreamItem",
         "TopK",
         "TrineError",
@@ -346,7 +388,7 @@ def linked(tmp_path: Path) -> Path:
     (tmp_path / "trine").mkdir()
     for name in PACKAGES:
         (tmp_path / "trine" / name).symlink_to(ROOT / name)
-    for name in ("__init__.py", "py.typed"):
+    for name in ("__init__.py", "__main__.py", "py.typed"):
         (tmp_path / "trine" / name).symlink_to(ROOT / "runtime" / "_root" / name)
     return tmp_path
 

@@ -20,7 +20,7 @@ PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 ALL_PAGES = [*PAGES, ROOT / "export/nano/README.md", ROOT / "tests/data/golden/README.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: Flags of pip that pages name.
-PIP_FLAGS = {"--find-links", "--no-index", "--wheel-dir"}
+PIP_FLAGS = {"--find-links", "--no-cache-dir", "--no-index", "--wheel-dir"}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from trine.runtime.bundle.bundle import HUB_ID
 from trine.runtime.errors import CheckpointError, missing_package
 from trine.runtime.libraries import quiet_libraries
 
@@ -11,7 +12,6 @@ __all__ = ["BUILT_IN", "ResolvedSource", "read_license", "resolve_source"]
 
 #: Name of the checkpoint that comes with the package.
 BUILT_IN = "nano"
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 #: What an export reads, as the Hub's download patterns.
 NEEDED_FILES = (
     "config.json",

@@ -8,6 +8,7 @@ from typing import get_args
 
 from trine.export.sample.checkpoint import Progress, sample_size, write_sample_checkpoint
 from trine.export.sample.spec import HARD_TRAITS, Dtype, KeySpelling, SampleSpec, changed_spec
+from trine.runtime.commands.progress import is_terminal
 
 __all__ = ["register", "run"]
 
@@ -93,10 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
         SIZES[arguments.size](),
         {field: value for field, value in given.items() if value is not None},
     )
-    wants_progress = arguments.size == "full" or sys.stderr.isatty()
-    write_sample_checkpoint(
-        spec, arguments.directory, progress=_percent_line() if wants_progress else None
-    )
+    progress = _percent_line() if is_terminal(sys.stderr) else None
+    write_sample_checkpoint(spec, arguments.directory, progress=progress)
     size = sample_size(spec)
     summary = {
         "checkpoint": str(arguments.directory),

@@ -6,9 +6,9 @@ code returned in the tests.
 """
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -32,9 +32,10 @@ from trine.runtime.inputs import ImageText, Item, Prompt
 from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
-from trine.runtime.request import SYMMETRIC_TASKS, check_request
+from trine.runtime.request import check_request
+from trine.runtime.task_names import SYMMETRIC_TASKS
 
-__all__ = ["TORCH_TOLERANCES", "compare_with_torch", "torch_tolerance"]
+__all__ = ["TORCH_TOLERANCES", "check_comparison", "compare_with_torch", "torch_tolerance"]
 
 Head = Literal["single", "multi"]
 Vectors = NDArray[np.float32]
@@ -85,10 +86,34 @@ def torch_tolerance(precision: EnginePrecision, modality: Modality, head: Head) 
     return Tolerance(min_cosine=worst, max_difference=(2 - 2 * worst) ** 0.5)
 
 
+def check_comparison(bundle: Bundle, source: str) -> Checkpoint:
+    """Return the checkpoint to compare a bundle with, all checked that a comparison needs.
+
+    Args:
+        bundle: that was made from it.
+        source: "nano", a folder or a Hub id.
+
+    Raises:
+        CheckpointError: the source cannot be used, or is of another model.
+        DependencyError: a package is missing.
+    """
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise missing_package(package, "reference", "to compare with PyTorch")
+    checkpoint = Checkpoint(resolve_source(source).folder)
+    model = bundle.manifest.model
+    if dataclasses.replace(checkpoint.config, tasks=model.tasks) != model:
+        raise CheckpointError(
+            f"{source}: its numbers are not those of the model in {bundle.folder}, which was made "
+            f"from {bundle.manifest.source.id!r}; give that checkpoint"
+        )
+    return checkpoint
+
+
 def compare_with_torch(
     bundle: Bundle,
     entries: Sequence[EngineEntry],
-    source: str,
+    checkpoint: Checkpoint,
     threads: int | None,
     said: Callable[[str], None],
 ) -> dict[str, list[Check]]:
@@ -100,18 +125,13 @@ def compare_with_torch(
     Args:
         bundle: of the engines.
         entries: the engines.
-        source: "nano", a folder or a Hub id.
+        checkpoint: of `check_comparison`.
         threads: of one run of an engine.
         said: called with what is done next.
 
     Raises:
-        CheckpointError: the source cannot be used, or is of another model.
         EngineError: an engine cannot run here.
-        DependencyError: a package is missing.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise missing_package("torch", "reference", "to compare with PyTorch")
-    checkpoint = _matching_checkpoint(bundle, source)
     loaded = {task for entry in entries for task in entry.decoders}
     # Adapters added after the export are not of the checkpoint.
     groups = _groups([task for task in checkpoint.config.tasks if task in loaded])
@@ -121,17 +141,6 @@ def compare_with_torch(
         entry.name: _checks(found[entry.name], expected, groups, entry.precision)
         for entry in entries
     }
-
-
-def _matching_checkpoint(bundle: Bundle, source: str) -> Checkpoint:
-    checkpoint = Checkpoint(resolve_source(source).folder)
-    model = bundle.manifest.model
-    if dataclasses.replace(checkpoint.config, tasks=model.tasks) != model:
-        raise CheckpointError(
-            f"{source}: its numbers are not those of the model in {bundle.folder}, which was made "
-            f"from {bundle.manifest.source.id!r}; give that checkpoint"
-        )
-    return checkpoint
 
 
 def _groups(tasks: Sequence[str]) -> list[_Group]:

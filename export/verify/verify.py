@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.verify.report import Check, EngineVerification, VerifyReport
-from trine.export.verify.torch_comparison import Head, compare_with_torch
+from trine.export.verify.torch_comparison import Head, check_comparison, compare_with_torch
 from trine.runtime.bundle.bundle import Bundle, open_bundle
 from trine.runtime.bundle.golden import Modality, worst
 from trine.runtime.bundle.manifest import EngineEntry
@@ -49,11 +50,13 @@ def verify_bundle(
         raise InputError(f"threads is {threads}; give a number of at least 1")
     bundle = open_bundle(folder)
     entries, not_run = _chosen(bundle, engine, device)
+    # Before any work: hashing and embedding take minutes.
+    checkpoint = None if source is None else check_comparison(bundle, source)
     files = bundle.manifest.files
     said(f"hashing {len(files)} files")
     problems = bundle.check_hashes()
     options = _RunOptions(device, threads)
-    engines = [] if problems else _engines(bundle, entries, source, options, said)
+    engines = [] if problems else _engines(bundle, entries, checkpoint, options, said)
     return VerifyReport(
         bundle=folder,
         num_files=len(files),
@@ -91,15 +94,14 @@ def _chosen(
 def _engines(
     bundle: Bundle,
     entries: tuple[EngineEntry, ...],
-    source: str | None,
+    checkpoint: Checkpoint | None,
     options: _RunOptions,
     said: Callable[[str], None],
 ) -> list[EngineVerification]:
     checks = {entry.name: list(_golden(bundle, entry, options, said)) for entry in entries}
-    if source is not None:
-        for name, more in compare_with_torch(
-            bundle, entries, source, options.threads, said
-        ).items():
+    if checkpoint is not None:
+        compared = compare_with_torch(bundle, entries, checkpoint, options.threads, said)
+        for name, more in compared.items():
             checks[name] += more
     return [
         EngineVerification(

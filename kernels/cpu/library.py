@@ -19,6 +19,7 @@ __all__ = [
     "cpu_levels",
     "describe_kernels",
     "has_amx",
+    "is_compiled",
     "load_library",
     "native_library",
     "why_unavailable",
@@ -89,6 +90,12 @@ class NativeLibrary:
             f"the native kernel {kernel} failed with status {status}; see the limits of this "
             "process, or take another engine of the bundle"
         )
+
+
+def is_compiled() -> bool:
+    """Return whether the kernels were compiled when trine was installed."""
+    spec = importlib.util.find_spec(EXTENSION)
+    return spec is not None and spec.origin is not None
 
 
 def why_unavailable() -> str | None:
@@ -184,8 +191,8 @@ def _open() -> ctypes.CDLL:
     spec = importlib.util.find_spec(EXTENSION)
     if spec is None or spec.origin is None:
         raise NativeLibraryError(
-            "the native kernels were not compiled when trine was installed; install it again on a "
-            "machine with a C++ compiler (Debian: apt-get install g++)"
+            "the native kernels were not compiled when trine was installed; install it again, with "
+            "--no-cache-dir, on a machine with a C++ compiler (Debian: apt-get install g++)"
         )
     try:
         functions = ctypes.CDLL(spec.origin)

@@ -16,6 +16,7 @@ tuned/                    what `trine tune` found on a machine; not in the manif
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ __all__ = [
     "EMBEDDING_NAME",
     "GOLDEN_NAME",
     "HEADS_NAME",
+    "HUB_ID",
     "MANIFEST_NAME",
     "PARITY_NAME",
     "TOKENIZER_NAME",
@@ -41,6 +43,8 @@ EMBEDDING_NAME = "embedding.safetensors"
 HEADS_NAME = "heads.safetensors"
 GOLDEN_NAME = "golden.npz"
 PARITY_NAME = "parity.json"
+#: A name of the Hub, organisation and model. A path may look alike.
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 REQUIRED = (TOKENIZER_NAME, EMBEDDING_NAME, HEADS_NAME, GOLDEN_NAME, PARITY_NAME)
 
 
@@ -86,10 +90,7 @@ def open_bundle(folder: Path) -> Bundle:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as cause:
-        what = f"holds no {MANIFEST_NAME}" if folder.is_dir() else "does not exist"
-        raise BundleError(
-            f"{folder}: {what}, so it is no bundle; make one with `trine export SOURCE {folder}`"
-        ) from cause
+        raise BundleError(f"{folder}: {_no_bundle(folder)}") from cause
     except (OSError, ValueError) as cause:
         raise BundleError(f"{path}: cannot be read ({cause}); check the path") from cause
     manifest = manifest_from_json(text, str(path))
@@ -113,6 +114,20 @@ def open_bundle(folder: Path) -> Bundle:
             "copy the bundle again or export it again"
         )
     return Bundle(folder, manifest)
+
+
+def _no_bundle(folder: Path) -> str:
+    """Return what a path without a manifest is, and how to come from it to a bundle."""
+    if folder.is_dir():
+        what = f"holds no {MANIFEST_NAME}, so it is no bundle"
+        if not (folder / "config.json").is_file():
+            return f"{what}; make one with `trine export SOURCE DIR`, then give DIR"
+        what += " but a checkpoint"
+    elif HUB_ID.match(folder.as_posix()):
+        what = "does not exist here, and models of the Hub are exported before they are loaded"
+    else:
+        return "does not exist; check the path, or make a bundle with `trine export SOURCE DIR`"
+    return f"{what}; run `trine export {folder} DIR`, then give DIR"
 
 
 def _unlisted_graphs(manifest: Manifest) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """A one-line progress bar on a terminal; silence elsewhere."""
 
+import os
 import time
 from typing import TextIO
 
-__all__ = ["ProgressBar", "format_bytes"]
+__all__ = ["ProgressBar", "format_bytes", "is_terminal"]
 
 #: Redraws are at least this far apart, in seconds.
 INTERVAL_S = 0.1
@@ -17,6 +18,11 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError  # the loop returns at its last unit
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal that lines can be drawn over on."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class ProgressBar:
@@ -37,7 +43,7 @@ class ProgressBar:
         self._done = 0
         self._parts = 0
         self._drawn_at = float("-inf")
-        self._visible = stream.isatty()
+        self._visible = is_terminal(stream)
 
     def advance(self, amount: int) -> None:
         """Count one more part of size `amount`."""

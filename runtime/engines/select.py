@@ -24,8 +24,9 @@ from trine.runtime.engines.gpu.entries import (
     gpu_entries,
     gpu_entry,
 )
-from trine.runtime.engines.native.entries import native_entry, prefers_native
+from trine.runtime.engines.native.entries import misses_kernels, native_entry, prefers_native
 from trine.runtime.errors import BundleError, DependencyError, EngineError
+from trine.runtime.hardware.cpu import read_cpu
 from trine.runtime.hardware.probe import probe_cuda
 from trine.runtime.libraries import import_onnxruntime
 
@@ -63,12 +64,14 @@ class Host:
         no_native: why the native kernels cannot be used; None if they can.
         no_cuda: why ONNX Runtime cannot use the GPU; None if it can.
         builders: versions of the packages that run built engines.
+        misses_kernels: whether the native kernels would be the faster here, had they been compiled.
     """
 
     sm: int | str
     no_native: str | None
     no_cuda: str | None
     builders: Mapping[Builder, str] = field(default_factory=dict)
+    misses_kernels: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,12 @@ def select_engine(bundle: Bundle, name: str = AUTO, host: Host | None = None) ->
             return Selection(entry, tuned, tuple(reasons))
         reasons.append(f"not {entry.name}, which `trine tune` found: {obstacle}")
         logger.warning("engine auto: %s", reasons[-1])
-    return Selection(best_way(cpu_engine(bundle), host), None, tuple(reasons))
+    entry = cpu_engine(bundle)
+    native = native_entry(entry)
+    if native is not None and host.misses_kernels:
+        reasons.append(f"not {native.name}, which is faster here: {host.no_native}")
+        logger.warning("engine auto: %s", reasons[-1])
+    return Selection(best_way(entry, host), None, tuple(reasons))
 
 
 def best_way(entry: EngineEntry, host: Host) -> EngineEntry:
@@ -232,6 +240,7 @@ def read_host(bundle: Bundle, device: int) -> Host:
             for builder, packages in PACKAGES.items()
             if (version := _installed(packages)) is not None
         },
+        misses_kernels=misses_kernels(read_cpu().features),
     )
 
 

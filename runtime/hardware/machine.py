@@ -151,6 +151,7 @@ class Machine:
         native_kernels: which native kernels of the processor are taken, and why no better ones;
             None where none can be used.
         native_problem: why they cannot be used; None if they can.
+        misses_kernels: whether they would be the faster here, had they been compiled.
     """
 
     cpu: Cpu
@@ -161,3 +162,4 @@ class Machine:
     extras: tuple[Extra, ...]
     native_kernels: str | None = None
     native_problem: str | None = None
+    misses_kernels: bool = False

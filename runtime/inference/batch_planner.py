@@ -6,9 +6,10 @@ server plan with the same rules, and what was planned is what runs.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from trine.runtime.bundle.model_config import DecoderConfig
+from trine.runtime.request import check_count
 
 __all__ = [
     "BatchCosts",
@@ -42,6 +43,12 @@ class BatchLimits:
     tokens: int = 2048
     patches: int = 4096
     window_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        """Raise InputError, which names the field, for what is no whole number of at least 1."""
+        for field in fields(self):
+            count = check_count(f"BatchLimits.{field.name}", getattr(self, field.name))
+            object.__setattr__(self, field.name, count)
 
 
 @dataclass(frozen=True, slots=True)

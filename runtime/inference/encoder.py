@@ -66,11 +66,15 @@ class Encoder:
             InputError: an item cannot be used, or an adapter was unloaded meanwhile.
         """
         chunks = cut_chunks(
-            map(StreamItem, items), lambda first, part: request.part(first, first + len(part))
+            map(StreamItem, items),
+            lambda first, part: (request.part(first, first + len(part)), None),
         )
         # Held for the whole request: an adapter replaced meanwhile is used by later requests only.
-        with self.engine.adapters.hold(request.tasks) as handles:
-            windows = self._windows(chunks, finish=False)
+        # Closed here: the threads that prepare items do not outlive a call that fails.
+        with (
+            self.engine.adapters.hold(request.tasks) as handles,
+            closing(self._windows(chunks, finish=False)) as windows,
+        ):
             found = [self._forward(window, handles, request.heads) for window in windows]
         return found[0] if len(found) == 1 else _join(found, request.heads)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeAlias
 
 from trine.runtime.errors import InputError
 from trine.runtime.hardware.processors import num_processors
@@ -55,14 +56,17 @@ class PreparedChunk:
     error: InputError | None
 
 
-def cut_chunks(
-    items: Iterable[StreamItem], check: Callable[[int, Sequence[StreamItem]], Request]
-) -> Iterator[Chunk]:
+#: Returns the options of items that begin at a number, up to the first that cannot be used, and its
+#: error; None if all can be.
+Check: TypeAlias = Callable[[int, Sequence[StreamItem]], tuple[Request, InputError | None]]
+
+
+def cut_chunks(items: Iterable[StreamItem], check: Check) -> Iterator[Chunk]:
     """Yield chunks that hold all items in order; the last has the error, if an item has one.
 
     Args:
         items: read one by one, as chunks are asked for.
-        check: returns the options of items that begin at a number, or raises InputError.
+        check: of each chunk's items.
     """
     members: list[StreamItem] = []
     first = characters = 0
@@ -82,23 +86,10 @@ def cut_chunks(
         yield _checked(first, members, check)
 
 
-def _checked(
-    first: int,
-    members: Sequence[StreamItem],
-    check: Callable[[int, Sequence[StreamItem]], Request],
-) -> Chunk:
-    items = tuple(member.item for member in members)
-    try:
-        return Chunk(first, items, check(first, members))
-    except InputError:
-        pass  # of which item, is found below
-    for count in range(len(members)):
-        try:
-            check(first + count, members[count : count + 1])
-        except InputError as cause:
-            error = InputError(f"item {first + count}: {cause}")
-            return Chunk(first, items[:count], check(first, members[:count]), error)
-    raise RuntimeError("items were refused together, and none of them alone")
+def _checked(first: int, members: Sequence[StreamItem], check: Check) -> Chunk:
+    request, error = check(first, members)
+    items = tuple(member.item for member in members[: len(request.tasks)])
+    return Chunk(first, items, request, error)
 
 
 def prefetch_chunks(

@@ -36,6 +36,7 @@ def advise(machine: Machine) -> tuple[Advice, ...]:
     """Return what to mend, the most basic first."""
     return (
         *_onnxruntime(machine),
+        *_kernels(machine),
         *_driver(machine),
         *_cuda(machine),
         *_tensorrt(machine),
@@ -76,6 +77,16 @@ def _onnxruntime(machine: Machine) -> Iterator[Advice]:
     cpu = runtime.provider("CPUExecutionProvider")
     if cpu.problem:
         yield Advice(f"ONNX Runtime fails on the CPU: {cpu.problem}", SWAP.format(extra))
+
+
+def _kernels(machine: Machine) -> Iterator[Advice]:
+    if machine.misses_kernels:
+        yield Advice(
+            "the native kernels, which run int8 engines faster on this processor, were not "
+            "compiled when trine was installed",
+            "install a C++ compiler (Debian and Ubuntu: apt-get install g++), then trine again "
+            "with pip's --force-reinstall --no-deps --no-cache-dir",
+        )
 
 
 def _driver(machine: Machine) -> Iterator[Advice]:

@@ -5,6 +5,7 @@ import importlib.util
 from trine.kernels.cpu.library import describe_kernels, why_unavailable
 from trine.runtime.commands.doctor.onnx_runtime import read_onnxruntime
 from trine.runtime.commands.doctor.packages import read_extras, read_packages
+from trine.runtime.engines.native.entries import misses_kernels
 from trine.runtime.hardware.cpu import read_cpu
 from trine.runtime.hardware.isolation import run_isolated
 from trine.runtime.hardware.machine import Machine
@@ -25,8 +26,9 @@ def survey_machine() -> Machine:
             if problem is not None:
                 broken[name] = problem
     native_problem = why_unavailable()
+    cpu = read_cpu()
     return Machine(
-        cpu=read_cpu(),
+        cpu=cpu,
         driver=read_driver(),
         onnxruntime=read_onnxruntime(),
         packages=read_packages(),
@@ -34,4 +36,5 @@ def survey_machine() -> Machine:
         extras=read_extras(),
         native_kernels=describe_kernels() if native_problem is None else None,
         native_problem=native_problem,
+        misses_kernels=misses_kernels(cpu.features),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trine.runtime.commands.engine_options import ENGINE_HELP, add_device
-from trine.runtime.commands.progress import ProgressBar
+from trine.runtime.commands.progress import ProgressBar, is_terminal
 from trine.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,7 +130,9 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.commands.embed.row_embedding import embed_rows
 
     bundle = open_bundle(arguments.bundle)
-    options = _options(arguments, bundle)
+    known_tasks = _known_tasks(bundle, arguments)
+    _split_task(arguments, known_tasks)
+    options = _options(arguments, bundle, known_tasks)
     inputs = Inputs(
         texts=tuple(arguments.text),
         names=tuple(arguments.inputs) or (() if arguments.text else (STDIN,)),
@@ -144,14 +146,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("the standard output is closed; give a file with -o")
     if arguments.output is not None:
         check_output(arguments.output, multi=options.multi, force=arguments.force)
-    survey = survey_rows(inputs, _known_tasks(bundle, arguments), options.task)
+    survey = survey_rows(inputs, known_tasks, options.task)
     _announce(inputs, arguments.txt is None)
     embedder = _load(arguments, survey)
     progress = _Progress(survey.num_rows)
     with _output(arguments.output, bundle, options) as output:
         read = read_rows(inputs)
         if arguments.prompt is None:
-            read = _warn_of_side(read, len(inputs.texts), options.task)
+            read = _warn_of_side(read, len(inputs.texts), known_tasks, options.task)
         for rows in embed_rows(embedder, read, options):
             output.write(rows)
             progress.advance(rows)
@@ -175,13 +177,13 @@ class _Progress:
         self._num_cut += sum(row.truncated for row in rows)
         if self._bar is not None:
             self._bar.advance(len(rows))
-        elif sys.stderr.isatty():
+        elif is_terminal(sys.stderr):
             print(f"\r{self._count} items embedded", end="", file=sys.stderr, flush=True)
 
     def finish(self, output: Path | None, max_length: int) -> None:
         if self._bar is not None:
             self._bar.finish()
-        elif sys.stderr.isatty():
+        elif is_terminal(sys.stderr):
             print(file=sys.stderr)
         where = "" if output is None else f" to {output}"
         seconds = time.monotonic() - self._started
@@ -194,7 +196,19 @@ class _Progress:
             )
 
 
-def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
+def _split_task(arguments: argparse.Namespace, known_tasks: tuple[str, ...]) -> None:
+    """Take the side that the task's name has, as in retrieval.passage, for that of --prompt."""
+    from trine.runtime.task_names import choose_prompt, split_task
+
+    found = None if arguments.task is None else split_task(arguments.task, known_tasks)
+    if found is not None:
+        arguments.prompt = choose_prompt(*found, arguments.prompt, "--prompt")
+        arguments.task = found[0]
+
+
+def _options(
+    arguments: argparse.Namespace, bundle: "Bundle", known: tuple[str, ...]
+) -> "RowOptions":
     """Return the options of the run, all checked before the model is loaded."""
     from trine.runtime.commands.embed.row_embedding import RowOptions
     from trine.runtime.request import check_dim, check_request
@@ -211,7 +225,6 @@ def _options(arguments: argparse.Namespace, bundle: "Bundle") -> "RowOptions":
     if not 1 <= arguments.dpi <= MAX_DPI:
         raise InputError(f"--dpi is {arguments.dpi}; give a number from 1 to {MAX_DPI}")
     check_dim("--dim", arguments.dim, bundle.manifest.model)
-    known = _known_tasks(bundle, arguments)
     prompt: Prompt = arguments.prompt or "query"
     tasks = [] if arguments.task is None else [arguments.task]
     request = check_request(
@@ -253,7 +266,10 @@ def _announce(inputs: "Inputs", txt_by_default: bool) -> None:
 
 
 def _warn_of_side(
-    rows: "Iterator[InputRow]", num_given: int, default_task: str | None
+    rows: "Iterator[InputRow]",
+    num_given: int,
+    known_tasks: tuple[str, ...],
+    default_task: str | None,
 ) -> "Iterator[InputRow]":
     """Yield the rows; warn at the first text whose side is a guess that changes its vector.
 
@@ -262,15 +278,20 @@ def _warn_of_side(
     Args:
         rows: of the run.
         num_given: how many of the first come from --text, which are queries.
+        known_tasks: of the bundle.
         default_task: of rows that name none.
     """
-    from trine.runtime.request import SYMMETRIC_TASKS
+    from trine.runtime.commands.embed.input_files import resolve_row
+    from trine.runtime.task_names import SYMMETRIC_TASKS
 
     warned = False
     for index, row in enumerate(rows):
-        guessed = index >= num_given and row.text is not None and row.prompt is None
-        if guessed and not warned and (row.task or default_task) not in SYMMETRIC_TASKS:
-            warned = True
+        if index >= num_given and row.text is not None and not warned:
+            named = resolve_row(row, known_tasks, default_task)
+            warned = named.prompt is None and named.task not in SYMMETRIC_TASKS
+        else:
+            named = None
+        if named is not None and warned:
             print(
                 f"warning: {row.where}: no side is named, so texts are embedded as queries; give "
                 "--prompt passage for texts to be searched, or --prompt query for queries",

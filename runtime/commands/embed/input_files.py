@@ -8,15 +8,17 @@ images    what Pillow opens, by suffix
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 from trine.runtime.commands.embed.input_rows import InputRow, check_text, row_from_json
 from trine.runtime.commands.embed.pdf_pages import PdfPage, count_pages
 from trine.runtime.errors import InputError
+from trine.runtime.inputs import Prompt
+from trine.runtime.task_names import choose_prompt, split_task
 
 __all__ = [
     "STDIN",
@@ -25,7 +27,7 @@ __all__ = [
     "Survey",
     "TxtUnit",
     "read_rows",
-    "row_task",
+    "resolve_row",
     "survey_rows",
 ]
 
@@ -96,7 +98,7 @@ def read_rows(inputs: Inputs) -> Iterator[InputRow]:
         yield from _file_rows(path, inputs)
 
 
-def survey_rows(inputs: Inputs, known_tasks: Iterable[str], default_task: str | None) -> Survey:
+def survey_rows(inputs: Inputs, known_tasks: Collection[str], default_task: str | None) -> Survey:
     """Read all rows once, so that a fault in the last line shows before the first is embedded.
 
     Args:
@@ -110,25 +112,31 @@ def survey_rows(inputs: Inputs, known_tasks: Iterable[str], default_task: str | 
     if not all(_is_rereadable(name) for name in inputs.names):
         return Survey(None, None)
     count = 0
-    tasks = set()
+    tasks = set[str]()
     for row in read_rows(inputs):
-        tasks.add(row_task(row, known_tasks, default_task))
+        tasks.add(resolve_row(row, known_tasks, default_task).task or "")
         count += 1
     return Survey(count, frozenset(tasks))
 
 
-def row_task(row: InputRow, known_tasks: Iterable[str], default_task: str | None) -> str:
-    """Return the task of a row.
+def resolve_row(row: InputRow, known_tasks: Collection[str], default_task: str | None) -> InputRow:
+    """Return a row with its task bare, and with the side that the task's name has as its prompt.
 
     Raises:
-        InputError: there is none, or the bundle has no such task.
+        InputError: there is no task, the bundle has no such task, or the row's task and prompt name
+            different sides.
     """
     task = default_task if row.task is None else row.task
     if task is None:
         raise InputError(f"{row.where}: no task; give --task, one of {list(known_tasks)}")
-    if task not in known_tasks:
+    found = split_task(task, known_tasks)
+    if found is None:
         raise InputError(f"{row.where}: task is {task!r}; the bundle has {list(known_tasks)}")
-    return task
+    try:
+        prompt = choose_prompt(*found, row.prompt, "prompt")
+    except InputError as cause:
+        raise InputError(f"{row.where}: {cause}") from cause
+    return replace(row, task=found[0], prompt=cast(Prompt | None, prompt))
 
 
 def _is_rereadable(name: str) -> bool:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from trine.runtime.commands.embed.input_files import row_task
+from trine.runtime.commands.embed.input_files import resolve_row
 from trine.runtime.commands.embed.input_rows import InputRow, load_item
 from trine.runtime.commands.embed.output_rows import OutputRow
 from trine.runtime.commands.embed.pdf_pages import PdfPage
@@ -56,9 +56,9 @@ def embed_rows(
     def items() -> Iterator[StreamItem]:
         for row in rows:
             item = _unopened(row)
-            task = row_task(row, embedder.tasks, options.task)
+            named = resolve_row(row, embedder.tasks, options.task)
             waiting.append(row)
-            yield StreamItem(item, task, row.prompt)
+            yield StreamItem(item, named.task, named.prompt)
 
     done: list[OutputRow] = []
     try:

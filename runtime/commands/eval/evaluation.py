@@ -141,6 +141,11 @@ def check_evaluation(
                 output_dtype=dtype,
             )
             check_output(request, ranges)
+            if request.tasks[0] != options.task:
+                raise InputError(
+                    f"task {options.task!r} names one side, and both are evaluated; "
+                    f"give {request.tasks[0]!r}"
+                )
 
 
 def evaluate_pairs(

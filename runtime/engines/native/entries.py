@@ -8,12 +8,13 @@ that moves no score by more than rounding a layer to 8 bits does.
 """
 
 import dataclasses
+from collections.abc import Collection
 
-from trine.kernels.cpu.library import has_amx, load_library, why_unavailable
+from trine.kernels.cpu.library import has_amx, is_compiled, load_library, why_unavailable
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.bundle.precision import GraphPrecision, PrecisionMap
 
-__all__ = ["native_entry", "prefers_native", "runs_here", "why_not_native"]
+__all__ = ["misses_kernels", "native_entry", "prefers_native", "runs_here", "why_not_native"]
 
 ORT_PREFIX, NATIVE_PREFIX = "ort-", "native-"
 
@@ -40,6 +41,15 @@ def prefers_native(entry: EngineEntry) -> bool:
     if native_entry(entry) is None or why_unavailable() is not None:
         return False
     return load_library().level != "portable" and not has_amx()
+
+
+def misses_kernels(features: Collection[str]) -> bool:
+    """Return whether the kernels were not compiled, and would be the better choice here.
+
+    Args:
+        features: of the processor, as `trine.runtime.hardware.cpu.FEATURES` has them.
+    """
+    return not is_compiled() and "avx2" in features and "amx_int8" not in features
 
 
 def runs_here(entry: EngineEntry) -> bool:

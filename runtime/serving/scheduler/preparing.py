@@ -14,11 +14,12 @@ from trine.runtime.outputs import Heads
 from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence, text_sequence
 from trine.runtime.preprocessing.tokenizer import NO_ENDS
-from trine.runtime.request import SYMMETRIC_TASKS, Request
+from trine.runtime.request import Request
 from trine.runtime.serving.service.calls import EmbedCall, EmbedItem, ServiceError
 from trine.runtime.serving.service.item_fields import ItemPlace
 from trine.runtime.serving.service.refusals import item_error
 from trine.runtime.serving.service.tokenization import ServingTokenizer
+from trine.runtime.task_names import SYMMETRIC_TASKS
 
 __all__ = ["Prepared", "Preparer", "prefix_of"]
 

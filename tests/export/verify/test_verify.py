@@ -225,9 +225,27 @@ def test_a_source_of_another_model_is_refused(
     assert "its numbers are not those of the model" in capsys.readouterr().err
 
 
-def test_pytorch_is_asked_for_before_the_engines_run(
+@pytest.mark.parametrize("missing", ["torch", "transformers"])
+def test_pytorch_is_asked_for_before_any_work(
+    missing: str,
+    golden_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def find(name: str) -> object:
+        return None if name == missing else object()
+
+    monkeypatch.setattr("trine.export.verify.torch_comparison.find_spec", find)
+    assert main(["verify", str(golden_bundle), "--source", str(GOLDEN_CHECKPOINT)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"the package {missing!r} is needed" in line
+    assert "trine[reference]" in line
+
+
+def test_a_source_that_does_not_fit_is_refused_before_any_work(
     golden_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["verify", str(golden_bundle), "--source", str(GOLDEN_CHECKPOINT)]) == 2
-    assert "trine[reference]" in capsys.readouterr().err
+    monkeypatch.setattr("trine.export.verify.torch_comparison.find_spec", lambda name: object())
+    assert main(["verify", str(golden_bundle), "--source", "nano"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "its numbers are not those of the model" in line

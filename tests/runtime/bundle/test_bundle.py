@@ -26,6 +26,28 @@ def bundle(golden_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(golden_bundle, tmp_path / "bundle"))
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("jinaai/jina-embeddings-v4", "run `trine export jinaai/jina-embeddings-v4 DIR`"),
+        ("missing", "check the path, or make a bundle with `trine export SOURCE DIR`"),
+        ("checkpoint", "run `trine export checkpoint DIR`, then give DIR"),
+        ("empty", "make one with `trine export SOURCE DIR`, then give DIR"),
+    ],
+)
+def test_what_is_no_bundle_is_told_how_to_become_one(
+    name: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text("{}")
+    with pytest.raises(BundleError, match=re.escape(remedy)) as raised:
+        Embedder.load(name)
+    assert str(raised.value).startswith(f"{name}: ")
+    assert f"SOURCE {name}" not in str(raised.value)
+
+
 @pytest.fixture
 def change(bundle: Path) -> Callable[[Callable[[dict[str, Any]], object]], None]:
     """Changes the manifest as parsed JSON."""

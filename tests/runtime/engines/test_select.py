@@ -10,6 +10,7 @@ from trine.runtime.bundle.manifest import Builder, BuiltEngine, EngineEntry
 from trine.runtime.bundle.tuned_settings import TunedSettings, write_tuned
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.gpu.entries import gpu_entries
+from trine.runtime.engines.native.entries import misses_kernels
 from trine.runtime.engines.select import Host, engine_named, obstacle_to, read_host, select_engine
 from trine.runtime.errors import BundleError, InputError
 from trine.runtime.hardware.cpu import read_cpu
@@ -139,6 +140,37 @@ def test_a_tuned_engine_that_cannot_run_here_is_passed_over_with_a_warning(
     found = select_engine(tuned, "auto", host(no_native="no kernels were compiled"))
     assert (found.entry.name, found.tuned) == ("ort-int8", None)
     assert "not native-int8, which `trine tune` found: no kernels were compiled" in caplog.text
+
+
+def test_kernels_that_were_not_compiled_are_missed_where_they_are_faster(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = dataclasses.replace(bundle.manifest.engines[0], precision="int8", name="ort-int8")
+    int8 = Bundle(bundle.folder, dataclasses.replace(bundle.manifest, engines=(listed,)))
+    machine = dataclasses.replace(host(no_native="they were not compiled"), misses_kernels=True)
+    found = select_engine(int8, "auto", machine)
+    sentence = "not native-int8, which is faster here: they were not compiled"
+    assert (found.entry.name, found.reasons) == ("ort-int8", (sentence,))
+    assert caplog.text.count(sentence) == 1
+    # What no native kernel runs, and what no kernel would make faster, says nothing.
+    select_engine(bundle, "auto", machine)
+    select_engine(int8, "auto", host(no_native="this processor has no AVX-512"))
+    assert caplog.text.count("not native-int8") == 1
+
+
+@pytest.mark.parametrize(
+    ("features", "missed"),
+    [
+        (("avx2", "avx512f", "avx512_vnni"), True),
+        (("avx2",), False),
+        (("avx512_vnni", "amx_int8"), False),
+    ],
+)
+def test_kernels_are_missed_on_processors_that_they_are_for(
+    features: tuple[str, ...], missed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trine.kernels.cpu.library.EXTENSION", "trine.kernels.cpu.no_such_module")
+    assert misses_kernels(features) == missed
 
 
 def test_auto_never_builds_while_it_loads(bundle: Bundle) -> None:

@@ -189,3 +189,31 @@ def test_memory_stays_flat_over_20000_items(nano_bundle: Path) -> None:
     print(f"resident MiB every 2,000 items: {[round(size) for size in sizes]}")
     assert len(sizes) == 10
     assert sizes[-1] - sizes[1] < 32
+
+
+def test_a_call_that_fails_leaves_no_thread_behind(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(engine: object, inputs: object, adapters: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(type(embedder._encoder.engine), "forward_decoder", fail)
+    with pytest.raises(MemoryError) as raised:
+        embedder.encode(mixed(200), "retrieval")
+    # The error is still held here, and with it every frame that it came through.
+    assert raised.value.__traceback__ is not None
+    assert preparing_threads() == []
+
+
+def test_an_adapter_that_comes_while_items_are_checked_is_no_fault(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be there for one look at the names and not for another: each look stands alone."""
+    names = iter([("retrieval",), TASKS, TASKS])
+    adapters = type(embedder._encoder.engine.adapters)
+    items = [StreamItem("a", "retrieval"), StreamItem("b", "code")]
+    found = embedder.encode_stream(items)
+    monkeypatch.setattr(adapters, "names", property(lambda self: next(names)))
+    next(found)
+    with pytest.raises(InputError, match=r"^item 1: task is 'code'; known are"):
+        next(found)

@@ -13,9 +13,10 @@ from trine.runtime.serving.api.endpoint import ApiContext, endpoint, json_respon
 from trine.runtime.serving.api.openapi.operations import OPERATIONS, Operation
 from trine.runtime.serving.api.openapi.page import DOCS_POLICY, docs_page
 from trine.runtime.serving.api.openapi.schemas import ANSWERS, ERRORS
-from trine.runtime.serving.api.requests.tasks import model_names, task_names
+from trine.runtime.serving.api.requests.tasks import model_names
 from trine.runtime.serving.api.responses.errors import TEI_PATHS
 from trine.runtime.serving.service.calls import ModelInfo
+from trine.runtime.task_names import task_names
 
 __all__ = ["openapi_document", "routes"]
 

@@ -5,15 +5,13 @@ A task is named with its role, as the published API has it (`retrieval.query`), 
 `jina-embeddings-v4:retrieval.passage`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast, get_args
 
 from trine.runtime.inputs import Prompt
-from trine.runtime.request import SYMMETRIC_TASKS
 from trine.runtime.serving.service.calls import ModelInfo, ServiceError
+from trine.runtime.task_names import split_task, task_names
 
-__all__ = ["TaskChoice", "choose_task", "model_names", "task_names"]
+__all__ = ["TaskChoice", "choose_task", "model_names"]
 
 #: Separates the task from the model's name.
 ALIAS_MARK = ":"
@@ -33,19 +31,6 @@ class TaskChoice:
 
     task: str
     prompt: Prompt
-
-
-def task_names(tasks: Sequence[str]) -> list[str]:
-    """Return the names that requests may use for these adapters, roles included."""
-    return [
-        name
-        for task in tasks
-        for name in (
-            (task,)
-            if task in SYMMETRIC_TASKS
-            else tuple(f"{task}.{role}" for role in get_args(Prompt))
-        )
-    ]
 
 
 def model_names(info: ModelInfo) -> list[str]:
@@ -121,16 +106,13 @@ def _task_of_model(info: ModelInfo, model: str) -> str | None:
 
 def _split(info: ModelInfo, name: str, field: str) -> tuple[str, Prompt | None]:
     """Return the adapter and the prompt that a task's name stands for."""
-    # The whole name first: an adapter that was loaded later may have a dot in its own.
-    if name in info.tasks:
-        return name, None
-    task, mark, role = name.rpartition(".")
-    if mark and task in info.tasks and role in get_args(Prompt):
-        return task, cast(Prompt, role)
-    raise ServiceError(
-        422,
-        "unknown_task",
-        f"{field} names the task {name!r}, which this model does not have; known are "
-        f"{task_names(info.tasks)}",
-        param=field,
-    )
+    found = split_task(name, info.tasks)
+    if found is None:
+        raise ServiceError(
+            422,
+            "unknown_task",
+            f"{field} names the task {name!r}, which this model does not have; known are "
+            f"{task_names(info.tasks)}",
+            param=field,
+        )
+    return found

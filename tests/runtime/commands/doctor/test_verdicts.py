@@ -90,6 +90,12 @@ def test_a_machine_without_gpu_runs_on_the_cpu_alone_and_needs_nothing() -> None
     assert advise(CPU_ONLY) == ()
 
 
+def test_kernels_that_were_not_compiled_are_to_mend_where_they_are_faster() -> None:
+    (advice,) = advise(replace(CPU_ONLY, misses_kernels=True))
+    assert "not compiled" in advice.problem
+    assert "apt-get install g++" in advice.remedy
+
+
 def test_a_machine_where_all_fits() -> None:
     assert able(WITH_GPU) == {"ort_cpu", "ort_cuda", "tensorrt"}
     assert advise(WITH_GPU) == ()
