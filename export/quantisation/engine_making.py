@@ -1,12 +1,19 @@
 """Makes the engines of a bundle: plans each one's precision, writes it, measures it, judges it."""
 
-import dataclasses
 import shutil
 from collections.abc import Callable
 
-from trine.export.accuracy.parity import check_float32, measure_engine, set_tolerance
+from trine.export.accuracy.parity import UNMEASURED, check_float32, measure_engine, tolerance_of
 from trine.export.accuracy.thresholds import FLOORS, TARGETS, Floor, FloorCheck
-from trine.export.bundle.engine_files import DEVICES, engine_bytes, graph_bytes, write_engine
+from trine.export.bundle.engine_files import (
+    DEVICES,
+    engine_bytes,
+    engine_entry,
+    graph_bytes,
+    ort_kind,
+    ort_models,
+    save_graphs,
+)
 from trine.export.options import EngineMeasurement, EngineReport, MadeEngine
 from trine.export.quantisation.plan_refinement import ImitatedLoss, RefinedPlan, refine_plan
 from trine.export.quantisation.planning import TIGHTNESS, Planning
@@ -97,9 +104,12 @@ class EngineMaker:
             BundleError: a float32 engine is off.
         """
         folder, plan, imitated = bundle.folder, refined.plan, refined.imitated
-        entry = write_engine(self._source, precision, plan, folder, written)
-        graphs = (entry.vision, *dict.fromkeys(entry.decoders.values()))
-        sizes = tuple((name, graph_bytes(folder / name)) for name in graphs)
+        source, kind = self._source, ort_kind(self._source, precision, plan)
+        place = folder / "engines" / kind.name
+        place.mkdir(parents=True)
+        paths = save_graphs(source, ort_models(source, plan), place, written)
+        entry = engine_entry(source, kind, paths, UNMEASURED[precision], below_floor=False)
+        sizes = tuple((f"engines/{kind.name}/{p.name}", graph_bytes(p)) for p in paths.values())
         measured = None
         runs_here = "cpu" in entry.devices
         small = entry.weight_bytes <= CHECKED_WEIGHT_BYTES
@@ -111,10 +121,11 @@ class EngineMaker:
         refused = _problems(self._planning.floor(precision), measured, imitated)
         kept = not refused or (keep_below_floor and self._planning.allow_below_floor)
         if not kept:
-            shutil.rmtree((folder / entry.vision).parent)
-        entry = dataclasses.replace(set_tolerance(entry, measured), below_floor=bool(below))
+            shutil.rmtree(place)
         return MadeEngine(
-            entry if kept else None,
+            engine_entry(source, kind, paths, tolerance_of(precision, measured), bool(below))
+            if kept
+            else None,
             EngineReport(
                 name=entry.name,
                 precision=precision,

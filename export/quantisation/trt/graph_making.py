@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from trine.export.accuracy.parity import UNMEASURED
 from trine.export.accuracy.thresholds import FLOORS, Floor, FloorCheck
-from trine.export.bundle.engine_files import graph_bytes
+from trine.export.bundle.engine_files import engine_entry, graph_bytes, save_graphs
 from trine.export.bundle.golden_inputs import golden_inputs
-from trine.export.graphs.trt.graph_files import write_trt_graphs
 from trine.export.graphs.trt.precision import TensorRtPrecision
 from trine.export.options import EngineReport, MadeEngine, NarrowLayers
 from trine.export.quantisation.plan_refinement import ImitatedLoss, RefinedPlan, imitate
 from trine.export.quantisation.planning import TIGHTNESS, Planning
 from trine.export.quantisation.trt.graph_plans import FLOOR_OF, NARROW, TrtPlans, plan_trt
 from trine.export.reference.model import ReferenceInput
-from trine.export.trt.bundle_engines import trt_entry, trt_name
+from trine.export.trt.bundle_engines import trt_kind, trt_models
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 
 __all__ = ["PlannedTrt", "plan_graphs", "write_graphs"]
@@ -103,24 +103,21 @@ def write_graphs(
     Raises:
         CheckpointError: a weight is not finite.
     """
-    name, source, refined = trt_name(precision), planning.source, planned.refined
+    source, refined = planning.source, planned.refined
+    kind = trt_kind(source, precision, refined.plan)
     written = not planned.refused or planning.allow_below_floor
     graphs: Mapping[str, Path] = {}
     entry = None
     if written:
-        place = folder / "engines" / name
+        place = folder / "engines" / kind.name
         place.mkdir()
-        graphs = write_trt_graphs(
-            source.checkpoint, source.adapters, source.tasks, source.layout, refined.plan, place
-        )
-        entry = dataclasses.replace(
-            trt_entry(precision, source, refined.plan, graphs, folder),
-            below_floor=bool(planned.below),
-        )
+        graphs = save_graphs(source, trt_models(source, refined.plan), place, lambda _: None)
+        # Nothing here runs the graphs.
+        entry = engine_entry(source, kind, graphs, UNMEASURED[precision], bool(planned.below))
     report = EngineReport(
-        name=name,
+        name=kind.name,
         precision=precision,
-        graphs=tuple((f"engines/{name}/{p.name}", graph_bytes(p)) for p in graphs.values()),
+        graphs=tuple((f"engines/{kind.name}/{p.name}", graph_bytes(p)) for p in graphs.values()),
         wider=refined.plan.wider,
         narrow=planned.narrow,
         imitated=refined.imitated,
