@@ -1,4 +1,4 @@
-"""Widens a plan until the imitated engine keeps to its target on calibration inputs.
+"""The search for mixed precision: overrides layers until the loss on calibration inputs is low.
 
 Layers whose rounding costs most for their size go first (`trine.export.quantisation.sensitivity`).
 Losses add up only roughly, so the sum is not trusted: whole plans are imitated and measured, until
@@ -6,16 +6,17 @@ about the fewest that have to be widened are known (`trine.export.quantisation.p
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.export.quantisation.mixed_plan import MixedPlan
 from trine.export.quantisation.prefix_search import fewest_that_pass
 from trine.export.quantisation.sensitivity import GroupLoss, layer_groups, measure_losses
-from trine.export.reference.model import Fork, Reference, ReferenceInput, Rounding
+from trine.export.reference.model import Fork, Reference, ReferenceInput
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.bundle.precision import linear_role
 
@@ -23,7 +24,6 @@ __all__ = [
     "ImitatedLoss",
     "LossTarget",
     "Probing",
-    "RefinablePlan",
     "RefinedPlan",
     "imitate",
     "refine_plan",
@@ -35,33 +35,7 @@ Array = NDArray[np.float32]
 MOST_TEXTS, MOST_IMAGES = 6, 2
 
 
-class RefinablePlan(Protocol):
-    """The precision of both stacks, for whatever runs them."""
-
-    @property
-    def num_stations(self) -> int:
-        """How many steps there are from the narrowest format to the widest."""
-        ...
-
-    def rounding(self, names: Set[str] | None) -> Rounding:
-        """Return what rounds as planned: some layers and operations, or all of both stacks."""
-        ...
-
-    def is_narrow(self, name: str) -> bool:
-        """Return whether a layer or operation could be wider than it is."""
-        ...
-
-    def widened(self, reasons: Mapping[str, str], station: int) -> Self:
-        """Return the plan with some layers and operations at least as wide as a station.
-
-        Args:
-            reasons: by name.
-            station: from 0; the last is the widest.
-        """
-        ...
-
-
-PlanT = TypeVar("PlanT", bound=RefinablePlan)
+PlanT = TypeVar("PlanT", bound=MixedPlan[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +129,11 @@ def refine_plan(
     worst = _worst(probing, found.losses)
     probes = [probing.inputs[index] for index in worst]
     losses = measure_losses(
-        probing.reference, lambda group: plan.rounding(set(group.names)), groups, probes, step
+        probing.reference,
+        lambda group: plan.fake_quantisation(set(group.names)),
+        groups,
+        probes,
+        step,
     )
     table = np.array([loss.losses for loss in losses])
     # Where all groups together lose more than their sum, each has its share of the rest.
@@ -164,28 +142,28 @@ def refine_plan(
     order = _order(table, [loss.group.num_weights for loss in losses], target)
     tries: dict[tuple[int, int], RefinedPlan[PlanT]] = {}
 
-    def attempt(station: int, count: int) -> bool:
+    def attempt(level: int, count: int) -> bool:
         chosen = [losses[index] for index in order[:count]]
-        tried = plan.widened(_reasons(chosen), station)
+        tried = plan.overridden(_reasons(chosen), level)
         loss = imitate(probing, tried, step)
-        tries[station, count] = RefinedPlan(tried, loss)
+        tries[level, count] = RefinedPlan(tried, loss)
         return not target.missed(loss.losses, probing.inputs)
 
-    for station in range(plan.num_stations):
+    for level in range(len(plan.steps)):
         count = fewest_that_pass(
             len(groups),
             lambda share: _count(table[order], probes, target.times(share)),
-            functools.partial(attempt, station),
+            functools.partial(attempt, level),
         )
         if count is not None:
-            return tries[station, count]
-    return tries[plan.num_stations - 1, len(groups)]
+            return tries[level, count]
+    return tries[len(plan.steps) - 1, len(groups)]
 
 
-def imitate(probing: Probing, plan: RefinablePlan, step: Callable[[int], None]) -> ImitatedLoss:
+def imitate(probing: Probing, plan: MixedPlan[Any], step: Callable[[int], None]) -> ImitatedLoss:
     """Return what a plan loses in all layers together."""
     # One for all inputs, so that each weight is rounded once.
-    rounding = plan.rounding(None)
+    rounding = plan.fake_quantisation(None)
     runs = [
         ReferenceInput(item.sequence, item.task, Fork(base=None, start="", rounding=rounding))
         for item in probing.inputs

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from trine.export.bundle.edit import write_manifest
 from trine.export.bundle.engine_files import EngineKind, EngineSource, GraphModels, table_number
+from trine.export.graphs.layers import decoder_layers, vision_layers
 from trine.export.graphs.trt.decoder import build_trt_decoder
 from trine.export.graphs.trt.precision import TrtPlan
 from trine.export.graphs.trt.vision import build_trt_vision
@@ -15,7 +16,6 @@ from trine.export.trt.engine_build import RECORD_SUFFIX, BuildRecord
 from trine.kernels.rotation import ROTATION
 from trine.runtime.bundle.bundle import Bundle, file_sha256
 from trine.runtime.bundle.manifest import BuiltEngine, EngineEntry, FileEntry, SizeRange
-from trine.runtime.bundle.model_config import DecoderConfig, VisionConfig
 from trine.runtime.bundle.precision import (
     ALWAYS_FLOAT32,
     GraphPrecision,
@@ -31,9 +31,6 @@ __all__ = ["BUILT_FOLDER", "BuiltGraph", "record_engines", "trt_kind", "trt_mode
 BUILT_FOLDER = "built"
 #: What these graphs, and TensorRT's fused attention, need not compute in float32.
 NOT_FLOAT32 = ("softmax statistics", "adapter deltas")
-#: Linear layers of a decoder layer and of a block of the vision tower.
-DECODER_ROLES = ("self_attn.qkv", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
-BLOCK_ROLES = ("attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +50,8 @@ def trt_kind(source: EngineSource, precision: TensorRtPrecision, plans: TrtPlans
         devices=("cuda",),
         precision=precision,
         precision_map=PrecisionMap(
-            vision=_precision(plans.vision, _vision_layers(config.vision)),
-            decoder=_precision(plans.decoder, _decoder_layers(config.decoder)),
+            vision=_precision(plans.vision, vision_layers(config.vision)),
+            decoder=_precision(plans.decoder, decoder_layers(config.decoder)),
             embedding=table_number(source.checkpoint),
             float32=tuple(name for name in ALWAYS_FLOAT32 if name not in NOT_FLOAT32),
         ),
@@ -127,15 +124,6 @@ def _replaces(new: BuiltEngine, old: BuiltEngine) -> bool:
 
 def _files(engine_path: str) -> tuple[str, str]:
     return engine_path, engine_path.removesuffix(".engine") + RECORD_SUFFIX
-
-
-def _decoder_layers(config: DecoderConfig) -> tuple[str, ...]:
-    return tuple(f"layers.{i}.{role}" for i in range(config.num_layers) for role in DECODER_ROLES)
-
-
-def _vision_layers(config: VisionConfig) -> tuple[str, ...]:
-    blocks = (f"blocks.{i}.{role}" for i in range(config.depth) for role in BLOCK_ROLES)
-    return ("patch_embed", *blocks, "merger.mlp.0", "merger.mlp.2")
 
 
 def _precision(plan: TrtPlan, layers: Sequence[str]) -> GraphPrecision:

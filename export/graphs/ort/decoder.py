@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trine.export.graphs.builder import CONTRIB, GraphBuilder
 from trine.export.graphs.decoder_weights import DecoderWeights
+from trine.export.graphs.layers import LORA_DTYPES
 from trine.export.graphs.ort.gated_mlp import MlpLayer, MlpLayers, add_gated_mlp
 from trine.export.graphs.ort.linears import GraphPlan, Linears
 from trine.runtime.adapters.layout import LoraGroup, lora_groups
@@ -23,12 +24,6 @@ __all__ = ["build_decoder"]
 #: ONNX Runtime's GroupQueryAttention takes heads of a multiple of this; others are padded with
 #: zeros.
 HEAD_MULTIPLE = 8
-#: Types of the adapter inputs, by their names in safetensors.
-LORA_DTYPES = {
-    "BF16": ir.DataType.BFLOAT16,
-    "F16": ir.DataType.FLOAT16,
-    "F32": ir.DataType.FLOAT,
-}
 
 
 def build_decoder(

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from trine.export.graphs.builder import GraphBuilder
 from trine.export.graphs.decoder_weights import DecoderWeights
+from trine.export.graphs.layers import LORA_DTYPES
 from trine.export.graphs.trt.linears import TrtLinears
 from trine.export.graphs.trt.operators import TrtOperators, trt_model
 from trine.export.graphs.trt.precision import TrtPlan
@@ -18,13 +19,6 @@ from trine.runtime.bundle.manifest import AdapterLayout
 from trine.runtime.bundle.model_config import DecoderConfig
 
 __all__ = ["build_trt_decoder"]
-
-#: Types of the adapter inputs, by their names in safetensors.
-LORA_DTYPES = {
-    "BF16": ir.DataType.BFLOAT16,
-    "F16": ir.DataType.FLOAT16,
-    "F32": ir.DataType.FLOAT,
-}
 
 
 def build_trt_decoder(

@@ -12,7 +12,7 @@ from trine.export.accuracy.low_memory_engine import LowMemoryEngine
 from trine.export.bundle.report import export_lines
 from trine.export.export import export_checkpoint
 from trine.export.options import EngineReport, ExportOptions, ExportReport
-from trine.export.quantisation.fake_quantisation import PlannedRounding
+from trine.export.quantisation.fake_quantisation import OrtRounding
 from trine.export.quantisation.observer import RangeScan
 from trine.export.quantisation.precision_plan import INT8, plan_engine
 from trine.export.sample.checkpoint import write_sample_checkpoint
@@ -155,7 +155,7 @@ def test_what_down_reads_is_rotated_and_so_rounded_finer() -> None:
     plain = dataclasses.replace(plan.decoder, precision=rule)
     lost = [
         np.square(
-            PlannedRounding(graph, None).linear("layers.0.mlp.down_proj", x, weight, np.float32(0))
+            OrtRounding(graph, None).linear("layers.0.mlp.down_proj", x, weight, np.float32(0))
             - exact
         ).mean()
         for graph in (plan.decoder, plain)

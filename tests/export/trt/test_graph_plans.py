@@ -68,6 +68,6 @@ def test_vectors_of_planned_graphs_keep_their_floor(
 
 def test_each_stack_is_widened_where_its_own_layers_are_named() -> None:
     plans = plan_halves("bf16", {})
-    wide = plans.widened({"blocks.1.mlp.down_proj": "why", "layers.2.self_attn.o": "why"}, 0)
+    wide = plans.overridden({"blocks.1.mlp.down_proj": "why", "layers.2.self_attn.o": "why"}, 0)
     assert [tensor.name for tensor in wide.vision.precision.wider] == ["blocks.1.mlp.down_proj"]
     assert [tensor.name for tensor in wide.decoder.precision.wider] == ["layers.2.self_attn.o"]
