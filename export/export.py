@@ -212,7 +212,7 @@ def _run_reference(
 def _make_engine(
     maker: EngineMaker, precision: Precision, bundle: Bundle, talk: TextIO
 ) -> MadeEngine:
-    """Return an engine that is within its floor, or the last that was tried."""
+    """Return an engine that is within its accuracy threshold, or the last that was tried."""
     for tightness in TIGHTNESS:
         layers = ProgressBar(talk, f"planning {precision}", 0, "layers")
         refined = maker.plan(precision, tightness, layers.advance)
@@ -233,7 +233,7 @@ def _make_tensorrt(
     folder: Path,
     talk: TextIO,
 ) -> MadeEngine:
-    """Return what became of graphs for TensorRT, which are written if they keep their floor."""
+    """Return what became of graphs for TensorRT, which are written if they keep their threshold."""
     layers = ProgressBar(talk, f"planning trt-{kind}", 0, "layers")
     planned = plan_graphs(planning, kind, tokenizer, layers.advance)
     layers.finish()

@@ -147,7 +147,7 @@ def write_parity(folder: Path, reports: Sequence[EngineReport]) -> None:
     """Write parity.json: what was measured of each engine, but for times, which are the machine's.
 
     A file holds per engine the golden vectors' worst cosine and difference, the corpus's vectors
-    and rankings (`trine.export.accuracy.rank_agreement`), what was imitated, and the size in bytes.
+    and rankings (`trine.export.accuracy.rank_agreement`), its plan's loss, and the size in bytes.
     """
     text = json.dumps({r.name: _content(r) for r in reports}, indent=2) + "\n"
     (folder / PARITY_NAME).write_text(text, encoding="utf-8")
@@ -175,11 +175,11 @@ def _content(report: EngineReport) -> dict[str, object]:
         "corpus": [_rounded(row) for row in found.vectors] if found else [],
         "rankings": [_rounded(row) for row in found.rankings] if found else [],
         "imitated": None
-        if report.imitated is None
+        if report.plan_loss is None
         else {
-            "inputs": len(report.imitated.losses),
-            "mean_cosine": round(1 - report.imitated.mean, 5),
-            "worst_cosine": round(1 - report.imitated.worst, 5),
+            "inputs": len(report.plan_loss.losses),
+            "mean_cosine": round(1 - report.plan_loss.mean, 5),
+            "worst_cosine": round(1 - report.plan_loss.worst, 5),
         },
     }
 

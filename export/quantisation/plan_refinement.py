@@ -1,8 +1,8 @@
 """The search for mixed precision: overrides layers until the loss on calibration inputs is low.
 
 Layers whose rounding costs most for their size go first (`trine.export.quantisation.sensitivity`).
-Losses add up only roughly, so the sum is not trusted: whole plans are imitated and measured, until
-about the fewest that have to be widened are known (`trine.export.quantisation.prefix_search`).
+Losses add up only roughly, so the sum is not trusted: whole plans are tried and measured, until
+about the fewest precision overrides are known (`trine.export.quantisation.prefix_search`).
 """
 
 import functools
@@ -21,11 +21,11 @@ from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.bundle.precision import linear_role
 
 __all__ = [
-    "ImitatedLoss",
     "LossTarget",
+    "PlanLoss",
     "Probing",
     "RefinedPlan",
-    "imitate",
+    "measure_plan",
     "refine_plan",
 ]
 
@@ -65,8 +65,8 @@ class LossTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class ImitatedLoss:
-    """1 - cosine of the imitated engine's single vectors to float32."""
+class PlanLoss:
+    """1 - cosine of single vectors of the fake-quantised model to float32."""
 
     losses: tuple[float, ...]
 
@@ -100,10 +100,10 @@ class Probing:
 
 @dataclass(frozen=True, slots=True)
 class RefinedPlan(Generic[PlanT]):
-    """A plan with what its imitation loses; None for float32, which loses nothing."""
+    """A plan with its loss; None for float32, which loses nothing."""
 
     plan: PlanT
-    imitated: ImitatedLoss | None
+    plan_loss: PlanLoss | None
 
 
 def refine_plan(
@@ -120,7 +120,7 @@ def refine_plan(
         target: to be met.
         step: called with 1 after each layer that was computed.
     """
-    found = imitate(probing, plan, step)
+    found = measure_plan(probing, plan, step)
     if not target.missed(found.losses, probing.inputs):
         return RefinedPlan(plan, found)
     groups = [g for g in layer_groups(probing.model) if any(plan.is_narrow(n) for n in g.names)]
@@ -145,7 +145,7 @@ def refine_plan(
     def attempt(level: int, count: int) -> bool:
         chosen = [losses[index] for index in order[:count]]
         tried = plan.overridden(_reasons(chosen), level)
-        loss = imitate(probing, tried, step)
+        loss = measure_plan(probing, tried, step)
         tries[level, count] = RefinedPlan(tried, loss)
         return not target.missed(loss.losses, probing.inputs)
 
@@ -160,7 +160,7 @@ def refine_plan(
     return tries[len(plan.steps) - 1, len(groups)]
 
 
-def imitate(probing: Probing, plan: MixedPlan[Any], step: Callable[[int], None]) -> ImitatedLoss:
+def measure_plan(probing: Probing, plan: MixedPlan[Any], step: Callable[[int], None]) -> PlanLoss:
     """Return what a plan loses in all layers together."""
     # One for all inputs, so that each weight is rounded once.
     rounding = plan.fake_quantisation(None)
@@ -173,7 +173,7 @@ def imitate(probing: Probing, plan: MixedPlan[Any], step: Callable[[int], None])
     for found, wanted in zip(vectors, probing.singles, strict=True):
         cosine = float(found.single @ wanted)
         losses.append(1 - cosine if np.isfinite(cosine) else 2.0)
-    return ImitatedLoss(tuple(losses))
+    return PlanLoss(tuple(losses))
 
 
 def _worst(probing: Probing, losses: Sequence[float]) -> list[int]:
@@ -197,7 +197,7 @@ def _order(
 ) -> NDArray[np.intp]:
     """Return the groups of a table [groups, probes] of losses, the costliest for its size first.
 
-    A layer that is widened computes slower by as much as it has weights.
+    A layer with a precision override computes slower by as much as it has weights.
     """
     cost = table.max(axis=1) / target.worst + table.mean(axis=1) / target.mean
     return np.argsort(-cost / np.asarray(num_weights), kind="stable")

@@ -1,4 +1,4 @@
-"""Decides each layer's precision: what was asked for, less what the range scan forbids."""
+"""Decides each layer's precision by what was asked for and by the observed ranges."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Set

@@ -21,7 +21,7 @@ __all__ = ["GroupLoss", "LayerGroup", "layer_groups", "measure_losses", "with_ow
 
 @dataclass(frozen=True, slots=True)
 class LayerGroup:
-    """Layers that are widened together.
+    """Layers that are overridden together.
 
     Attributes:
         start: the block they are in, by the reference's name.

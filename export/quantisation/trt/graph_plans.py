@@ -31,7 +31,7 @@ from trine.export.quantisation.trt.fake_quantisation import TrtRounding
 from trine.export.reference.model import Rounding
 from trine.runtime.bundle.precision import LinearPrecision, Precision, WiderTensor
 
-__all__ = ["FLOOR_OF", "NARROW", "TrtPlans", "plan_halves", "plan_trt"]
+__all__ = ["NARROW", "THRESHOLD_OF", "TrtPlans", "plan_halves", "plan_trt"]
 
 #: Precisions that have layers in fewer than 16 bits.
 NARROW: tuple[TensorRtPrecision, ...] = ("int8", "fp8", "int4")
@@ -42,10 +42,10 @@ INT4_BLOCKS = (64,)
 
 #: Share of int8's target that plans in FP8 may lose: with three bits of mantissa, what one layer
 #: errs others can blow up for an image that was not tried. With all of it one of the hardest
-#: random checkpoint's fell to a cosine of 0.79; those in int8 stay above their floor.
+#: random checkpoint's fell to a cosine of 0.79; those in int8 stay above their accuracy threshold.
 FP8_SHARE = 0.75
-#: Whose floor each precision must keep: 8 bits are 8 bits.
-FLOOR_OF: dict[TensorRtPrecision, Precision] = {
+#: Whose accuracy threshold each precision must keep: 8 bits are 8 bits.
+THRESHOLD_OF: dict[TensorRtPrecision, Precision] = {
     "bf16": "bf16",
     "fp16": "fp16",
     "int8": "int8",
@@ -140,7 +140,7 @@ def plan_trt(
     tightness: float,
     step: Callable[[int], None],
 ) -> RefinedPlan[TrtPlans]:
-    """Return the plans of a precision, and what their imitation loses.
+    """Return the plans of a precision, and their loss.
 
     Args:
         precision: asked for; narrower graphs compute what is not quantised in bfloat16.
@@ -150,7 +150,7 @@ def plan_trt(
         step: called with 1 after each layer of the reference.
     """
     share = FP8_SHARE if precision == "fp8" else 1.0
-    target = TARGETS[FLOOR_OF[precision]].times(tightness * share)
+    target = TARGETS[THRESHOLD_OF[precision]].times(tightness * share)
     plans = plan_halves("fp16" if precision == "fp16" else "bf16", ranges)
     if precision not in NARROW:
         return refine_plan(plans, probing, target, step)

@@ -203,10 +203,10 @@ def test_hard_checkpoints_keep_their_vectors_by_keeping_layers_wider(tmp_path: P
 def test_an_engine_below_its_floor_is_not_written_unless_told_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trine.export.accuracy import thresholds as precision_floors
+    from trine.export.accuracy import thresholds
 
-    strict = precision_floors.Floor(0.99999999, 0.99999999, 1.0)
-    monkeypatch.setitem(precision_floors.FLOORS, "int4", strict)
+    strict = thresholds.AccuracyThreshold(0.99999999, 0.99999999, 1.0)
+    monkeypatch.setitem(thresholds.THRESHOLDS, "int4", strict)
     monkeypatch.setattr("trine.export.export.TIGHTNESS", (1.0,))
     tasks = ("retrieval",)
     with pytest.raises(BundleError, match="--allow-below-floor"):

@@ -191,7 +191,7 @@ Cosines = Callable[[TrtPlans, Half, Adapters], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class PlannedGraphs:
-    """Plans, and why they are below their floor by imitation."""
+    """Plans, and why they are below their accuracy threshold by imitation."""
 
     plans: TrtPlans
     below: tuple[str, ...]
