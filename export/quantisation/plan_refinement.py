@@ -184,9 +184,9 @@ def _worst(probing: Probing, losses: Sequence[float]) -> list[int]:
         kind = [i for i, item in enumerate(inputs) if bool(item.sequence.images) == images]
         kind.sort(key=lambda i: -losses[i])
         total = 0
-        for place, index in enumerate(kind[:count]):
+        for rank, index in enumerate(kind[:count]):
             total += len(inputs[index].sequence)
-            if place and total > probing.max_probe_tokens:
+            if rank and total > probing.max_probe_tokens:
                 break
             chosen.append(index)
     return chosen
