@@ -196,6 +196,7 @@ def test_layout_of_adapters_of_two_dtypes_is_float32(tmp_path: Path) -> None:
     peft = TwoDtypes(tmp_path / "c" / "adapters", config, config.tasks)
     assert choose_layout(peft, ("code",), "runtime", None).dtype == "BF16"
     assert choose_layout(peft, ("code", "retrieval"), "runtime", None).dtype == "F32"
+    assert choose_layout(peft, ("code",), "merged", None).files == {}
 
 
 # A bundle's own file
