@@ -1,11 +1,10 @@
 """The export, step by step: checkpoint in, bundle out."""
 
-import dataclasses
 import importlib.metadata
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -48,7 +47,7 @@ from trine.runtime.bundle.golden import Golden, load_golden
 from trine.runtime.bundle.manifest import (
     FORMAT,
     FORMAT_VERSION,
-    AdapterLayout,
+    EngineEntry,
     FileEntry,
     Manifest,
     Source,
@@ -97,16 +96,19 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     tasks = _chosen_tasks(options, checkpoint)
     named = options.tasks is not None
     adapters = find_adapters(source.folder, checkpoint.config, tasks, named)
-    layout = choose_layout(adapters, tasks, options.max_rank)
-    if options.adapters == "merged":
-        layout = dataclasses.replace(layout, files={})
+    layout = choose_layout(adapters, tasks, options.adapters, options.max_rank)
     engine_source = EngineSource(
-        checkpoint=checkpoint, adapters=adapters, tasks=tasks, layout=layout
+        checkpoint=checkpoint,
+        adapters=adapters,
+        tasks=tasks,
+        adapter_mode=options.adapters,
+        layout=layout,
     )
     size = sum(engine_bytes(engine_source, precision) for precision in options.precisions)
     check_disk_space(
         options.bundle, size + checkpoint.info(EMBEDDING_TENSOR).num_bytes + SMALL_FILES_BYTES
     )
+    origin = _origin(source, checkpoint, adapters)
     with write_folder(options.bundle, BundleError) as folder:
         tokenizer = write_tokenizer(checkpoint, folder)
         reference = _run_reference(options, engine_source, tokenizer, talk)
@@ -116,11 +118,10 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         write_embedding(checkpoint, folder, bar.advance)
         bar.finish()
         write_heads(checkpoint, adapters, tasks, folder)
-        if layout.files:
+        if options.adapters == "runtime":
             write_adapters(adapters, layout, folder)
-        if layout.files and options.onnx_adapters:
+        if options.onnx_adapters:
             write_onnx_adapters(adapters, layout, checkpoint.config, folder)
-        manifest = _manifest(source, checkpoint, adapters, layout)
         planning = Planning(
             source=engine_source,
             reference=reference,
@@ -128,8 +129,9 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
             min_cosine=options.min_cosine,
         )
         maker = EngineMaker(planning, check=options.check)
-        bundle = Bundle(folder, manifest)
-        made = [_make_engine(maker, p, bundle, talk) for p in options.precisions]
+        # Engines are run before the bundle's manifest, which lists them, can be made.
+        unfinished = Bundle(folder, _manifest(origin, engine_source, (), {}))
+        made = [_make_engine(maker, p, unfinished, talk) for p in options.precisions]
         entries = tuple(engine.entry for engine in made if engine.entry is not None)
         reports = [engine.report for engine in made]
         if not entries:
@@ -139,8 +141,7 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
             graphs = _make_tensorrt(kind, planning, tokenizer, folder, talk)
             reports.append(graphs.report)
             entries += () if graphs.entry is None else (graphs.entry,)
-        manifest = dataclasses.replace(manifest, engines=entries)
-        num_bytes = _write_manifest(manifest, folder, talk)
+        num_bytes = _write_manifest(folder, origin, engine_source, entries, talk)
         _check_opens(folder)
     return ExportReport(
         bundle=options.bundle,
@@ -211,7 +212,7 @@ def _run_reference(
 def _make_engine(
     maker: EngineMaker, precision: Precision, bundle: Bundle, talk: TextIO
 ) -> MadeEngine:
-    """Return an engine that is within its floor, or the last that was tried."""
+    """Return an engine that is within its accuracy threshold, or the last that was tried."""
     for tightness in TIGHTNESS:
         layers = ProgressBar(talk, f"planning {precision}", 0, "layers")
         refined = maker.plan(precision, tightness, layers.advance)
@@ -232,7 +233,7 @@ def _make_tensorrt(
     folder: Path,
     talk: TextIO,
 ) -> MadeEngine:
-    """Return what became of graphs for TensorRT, which are written if they keep their floor."""
+    """Return what became of graphs for TensorRT, which are written if they keep their threshold."""
     layers = ProgressBar(talk, f"planning trt-{kind}", 0, "layers")
     planned = plan_graphs(planning, kind, tokenizer, layers.advance)
     layers.finish()
@@ -283,13 +284,8 @@ def _write_golden(path: Path, golden: Golden) -> None:
     write_arrays(path, {"texts": texts, "image": image, **golden.vectors})
 
 
-def _manifest(
-    source: ResolvedSource,
-    checkpoint: Checkpoint,
-    adapters: LoraAdapters,
-    layout: AdapterLayout,
-) -> Manifest:
-    """Return the manifest, yet without engines and the list of files."""
+def _origin(source: ResolvedSource, checkpoint: Checkpoint, adapters: LoraAdapters) -> Source:
+    """Return where the weights come from, with the hash of every file that is read."""
     read = [
         checkpoint.folder / "config.json",
         image_settings_path(checkpoint.folder),
@@ -297,26 +293,39 @@ def _manifest(
         *(shard.path for shard in checkpoint.shards),
         *adapters.files,
     ]
-    return Manifest(
-        format=FORMAT,
-        format_version=FORMAT_VERSION,
-        source=Source(
-            id=source.id,
-            revision=source.revision,
-            sha256={
-                path.relative_to(checkpoint.folder).as_posix(): file_sha256(path) for path in read
-            },
-        ),
-        license=read_license(checkpoint.folder),
-        model=checkpoint.config,
-        engines=(),
-        adapters=layout,
-        tools={name: importlib.metadata.version(name) for name in TOOLS},
-        files={},
+    return Source(
+        id=source.id,
+        revision=source.revision,
+        sha256={path.relative_to(checkpoint.folder).as_posix(): file_sha256(path) for path in read},
     )
 
 
-def _write_manifest(manifest: Manifest, folder: Path, talk: TextIO) -> int:
+def _manifest(
+    origin: Source,
+    source: EngineSource,
+    engines: tuple[EngineEntry, ...],
+    files: Mapping[str, FileEntry],
+) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        format_version=FORMAT_VERSION,
+        source=origin,
+        license=read_license(source.checkpoint.folder),
+        model=source.checkpoint.config,
+        engines=engines,
+        adapters=source.layout,
+        tools={name: importlib.metadata.version(name) for name in TOOLS},
+        files=files,
+    )
+
+
+def _write_manifest(
+    folder: Path,
+    origin: Source,
+    source: EngineSource,
+    engines: tuple[EngineEntry, ...],
+    talk: TextIO,
+) -> int:
     """Write manifest.json with every file's size and hash; return the bundle's size in bytes."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     bar = ProgressBar(talk, "hashing", sum(path.stat().st_size for path in paths), "B")
@@ -326,7 +335,7 @@ def _write_manifest(manifest: Manifest, folder: Path, talk: TextIO) -> int:
         files[path.relative_to(folder).as_posix()] = entry
         bar.advance(entry.size)
     bar.finish()
-    text = manifest_to_json(dataclasses.replace(manifest, files=files))
+    text = manifest_to_json(_manifest(origin, source, engines, files))
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
     return sum(entry.size for entry in files.values()) + len(text.encode())
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from trine.export.accuracy.rank_agreement import RankAgreement, VectorAgreement
 from trine.export.bundle.engine_files import DEVICES
 from trine.export.graphs.trt.precision import TensorRtPrecision
-from trine.export.quantisation.plan_refinement import ImitatedLoss
+from trine.export.quantisation.plan_refinement import PlanLoss
 from trine.runtime.bundle.golden import Deviation
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.bundle.precision import Precision, WiderTensor
@@ -48,7 +48,8 @@ class ExportOptions:
             the built-in ones.
         min_cosine: least mean cosine with float32 of engines narrower than that, in place of their
             precisions' own; what single vectors and rankings may lose goes with it. Plans aim
-            there, and an engine that reaches it is written, marked if it is below its usual floor.
+            there, and an engine that reaches it is written, marked if it is below its usual
+            threshold.
         allow_below_floor: write engines that are further from float32 than their precision may
             be, marked so.
         tensorrt: precisions of graphs for TensorRT to write beside the engines, for `trine build`.
@@ -119,7 +120,7 @@ class EngineReport:
         wider: what is kept wider than asked for.
         narrow: layers in fewer than 16 bits, of graphs for TensorRT that were asked to have some;
             None for other engines.
-        imitated: what its rounding loses in the reference; None for float32.
+        plan_loss: of its plan, fake-quantised in the reference; None for float32.
         measured: by running it, or None if it was not run.
         below_floor: why it is further from float32 than was asked for, or, if it is not, than its
             precision may be; empty if it is neither.
@@ -131,7 +132,7 @@ class EngineReport:
     graphs: tuple[tuple[str, int], ...]
     wider: tuple[WiderTensor, ...]
     narrow: NarrowLayers | None = None
-    imitated: ImitatedLoss | None
+    plan_loss: PlanLoss | None
     measured: EngineMeasurement | None
     below_floor: tuple[str, ...]
     written: bool
@@ -139,7 +140,7 @@ class EngineReport:
 
 @dataclass(frozen=True, slots=True)
 class MadeEngine:
-    """An engine's entry, or None if it is below its floor and was not kept, and its report."""
+    """An engine's entry, or None if it is below its threshold and was not kept, and its report."""
 
     entry: EngineEntry | None
     report: EngineReport

@@ -20,6 +20,7 @@ from trine.export.options import EngineMeasurement, EngineReport
 from trine.runtime.bundle.bundle import PARITY_NAME, Bundle
 from trine.runtime.bundle.golden import Deviation, worst
 from trine.runtime.bundle.manifest import EngineEntry, Tolerance
+from trine.runtime.bundle.precision import EnginePrecision, Precision
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.base import EngineOptions
 from trine.runtime.engines.opening import open_engine
@@ -28,7 +29,7 @@ from trine.runtime.hardware.memory import resident_bytes
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.outputs import Embeddings
 
-__all__ = ["UNMEASURED", "check_float32", "measure_engine", "set_tolerance", "write_parity"]
+__all__ = ["UNMEASURED", "check_float32", "measure_engine", "tolerance_of", "write_parity"]
 
 #: Digits kept of a measured difference: enough to compare, few enough to be the same on each run.
 DIGITS = 3
@@ -43,7 +44,8 @@ ROUNDING_COSINE, ROUNDING_DIFFERENCE = 1e-6, 2e-4
 FLOAT32_TOLERANCE = Tolerance(min_cosine=0.999999, max_difference=ROUNDING_DIFFERENCE)
 #: For engines too large to be run at export: what a wrong weight would exceed all the same. Rows
 #: of multi-vectors are off by more than single vectors.
-UNMEASURED = {
+UNMEASURED: dict[EnginePrecision, Tolerance] = {
+    "fp32": FLOAT32_TOLERANCE,
     "fp16": Tolerance(min_cosine=0.98, max_difference=0.2),
     "bf16": Tolerance(min_cosine=0.95, max_difference=0.3),
     "int8": Tolerance(min_cosine=0.9, max_difference=0.5),
@@ -111,26 +113,19 @@ def _vectors(side: Embeddings) -> Vectors:
     return Vectors(single=np.asarray(side.single, np.float32), multi=list(side.multi))
 
 
-def set_tolerance(entry: EngineEntry, found: EngineMeasurement | None) -> EngineEntry:
-    """Return the entry with the tolerance for its self-test.
+def tolerance_of(precision: Precision, found: EngineMeasurement | None) -> Tolerance:
+    """Return the tolerance for an engine's self-test.
 
     It is a little wider than what was measured on the golden inputs, and where nothing was, what
     the precision may be off at most.
     """
-    if entry.precision == "fp32":
-        return dataclasses.replace(entry, tolerance=FLOAT32_TOLERANCE)
-    if found is None:
-        return dataclasses.replace(entry, tolerance=UNMEASURED[entry.precision])
+    if precision == "fp32" or found is None:
+        return UNMEASURED[precision]
     cosine, difference = worst(found.deviations)
     # Rounded, so that the same engine gets the same tolerance on each run.
-    return dataclasses.replace(
-        entry,
-        tolerance=Tolerance(
-            min_cosine=round(
-                max(-1.0, 1 - TOLERANCE_FACTOR * max(1 - cosine, 0) - ROUNDING_COSINE), 6
-            ),
-            max_difference=round(min(2.0, TOLERANCE_FACTOR * difference + ROUNDING_DIFFERENCE), 5),
-        ),
+    return Tolerance(
+        min_cosine=round(max(-1.0, 1 - TOLERANCE_FACTOR * max(1 - cosine, 0) - ROUNDING_COSINE), 6),
+        max_difference=round(min(2.0, TOLERANCE_FACTOR * difference + ROUNDING_DIFFERENCE), 5),
     )
 
 
@@ -152,7 +147,7 @@ def write_parity(folder: Path, reports: Sequence[EngineReport]) -> None:
     """Write parity.json: what was measured of each engine, but for times, which are the machine's.
 
     A file holds per engine the golden vectors' worst cosine and difference, the corpus's vectors
-    and rankings (`trine.export.accuracy.rank_agreement`), what was imitated, and the size in bytes.
+    and rankings (`trine.export.accuracy.rank_agreement`), its plan's loss, and the size in bytes.
     """
     text = json.dumps({r.name: _content(r) for r in reports}, indent=2) + "\n"
     (folder / PARITY_NAME).write_text(text, encoding="utf-8")
@@ -180,11 +175,11 @@ def _content(report: EngineReport) -> dict[str, object]:
         "corpus": [_rounded(row) for row in found.vectors] if found else [],
         "rankings": [_rounded(row) for row in found.rankings] if found else [],
         "imitated": None
-        if report.imitated is None
+        if report.plan_loss is None
         else {
-            "inputs": len(report.imitated.losses),
-            "mean_cosine": round(1 - report.imitated.mean, 5),
-            "worst_cosine": round(1 - report.imitated.worst, 5),
+            "inputs": len(report.plan_loss.losses),
+            "mean_cosine": round(1 - report.plan_loss.mean, 5),
+            "worst_cosine": round(1 - report.plan_loss.worst, 5),
         },
     }
 

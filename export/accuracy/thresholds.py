@@ -6,11 +6,18 @@ from dataclasses import dataclass
 from trine.export.quantisation.plan_refinement import LossTarget
 from trine.runtime.bundle.precision import Precision
 
-__all__ = ["FLOORS", "TARGETS", "Floor", "FloorCheck", "asked_floor", "loss_scale"]
+__all__ = [
+    "TARGETS",
+    "THRESHOLDS",
+    "AccuracyThreshold",
+    "ThresholdCheck",
+    "asked_threshold",
+    "loss_scale",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Floor:
+class AccuracyThreshold:
     """The least an engine must reach.
 
     Attributes:
@@ -23,15 +30,15 @@ class Floor:
     ranking: float
 
 
-#: float32 differs by rounding alone; the others' floors are what users of each precision accept.
-FLOORS: dict[Precision, Floor] = {
-    "fp32": Floor(0.999999, 0.999999, 0.999),
-    "fp16": Floor(0.9999, 0.9995, 0.99),
-    "bf16": Floor(0.999, 0.995, 0.98),
-    "int8": Floor(0.999, 0.995, 0.99),
-    "int4": Floor(0.98, 0.9, 0.8),
+#: float32 differs by rounding alone; the others' are what users of each precision accept.
+THRESHOLDS: dict[Precision, AccuracyThreshold] = {
+    "fp32": AccuracyThreshold(0.999999, 0.999999, 0.999),
+    "fp16": AccuracyThreshold(0.9999, 0.9995, 0.99),
+    "bf16": AccuracyThreshold(0.999, 0.995, 0.98),
+    "int8": AccuracyThreshold(0.999, 0.995, 0.99),
+    "int4": AccuracyThreshold(0.98, 0.9, 0.8),
 }
-#: What plans are refined to: within the floors with room for inputs that were not tried.
+#: What plans are refined to: within the thresholds with room for inputs that were not tried.
 TARGETS: dict[Precision, LossTarget] = {
     "fp32": LossTarget(1e-6, 1e-6),
     "fp16": LossTarget(3e-5, 1e-4),
@@ -45,17 +52,17 @@ def loss_scale(precision: Precision, min_cosine: float | None) -> float:
     """Return how many times what a precision may lose an engine may lose that must reach a cosine.
 
     Args:
-        precision: of the engine; float32 is held to its own floor whatever is asked.
+        precision: of the engine; float32 is held to its own accuracy threshold whatever is asked.
         min_cosine: least mean cosine; None for the precision's own.
     """
     if min_cosine is None or precision == "fp32":
         return 1.0
-    return (1 - min_cosine) / (1 - FLOORS[precision].mean_cosine)
+    return (1 - min_cosine) / (1 - THRESHOLDS[precision].mean_cosine)
 
 
-def asked_floor(precision: Precision, min_cosine: float | None) -> Floor:
-    """Return a precision's floor as far from 1 as `loss_scale` says, in each of its numbers."""
-    scale, usual = loss_scale(precision, min_cosine), FLOORS[precision]
+def asked_threshold(precision: Precision, min_cosine: float | None) -> AccuracyThreshold:
+    """Return a precision's threshold as far from 1 as `loss_scale` says, in each of its numbers."""
+    scale, usual = loss_scale(precision, min_cosine), THRESHOLDS[precision]
     if scale == 1:
         return usual
     # Rounded as it is said, so that what is said is what counts.
@@ -63,40 +70,42 @@ def asked_floor(precision: Precision, min_cosine: float | None) -> Floor:
         round(max(1 - scale * (1 - number), 0), 6)
         for number in (usual.mean_cosine, usual.worst_cosine, usual.ranking)
     )
-    return Floor(mean, worst, ranking)
+    return AccuracyThreshold(mean, worst, ranking)
 
 
 @dataclass(frozen=True, slots=True)
-class FloorCheck:
-    """Why an engine is below its floor, a sentence each; empty if it is not."""
+class ThresholdCheck:
+    """Why an engine is below its accuracy threshold, a sentence each; empty if it is not."""
 
     problems: tuple[str, ...]
 
     @classmethod
     def of(
         cls,
-        floor: Floor,
+        threshold: AccuracyThreshold,
         means: Sequence[float],
         worsts: Sequence[float],
         rankings: Sequence[float] = (),
-    ) -> "FloorCheck":
+    ) -> "ThresholdCheck":
         """Compare what was found, one number per task and modality.
 
         Args:
-            floor: to keep.
+            threshold: to keep.
             means, worsts: of the cosines of single vectors.
             rankings: nDCG@10 by multi-vectors; empty where nothing was ranked.
         """
         problems = []
-        if means and min(means) < floor.mean_cosine:
-            problems.append(f"mean cosine {min(means):.5f}, at least {floor.mean_cosine} is asked")
-        if worsts and min(worsts) < floor.worst_cosine:
+        if means and min(means) < threshold.mean_cosine:
             problems.append(
-                f"worst cosine {min(worsts):.5f}, at least {floor.worst_cosine} is asked"
+                f"mean cosine {min(means):.5f}, at least {threshold.mean_cosine} is asked"
             )
-        if rankings and min(rankings) < floor.ranking:
+        if worsts and min(worsts) < threshold.worst_cosine:
             problems.append(
-                f"MaxSim rankings with nDCG@10 {min(rankings):.4f}, at least {floor.ranking} is "
-                "asked"
+                f"worst cosine {min(worsts):.5f}, at least {threshold.worst_cosine} is asked"
+            )
+        if rankings and min(rankings) < threshold.ranking:
+            problems.append(
+                f"MaxSim rankings with nDCG@10 {min(rankings):.4f}, at least {threshold.ranking} "
+                "is asked"
             )
         return cls(tuple(problems))

@@ -8,7 +8,7 @@ from trine.runtime.adapters.file import AdapterTensors, adapter_from_peft
 from trine.runtime.adapters.peft import LoraAdapters
 from trine.runtime.adapters.projector import Projector
 from trine.runtime.adapters.store import AdapterBank
-from trine.runtime.bundle.manifest import AdapterLayout
+from trine.runtime.bundle.manifest import AdapterLayout, AdapterMode
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.errors import InputError
 
@@ -30,9 +30,9 @@ def adapter_path(name: str) -> str:
 
 
 def choose_layout(
-    adapters: LoraAdapters, tasks: tuple[str, ...], max_rank: int | None
+    adapters: LoraAdapters, tasks: tuple[str, ...], mode: AdapterMode, max_rank: int | None
 ) -> AdapterLayout:
-    """Return the form in which a decoder takes these adapters.
+    """Return the form in which a decoder takes these adapters, and their files unless merged.
 
     They keep the dtype of their file where multiplying B by alpha / r is exact in it, that is by a
     power of two, and are float32 otherwise.
@@ -40,6 +40,7 @@ def choose_layout(
     Args:
         adapters: of the checkpoint.
         tasks: to keep.
+        mode: in which the decoders have them.
         max_rank: wished for; None for the largest there is.
 
     Raises:
@@ -61,7 +62,7 @@ def choose_layout(
     return AdapterLayout(
         max_rank=max_rank or largest,
         dtype="BF16" if dtype == "BF16" and exact else "F16" if dtype == "F16" and exact else "F32",
-        files={task: adapter_path(task) for task in tasks},
+        files={} if mode == "merged" else {task: adapter_path(task) for task in tasks},
     )
 
 

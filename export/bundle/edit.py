@@ -96,7 +96,7 @@ def _remove_adapter(folder: Path, name: str) -> None:
 
 def _layout(bundle: Bundle) -> AdapterLayout:
     layout = bundle.manifest.adapters
-    if not layout.files:
+    if all(entry.adapters == "merged" for entry in bundle.manifest.engines):
         raise InputError(
             f"{bundle.folder}: its adapters are merged into its decoders; export it with "
             "--adapters runtime to add or remove adapters"

@@ -1,9 +1,11 @@
-"""Writes the graphs of one engine into a bundle."""
+"""Writes the graphs of an engine into a bundle, and makes its manifest entry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+
+import onnx_ir as ir
 
 from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.graphs.builder import save_graph
@@ -12,11 +14,30 @@ from trine.export.graphs.ort.decoder import build_decoder
 from trine.export.graphs.ort.vision import build_vision
 from trine.export.quantisation.precision_plan import EnginePlan
 from trine.runtime.adapters.peft import LoraAdapters
-from trine.runtime.bundle.manifest import AdapterLayout, Device, EngineEntry, Tolerance
-from trine.runtime.bundle.precision import Number, Precision, PrecisionMap
+from trine.runtime.bundle.manifest import (
+    AdapterLayout,
+    AdapterMode,
+    Device,
+    EngineEntry,
+    Runner,
+    Tolerance,
+)
+from trine.runtime.bundle.precision import EnginePrecision, Number, Precision, PrecisionMap
 from trine.runtime.inference.embedding_table import EMBEDDING_TENSOR
 
-__all__ = ["DEVICES", "EngineSource", "engine_bytes", "engine_name", "graph_bytes", "write_engine"]
+__all__ = [
+    "DEVICES",
+    "EngineKind",
+    "EngineSource",
+    "GraphModels",
+    "engine_bytes",
+    "engine_entry",
+    "graph_bytes",
+    "ort_kind",
+    "ort_models",
+    "save_graphs",
+    "table_number",
+]
 
 #: Bytes a weight takes by precision, scales included.
 WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.05, "int4": 0.8}
@@ -42,23 +63,53 @@ class EngineSource:
         checkpoint: the base model.
         adapters: its adapters.
         tasks: to write.
-        layout: of the adapters beside a decoder for all tasks; without files one is merged into
-            a decoder each.
+        adapter_mode: "merged": a decoder for each task; "runtime": one decoder with adapters as
+            inputs.
+        layout: of the adapters, as the manifest has it.
     """
 
     checkpoint: Checkpoint
     adapters: LoraAdapters
     tasks: tuple[str, ...]
+    adapter_mode: AdapterMode
     layout: AdapterLayout
 
     @property
     def merged(self) -> bool:
-        return not self.layout.files
+        return self.adapter_mode == "merged"
+
+    def decoder_name(self, task: str) -> str:
+        """Return what the decoder's graph of a task is called."""
+        return f"decoder-{task}" if self.merged else "decoder"
 
 
-def engine_name(precision: Precision, merged: bool) -> str:
-    """Return what an engine is called in bundles."""
-    return f"ort-{precision}" if merged else f"ort-{precision}-runtime"
+@dataclass(frozen=True, slots=True)
+class GraphModels:
+    """Builds an engine's graphs, with their weights unread.
+
+    Attributes:
+        vision: returns the vision tower's graph.
+        decoder: returns the decoder's graph with some weights; it takes adapters as inputs if a
+            layout is given.
+    """
+
+    vision: Callable[[], ir.Model]
+    decoder: Callable[[DecoderWeights, AdapterLayout | None], ir.Model]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineKind:
+    """What is known of an engine before its graphs are written.
+
+    Attributes:
+        name, runner, devices, precision, precision_map: as in `EngineEntry`.
+    """
+
+    name: str
+    runner: Runner
+    devices: tuple[Device, ...]
+    precision: EnginePrecision
+    precision_map: PrecisionMap
 
 
 def engine_bytes(source: EngineSource, precision: Precision) -> int:
@@ -73,62 +124,96 @@ def engine_bytes(source: EngineSource, precision: Precision) -> int:
     return int(total * WEIGHT_BYTES[precision])
 
 
-def write_engine(
-    source: EngineSource,
-    precision: Precision,
-    plan: EnginePlan,
-    folder: Path,
-    written: Callable[[int], None],
-) -> EngineEntry:
-    """Write the vision graph and the decoder graphs; return their manifest entry.
+def table_number(checkpoint: Checkpoint) -> Number:
+    """Return the format of the embedding table."""
+    return TABLE_NUMBERS.get(checkpoint.info(EMBEDDING_TENSOR).dtype, "fp32")
 
-    The entry's tolerance lets everything pass; it is set when the engine has been measured.
 
-    Args:
-        source: of the weights.
-        precision: of the engine.
-        plan: of its layers.
-        folder: of the bundle.
-        written: called with the size in bytes of each tensor.
-
-    Raises:
-        CheckpointError: a weight is not finite.
-    """
-    name = engine_name(precision, source.merged)
-    place = folder / "engines" / name
-    place.mkdir(parents=True)
-    checkpoint, config = source.checkpoint, source.checkpoint.config
-    save_graph(build_vision(config.vision, checkpoint, plan.vision), place / "vision.onnx", written)
-    decoders = {}
-    if source.merged:
-        for task in source.tasks:
-            weights = DecoderWeights(checkpoint, source.adapters, task)
-            model = build_decoder(config.decoder, weights, plan.decoder)
-            save_graph(model, place / f"decoder-{task}.onnx", written)
-            decoders[task] = f"engines/{name}/decoder-{task}.onnx"
-    else:
-        weights = DecoderWeights(checkpoint, None, None)
-        model = build_decoder(config.decoder, weights, plan.decoder, source.layout)
-        save_graph(model, place / "decoder.onnx", written)
-        decoders = dict.fromkeys(source.tasks, f"engines/{name}/decoder.onnx")
-    one_decoder = (folder / decoders[source.tasks[0]]).with_suffix(".data")
-    stored = checkpoint.info(EMBEDDING_TENSOR).dtype
-    return EngineEntry(
-        name=name,
+def ort_kind(source: EngineSource, precision: Precision, plan: EnginePlan) -> EngineKind:
+    """Return what an engine for ONNX Runtime is called, where it runs and in what precision."""
+    return EngineKind(
+        name=f"ort-{precision}" if source.merged else f"ort-{precision}-runtime",
         runner="onnxruntime",
         devices=DEVICES[precision],
         precision=precision,
         precision_map=PrecisionMap(
             vision=plan.vision.precision,
             decoder=plan.decoder.precision,
-            embedding=TABLE_NUMBERS.get(stored, "fp32"),
+            embedding=table_number(source.checkpoint),
         ),
-        adapters="merged" if source.merged else "runtime",
-        vision=f"engines/{name}/vision.onnx",
-        decoders=decoders,
-        weight_bytes=one_decoder.stat().st_size + (place / "vision.data").stat().st_size,
-        tolerance=Tolerance(min_cosine=-1.0, max_difference=2.0),
-        below_floor=False,
+    )
+
+
+def ort_models(source: EngineSource, plan: EnginePlan) -> GraphModels:
+    """Return the graphs for ONNX Runtime in the precision of a plan."""
+    checkpoint, config = source.checkpoint, source.checkpoint.config
+    return GraphModels(
+        lambda: build_vision(config.vision, checkpoint, plan.vision),
+        lambda weights, layout: build_decoder(config.decoder, weights, plan.decoder, layout),
+    )
+
+
+def save_graphs(
+    source: EngineSource, models: GraphModels, folder: Path, written: Callable[[int], None]
+) -> dict[str, Path]:
+    """Write the vision graph and the decoder graphs, with their weights beside them.
+
+    Args:
+        source: of the weights.
+        models: of the graphs.
+        folder: that is there.
+        written: called with the size in bytes of each tensor.
+
+    Returns:
+        the file of each graph by its name without the suffix.
+
+    Raises:
+        CheckpointError: a weight is not finite.
+    """
+    paths = {"vision": folder / "vision.onnx"}
+    save_graph(models.vision(), paths["vision"], written)
+    for task in source.tasks if source.merged else source.tasks[:1]:
+        name = source.decoder_name(task)
+        paths[name] = folder / f"{name}.onnx"
+        if source.merged:
+            model = models.decoder(DecoderWeights(source.checkpoint, source.adapters, task), None)
+        else:
+            model = models.decoder(DecoderWeights(source.checkpoint, None, None), source.layout)
+        save_graph(model, paths[name], written)
+    return paths
+
+
+def engine_entry(
+    source: EngineSource,
+    kind: EngineKind,
+    paths: Mapping[str, Path],
+    tolerance: Tolerance,
+    below_floor: bool,
+) -> EngineEntry:
+    """Return the manifest entry of an engine whose graphs were written.
+
+    Args:
+        source: of the weights.
+        kind: of engine.
+        paths: of the graphs in `engines/<name>/`, as `save_graphs` returns them.
+        tolerance: for the self-test.
+        below_floor: whether it is further from float32 than its precision should be.
+    """
+    first = paths[source.decoder_name(source.tasks[0])]
+    weights = (path.with_suffix(".data") for path in (first, paths["vision"]))
+    inside = {name: f"engines/{kind.name}/{path.name}" for name, path in paths.items()}
+    return EngineEntry(
+        name=kind.name,
+        runner=kind.runner,
+        devices=kind.devices,
+        precision=kind.precision,
+        precision_map=kind.precision_map,
+        adapters=source.adapter_mode,
+        vision=inside["vision"],
+        decoders={task: inside[source.decoder_name(task)] for task in source.tasks},
+        weight_bytes=sum(path.stat().st_size for path in weights),
+        tolerance=tolerance,
+        below_floor=below_floor,
     )
 
 

@@ -26,7 +26,7 @@ def export_lines(report: ExportReport) -> Iterator[str]:
 def _engine_lines(engine: EngineReport) -> Iterator[str]:
     yield f"engine {engine.name}{'' if engine.written else ': NOT WRITTEN'}"
     for reason in engine.below_floor:
-        yield f"  below its floor: {reason}"
+        yield f"  below its accuracy threshold: {reason}"
     if engine.below_floor and not engine.written:
         yield (
             "  what would help: --calibration with inputs like yours, a wider --precision, "
@@ -40,11 +40,11 @@ def _engine_lines(engine: EngineReport) -> Iterator[str]:
         yield f"  kept wider: {len(engine.wider)} layers and operations"
         for tensor in engine.wider:
             yield f"    {tensor.name}: {tensor.precision.weight}; {tensor.reason}"
-    if engine.imitated is not None:
+    if engine.plan_loss is not None:
         yield (
-            f"  imitated in the float32 reference, {len(engine.imitated.losses)} "
-            f"inputs: mean cosine {1 - engine.imitated.mean:.5f}, worst "
-            f"{1 - engine.imitated.worst:.5f}"
+            f"  fake-quantised in the float32 reference, {len(engine.plan_loss.losses)} "
+            f"inputs: mean cosine {1 - engine.plan_loss.mean:.5f}, worst "
+            f"{1 - engine.plan_loss.worst:.5f}"
         )
     if engine.measured is None:
         yield "  the engine was not run here; it is tested when it is loaded (--check runs it now)"

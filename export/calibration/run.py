@@ -23,8 +23,8 @@ __all__ = [
     "operations_per_token",
 ]
 
-#: Operations spent on imitating a plan once, and on probing its layers: a quarter of a minute and
-#: a minute on two cores for the largest models, and no limit in practice for small ones.
+#: Operations spent on fake-quantising the model once, and on probing its layers: a quarter of a
+#: minute and a minute on two cores for the largest models, and no limit in practice for small ones.
 IMITATION_OPERATIONS = 2e12
 PROBING_OPERATIONS = 1e13
 #: Operations of a token in the decoder from which on a model is large: calibration and checks take
@@ -89,7 +89,7 @@ def affordable_size(model: ModelConfig) -> CalibrationSize:
 
 
 def choose_affordable(inputs: Sequence[ReferenceInput], model: ModelConfig) -> tuple[int, ...]:
-    """Return which inputs to imitate plans with: all of a small model's, some of a large one's.
+    """Return which inputs to try plans with: all of a small model's, some of a large one's.
 
     They are spread over the texts and over the images, so that no language or kind of image
     that the inputs have is passed over for being late in them. There is at least one text and

@@ -56,7 +56,7 @@ def _print_adapters(folder: Path) -> None:
     from trine.runtime.bundle.bundle import open_bundle
 
     manifest = open_bundle(folder).manifest
-    if not manifest.adapters.files:
+    if manifest.engines[0].adapters == "merged":
         for task in manifest.engines[0].decoders:
             print(f"{task}\tmerged")
         return

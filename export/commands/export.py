@@ -77,8 +77,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--min-cosine",
         type=float,
         metavar="C",
-        help="least mean cosine with float32 of engines narrower than that, in place of the floors "
-        "of their precisions: fewer layers are kept wider for a smaller one, more for a larger one",
+        help="least mean cosine with float32 of engines narrower than that, in place of the "
+        "thresholds of their precisions: fewer layers are kept wider for a smaller one, more for a "
+        "larger one",
     )
     parser.add_argument(
         "--allow-below-floor",

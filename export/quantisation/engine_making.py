@@ -1,14 +1,21 @@
 """Makes the engines of a bundle: plans each one's precision, writes it, measures it, judges it."""
 
-import dataclasses
 import shutil
 from collections.abc import Callable
 
-from trine.export.accuracy.parity import check_float32, measure_engine, set_tolerance
-from trine.export.accuracy.thresholds import FLOORS, TARGETS, Floor, FloorCheck
-from trine.export.bundle.engine_files import DEVICES, engine_bytes, graph_bytes, write_engine
+from trine.export.accuracy.parity import UNMEASURED, check_float32, measure_engine, tolerance_of
+from trine.export.accuracy.thresholds import TARGETS, THRESHOLDS, AccuracyThreshold, ThresholdCheck
+from trine.export.bundle.engine_files import (
+    DEVICES,
+    engine_bytes,
+    engine_entry,
+    graph_bytes,
+    ort_kind,
+    ort_models,
+    save_graphs,
+)
 from trine.export.options import EngineMeasurement, EngineReport, MadeEngine
-from trine.export.quantisation.plan_refinement import ImitatedLoss, RefinedPlan, refine_plan
+from trine.export.quantisation.plan_refinement import PlanLoss, RefinedPlan, refine_plan
 from trine.export.quantisation.planning import TIGHTNESS, Planning
 from trine.export.quantisation.precision_plan import EnginePlan, plan_engine
 from trine.runtime.bundle.bundle import Bundle
@@ -17,8 +24,9 @@ from trine.runtime.bundle.precision import Precision
 
 __all__ = ["CHECKED_WEIGHT_BYTES", "EngineMaker"]
 
-#: How much nearer to their floor plans of large models may come: wide layers average errors out, so
-#: inputs that were not tried lose about what those lose that were. The engine is measured anyway.
+#: How much nearer to their threshold plans of large models may come: wide layers average errors
+#: out, so inputs that were not tried lose about what those lose that were. The engine is measured
+#: anyway.
 LARGE_MODEL_ROOM = 1.75
 
 #: Engines up to this size are run as they will be in use before the bundle is kept. Larger ones
@@ -45,7 +53,7 @@ class EngineMaker:
     def plan(
         self, precision: Precision, tightness: float, step: Callable[[int], None]
     ) -> RefinedPlan[EnginePlan]:
-        """Return the plan of an engine, and what its imitation loses.
+        """Return the plan of an engine, and its loss.
 
         Args:
             precision: of the engine.
@@ -55,7 +63,7 @@ class EngineMaker:
         if precision == "fp32" or self._calibration is None:
             return RefinedPlan(plan_engine("fp32", {}), None)
         if tightness == TIGHTNESS[0] and self._planning.is_large and self._will_run(precision):
-            # Running the engine says more, sooner, than imitating so large a model.
+            # Running the engine says more, sooner, than fake-quantising so large a model.
             return RefinedPlan(plan_engine(precision, self._calibration.scan.ranges), None)
         return refine_plan(
             plan_engine(precision, self._calibration.scan.ranges),
@@ -84,11 +92,11 @@ class EngineMaker:
         written: Callable[[int], None],
         keep_below_floor: bool,
     ) -> MadeEngine:
-        """Write one engine, measure it, and remove it again if it is below its floor.
+        """Write one engine, measure it, and remove it again if it is below its accuracy threshold.
 
         Args:
             precision: of the engine.
-            refined: its plan, and what the plan's imitation loses.
+            refined: its plan, and the plan's loss.
             bundle: to write it into; its manifest need not name this engine.
             written: called with the size in bytes of each tensor.
             keep_below_floor: whether it may be kept all the same, if the maker allows that.
@@ -96,10 +104,13 @@ class EngineMaker:
         Raises:
             BundleError: a float32 engine is off.
         """
-        folder, plan, imitated = bundle.folder, refined.plan, refined.imitated
-        entry = write_engine(self._source, precision, plan, folder, written)
-        graphs = (entry.vision, *dict.fromkeys(entry.decoders.values()))
-        sizes = tuple((name, graph_bytes(folder / name)) for name in graphs)
+        folder, plan, plan_loss = bundle.folder, refined.plan, refined.plan_loss
+        source, kind = self._source, ort_kind(self._source, precision, plan)
+        place = folder / "engines" / kind.name
+        place.mkdir(parents=True)
+        paths = save_graphs(source, ort_models(source, plan), place, written)
+        entry = engine_entry(source, kind, paths, UNMEASURED[precision], below_floor=False)
+        sizes = tuple((f"engines/{kind.name}/{p.name}", graph_bytes(p)) for p in paths.values())
         measured = None
         runs_here = "cpu" in entry.devices
         small = entry.weight_bytes <= CHECKED_WEIGHT_BYTES
@@ -107,20 +118,21 @@ class EngineMaker:
         usual = small or precision != "fp32"
         if runs_here and (usual if self._check is None else self._check):
             measured = self._measure(bundle, entry, mapped=not small)
-        below = _problems(FLOORS[precision], measured, imitated)
-        refused = _problems(self._planning.floor(precision), measured, imitated)
+        below = _problems(THRESHOLDS[precision], measured, plan_loss)
+        refused = _problems(self._planning.threshold(precision), measured, plan_loss)
         kept = not refused or (keep_below_floor and self._planning.allow_below_floor)
         if not kept:
-            shutil.rmtree((folder / entry.vision).parent)
-        entry = dataclasses.replace(set_tolerance(entry, measured), below_floor=bool(below))
+            shutil.rmtree(place)
         return MadeEngine(
-            entry if kept else None,
+            engine_entry(source, kind, paths, tolerance_of(precision, measured), bool(below))
+            if kept
+            else None,
             EngineReport(
                 name=entry.name,
                 precision=precision,
                 graphs=sizes,
                 wider=plan.wider,
-                imitated=imitated,
+                plan_loss=plan_loss,
                 measured=measured,
                 below_floor=refused or below,
                 written=kept,
@@ -136,17 +148,17 @@ class EngineMaker:
 
 
 def _problems(
-    floor: Floor, measured: EngineMeasurement | None, imitated: ImitatedLoss | None
+    threshold: AccuracyThreshold, measured: EngineMeasurement | None, plan_loss: PlanLoss | None
 ) -> tuple[str, ...]:
-    """Return why an engine is below its floor: as measured, or as imitated where it was not run."""
+    """Return why an engine is below its threshold: as measured, or by its plan if not run."""
     if measured is not None and measured.vectors:
         rows = [row for row in measured.vectors if row.head == "single"]
-        return FloorCheck.of(
-            floor,
+        return ThresholdCheck.of(
+            threshold,
             [row.mean for row in rows],
             [row.worst for row in rows],
             [row.ndcg_at_10 for row in measured.rankings if row.head == "multi"],
         ).problems
-    if measured is None and imitated is not None:
-        return FloorCheck.of(floor, [1 - imitated.mean], [1 - imitated.worst]).problems
+    if measured is None and plan_loss is not None:
+        return ThresholdCheck.of(threshold, [1 - plan_loss.mean], [1 - plan_loss.worst]).problems
     return ()

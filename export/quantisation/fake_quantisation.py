@@ -1,12 +1,14 @@
-"""Imitates an engine's narrow formats inside the float32 reference.
+"""Fake quantisation: an engine's formats tried inside the float32 reference.
 
 What a plan would do to a layer is done to the reference's own arrays: values are rounded to the
 format's grid and multiplied in float32, so that formats no processor at hand can multiply, such as
-bfloat16, are imitated as well as those it can.
+bfloat16, are tried as well as those it can.
 """
 
-from collections.abc import Set
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Set
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -22,23 +24,34 @@ from trine.export.quantisation.weights import (
 )
 from trine.export.reference.model import Rounding
 from trine.kernels.rotation import rotate_rows
+from trine.runtime.bundle.precision import GraphPrecision
 
-__all__ = ["HALVES", "BothStacks", "PlannedRounding", "round_half"]
+__all__ = ["HALVES", "BothStacks", "OrtRounding", "StackRounding", "round_half"]
 
 Array = NDArray[np.float32]
 #: numpy's types of the 16-bit formats.
 HALVES: dict[str, type] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
-class PlannedRounding:
-    """Rounds some layers of one stack as a plan has them (`trine.export.reference.model.Rounding`).
+class GraphWithPrecision(Protocol):
+    """The plan of one graph, of whatever target."""
+
+    @property
+    def precision(self) -> GraphPrecision: ...
+
+
+GraphPlanT = TypeVar("GraphPlanT", bound=GraphWithPrecision)
+
+
+class StackRounding(ABC, Generic[GraphPlanT]):
+    """Fake-quantises layers of one stack as planned (`trine.export.reference.model.Rounding`).
 
     Args:
         plan: of the graph that the layers are of.
         names: the layers and operations to round, as the graphs call them; None for all.
     """
 
-    def __init__(self, plan: GraphPlan, names: Set[str] | None) -> None:
+    def __init__(self, plan: GraphPlanT, names: Set[str] | None) -> None:
         self._plan = plan
         self._names = names
         self._weight: tuple[str, Array] | None = None
@@ -48,6 +61,26 @@ class PlannedRounding:
 
     def covers(self, module: str) -> bool:
         return self._includes(linear_name(module))
+
+    @abstractmethod
+    def linear(self, module: str, x: Array, weight: Array, bias: Array | np.float32) -> Array:
+        """Return a layer's product as the target computes it."""
+
+    def attention(self, prefix: str, x: Array) -> Array:
+        stack = "attn" if prefix.startswith("visual.") else "self_attn"
+        name = f"{linear_name(prefix)}.{stack}.attended"
+        number = self._plan.precision.of(name).activation
+        return round_half(x, number) if number in HALVES and self._includes(name) else x
+
+    def _cached(self, key: str, quantise: Callable[[], Array]) -> Array:
+        """Return a weight [out, in] on its grid; the last one is kept for the next input."""
+        if self._weight is None or self._weight[0] != key:
+            self._weight = (key, quantise())
+        return self._weight[1]
+
+
+class OrtRounding(StackRounding[GraphPlan]):
+    """Rounds as the graphs for ONNX Runtime do: 8 bits have a scale for each row of inputs."""
 
     def linear(self, module: str, x: Array, weight: Array, bias: Array | np.float32) -> Array:
         name = linear_name(module)
@@ -84,11 +117,9 @@ class PlannedRounding:
         return None
 
     def _rounded(self, module: str, weight: Array, number: str) -> Array:
-        """Return the weight [out, in] on its grid; the last one is kept for the next input."""
-        key = f"{module} {number}"
-        if self._weight is None or self._weight[0] != key:
-            self._weight = (key, self._round(linear_name(module), weight, number))
-        return self._weight[1]
+        return self._cached(
+            f"{module} {number}", lambda: self._round(linear_name(module), weight, number)
+        )
 
     def _round(self, name: str, weight: Array, number: str) -> Array:
         if number in HALVES:
@@ -107,13 +138,6 @@ class PlannedRounding:
             rows = rows.copy()
             rows[:, outliers] = 0
         return rows if self._plan.precision.of(name).rotation is None else rotate_rows(rows)
-
-    def attention(self, prefix: str, x: Array) -> Array:
-        name = linear_name(prefix)
-        stack = "attn" if prefix.startswith("visual.") else "self_attn"
-        name = f"{name}.{stack}.attended"
-        number = self._plan.precision.of(name).activation
-        return round_half(x, number) if number in HALVES and self._includes(name) else x
 
 
 @dataclass(frozen=True, slots=True)

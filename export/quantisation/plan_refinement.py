@@ -1,31 +1,31 @@
-"""Widens a plan until the imitated engine keeps to its target on calibration inputs.
+"""The search for mixed precision: overrides layers until the loss on calibration inputs is low.
 
 Layers whose rounding costs most for their size go first (`trine.export.quantisation.sensitivity`).
-Losses add up only roughly, so the sum is not trusted: whole plans are imitated and measured, until
-about the fewest that have to be widened are known (`trine.export.quantisation.prefix_search`).
+Losses add up only roughly, so the sum is not trusted: whole plans are tried and measured, until
+about the fewest precision overrides are known (`trine.export.quantisation.prefix_search`).
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.export.quantisation.mixed_plan import MixedPlan
 from trine.export.quantisation.prefix_search import fewest_that_pass
 from trine.export.quantisation.sensitivity import GroupLoss, layer_groups, measure_losses
-from trine.export.reference.model import Fork, Reference, ReferenceInput, Rounding
+from trine.export.reference.model import Fork, Reference, ReferenceInput
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.bundle.precision import linear_role
 
 __all__ = [
-    "ImitatedLoss",
     "LossTarget",
+    "PlanLoss",
     "Probing",
-    "RefinablePlan",
     "RefinedPlan",
-    "imitate",
+    "measure_plan",
     "refine_plan",
 ]
 
@@ -35,33 +35,7 @@ Array = NDArray[np.float32]
 MOST_TEXTS, MOST_IMAGES = 6, 2
 
 
-class RefinablePlan(Protocol):
-    """The precision of both stacks, for whatever runs them."""
-
-    @property
-    def num_stations(self) -> int:
-        """How many steps there are from the narrowest format to the widest."""
-        ...
-
-    def rounding(self, names: Set[str] | None) -> Rounding:
-        """Return what rounds as planned: some layers and operations, or all of both stacks."""
-        ...
-
-    def is_narrow(self, name: str) -> bool:
-        """Return whether a layer or operation could be wider than it is."""
-        ...
-
-    def widened(self, reasons: Mapping[str, str], station: int) -> Self:
-        """Return the plan with some layers and operations at least as wide as a station.
-
-        Args:
-            reasons: by name.
-            station: from 0; the last is the widest.
-        """
-        ...
-
-
-PlanT = TypeVar("PlanT", bound=RefinablePlan)
+PlanT = TypeVar("PlanT", bound=MixedPlan[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +65,8 @@ class LossTarget:
 
 
 @dataclass(frozen=True, slots=True)
-class ImitatedLoss:
-    """1 - cosine of the imitated engine's single vectors to float32."""
+class PlanLoss:
+    """1 - cosine of single vectors of the fake-quantised model to float32."""
 
     losses: tuple[float, ...]
 
@@ -126,10 +100,10 @@ class Probing:
 
 @dataclass(frozen=True, slots=True)
 class RefinedPlan(Generic[PlanT]):
-    """A plan with what its imitation loses; None for float32, which loses nothing."""
+    """A plan with its loss; None for float32, which loses nothing."""
 
     plan: PlanT
-    imitated: ImitatedLoss | None
+    plan_loss: PlanLoss | None
 
 
 def refine_plan(
@@ -146,7 +120,7 @@ def refine_plan(
         target: to be met.
         step: called with 1 after each layer that was computed.
     """
-    found = imitate(probing, plan, step)
+    found = measure_plan(probing, plan, step)
     if not target.missed(found.losses, probing.inputs):
         return RefinedPlan(plan, found)
     groups = [g for g in layer_groups(probing.model) if any(plan.is_narrow(n) for n in g.names)]
@@ -155,7 +129,11 @@ def refine_plan(
     worst = _worst(probing, found.losses)
     probes = [probing.inputs[index] for index in worst]
     losses = measure_losses(
-        probing.reference, lambda group: plan.rounding(set(group.names)), groups, probes, step
+        probing.reference,
+        lambda group: plan.fake_quantisation(set(group.names)),
+        groups,
+        probes,
+        step,
     )
     table = np.array([loss.losses for loss in losses])
     # Where all groups together lose more than their sum, each has its share of the rest.
@@ -164,28 +142,28 @@ def refine_plan(
     order = _order(table, [loss.group.num_weights for loss in losses], target)
     tries: dict[tuple[int, int], RefinedPlan[PlanT]] = {}
 
-    def attempt(station: int, count: int) -> bool:
+    def attempt(level: int, count: int) -> bool:
         chosen = [losses[index] for index in order[:count]]
-        tried = plan.widened(_reasons(chosen), station)
-        loss = imitate(probing, tried, step)
-        tries[station, count] = RefinedPlan(tried, loss)
+        tried = plan.overridden(_reasons(chosen), level)
+        loss = measure_plan(probing, tried, step)
+        tries[level, count] = RefinedPlan(tried, loss)
         return not target.missed(loss.losses, probing.inputs)
 
-    for station in range(plan.num_stations):
+    for level in range(len(plan.steps)):
         count = fewest_that_pass(
             len(groups),
             lambda share: _count(table[order], probes, target.times(share)),
-            functools.partial(attempt, station),
+            functools.partial(attempt, level),
         )
         if count is not None:
-            return tries[station, count]
-    return tries[plan.num_stations - 1, len(groups)]
+            return tries[level, count]
+    return tries[len(plan.steps) - 1, len(groups)]
 
 
-def imitate(probing: Probing, plan: RefinablePlan, step: Callable[[int], None]) -> ImitatedLoss:
+def measure_plan(probing: Probing, plan: MixedPlan[Any], step: Callable[[int], None]) -> PlanLoss:
     """Return what a plan loses in all layers together."""
     # One for all inputs, so that each weight is rounded once.
-    rounding = plan.rounding(None)
+    rounding = plan.fake_quantisation(None)
     runs = [
         ReferenceInput(item.sequence, item.task, Fork(base=None, start="", rounding=rounding))
         for item in probing.inputs
@@ -195,7 +173,7 @@ def imitate(probing: Probing, plan: RefinablePlan, step: Callable[[int], None]) 
     for found, wanted in zip(vectors, probing.singles, strict=True):
         cosine = float(found.single @ wanted)
         losses.append(1 - cosine if np.isfinite(cosine) else 2.0)
-    return ImitatedLoss(tuple(losses))
+    return PlanLoss(tuple(losses))
 
 
 def _worst(probing: Probing, losses: Sequence[float]) -> list[int]:
@@ -206,9 +184,9 @@ def _worst(probing: Probing, losses: Sequence[float]) -> list[int]:
         kind = [i for i, item in enumerate(inputs) if bool(item.sequence.images) == images]
         kind.sort(key=lambda i: -losses[i])
         total = 0
-        for place, index in enumerate(kind[:count]):
+        for rank, index in enumerate(kind[:count]):
             total += len(inputs[index].sequence)
-            if place and total > probing.max_probe_tokens:
+            if rank and total > probing.max_probe_tokens:
                 break
             chosen.append(index)
     return chosen
@@ -219,7 +197,7 @@ def _order(
 ) -> NDArray[np.intp]:
     """Return the groups of a table [groups, probes] of losses, the costliest for its size first.
 
-    A layer that is widened computes slower by as much as it has weights.
+    A layer with a precision override computes slower by as much as it has weights.
     """
     cost = table.max(axis=1) / target.worst + table.mean(axis=1) / target.mean
     return np.argsort(-cost / np.asarray(num_weights), kind="stable")

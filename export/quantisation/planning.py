@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trine.export.accuracy.thresholds import Floor, asked_floor, loss_scale
+from trine.export.accuracy.thresholds import AccuracyThreshold, asked_threshold, loss_scale
 from trine.export.bundle.engine_files import EngineSource
 from trine.export.calibration.run import (
     CalibrationRun,
@@ -17,7 +17,7 @@ from trine.runtime.bundle.precision import Precision
 
 __all__ = ["TIGHTNESS", "Planning"]
 
-#: Targets of the plans that are tried for an engine that comes out below its floor: inputs that
+#: Targets of the plans that are tried for an engine that comes out below its threshold: inputs that
 #: were not tried in planning may lose much more than those that were.
 TIGHTNESS = (1.0, 0.1, 0.01)
 
@@ -30,8 +30,8 @@ class Planning:
         source: of the weights.
         reference: what the float32 reference made of golden inputs, of calibration inputs unless
             only float32 is to be made, and of the corpus if engines are to be checked.
-        allow_below_floor: keep engines that are below their floor.
-        min_cosine: in place of the floors' mean cosine; None for the floors' own.
+        allow_below_floor: keep engines that are below their accuracy threshold.
+        min_cosine: in place of the thresholds' mean cosine; None for the thresholds' own.
     """
 
     source: EngineSource
@@ -41,19 +41,19 @@ class Planning:
 
     @property
     def is_large(self) -> bool:
-        """Whether imitating the model takes so long that as little as can be is imitated."""
+        """Whether fake quantisation takes so long that it is done as little as can be."""
         return affordable_size(self.source.checkpoint.config) == "brief"
 
     def scale(self, precision: Precision) -> float:
         """Return by what the loss that plans aim at is multiplied, for what was asked for."""
         return loss_scale(precision, self.min_cosine)
 
-    def floor(self, precision: Precision) -> Floor:
+    def threshold(self, precision: Precision) -> AccuracyThreshold:
         """Return how near to float32 an engine has to be."""
-        return asked_floor(precision, self.min_cosine)
+        return asked_threshold(precision, self.min_cosine)
 
     def probing(self, calibration: CalibrationRun) -> Probing:
-        """Return the inputs whose loss by rounding is imitated, of those ranges were made from."""
+        """Return the inputs that plans are tried on, of those ranges were made from."""
         model = self.source.checkpoint.config
         chosen = choose_affordable(calibration.inputs, model)
         return Probing(

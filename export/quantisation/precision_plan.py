@@ -1,15 +1,15 @@
-"""Decides each layer's precision: what was asked for, less what the range scan forbids."""
+"""Decides each layer's precision by what was asked for and by the observed ranges."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trine.export.graphs.layers import DECODER_ROLES, VISION_ROLES
 from trine.export.graphs.ort.linears import GraphPlan
-from trine.export.quantisation.fake_quantisation import BothStacks, PlannedRounding
+from trine.export.quantisation.fake_quantisation import OrtRounding
+from trine.export.quantisation.mixed_plan import FLOAT32, MixedPlan, is_of_decoder
 from trine.export.quantisation.observer import ROTATED_ROLES, LinearRange
 from trine.export.reference.model import Rounding
 from trine.kernels.rotation import ROTATION, rotate_rows
@@ -27,26 +27,10 @@ __all__ = [
     "INT8",
     "EnginePlan",
     "choose_outliers",
-    "is_of_decoder",
-    "of_stack",
     "plan_engine",
     "with_wider",
 ]
 
-Value = TypeVar("Value")
-
-DECODER_ROLES = ("self_attn.qkv", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
-VISION_ROLES = (
-    "patch_embed",
-    "attn.qkv",
-    "attn.proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-    "merger.mlp.0",
-    "merger.mlp.2",
-)
-FLOAT32 = LinearPrecision(weight="fp32", activation="fp32")
 INT8 = LinearPrecision(weight="int8", activation="int8", accumulate="int32")
 #: 8 bits for layers of `ROTATED_ROLES`.
 ROTATED_INT8 = dataclasses.replace(INT8, rotation=ROTATION)
@@ -64,62 +48,28 @@ OUTLIER_SHARE = 0.125
 WORTHWHILE_STEP = 0.6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnginePlan:
-    """The precision of an engine's graphs, with the arrays that carry it out."""
+class EnginePlan(MixedPlan[GraphPlan]):
+    """The precision of an engine for ONNX Runtime: 4 bits have a step before float32."""
 
-    vision: GraphPlan
-    decoder: GraphPlan
+    __slots__ = ()
 
     @property
-    def wider(self) -> tuple[WiderTensor, ...]:
-        """All that is kept wider than asked for."""
-        return self.vision.precision.wider + self.decoder.precision.wider
-
-    @property
-    def num_stations(self) -> int:
-        """Return how often layers can be widened: 4 bits have a station before float32."""
-        return len(self._stations)
-
-    @property
-    def _stations(self) -> tuple[LinearPrecision, ...]:
+    def steps(self) -> tuple[LinearPrecision, ...]:
         four_bits = any(p.weight == "int4" for p in self.decoder.precision.linears.values())
         return (INT8, FLOAT32) if four_bits else (FLOAT32,)
 
-    def rounding(self, names: Set[str] | None) -> Rounding:
-        """Return what rounds some layers and operations, or all, as the engine would."""
-        return BothStacks(
-            vision=PlannedRounding(self.vision, names), decoder=PlannedRounding(self.decoder, names)
-        )
-
-    def is_narrow(self, name: str) -> bool:
-        """Return whether a layer or operation is narrower than float32."""
-        graph = self.decoder if is_of_decoder(name) else self.vision
+    def _is_narrow(self, graph: GraphPlan, name: str) -> bool:
         return graph.precision.of(name) != FLOAT32
 
-    def widened(self, reasons: Mapping[str, str], station: int) -> "EnginePlan":
-        """Return the plan with some layers and operations at a station; reasons are by name."""
-        to = self._stations[station]
+    def _rounding(self, graph: GraphPlan, names: Set[str] | None) -> Rounding:
+        return OrtRounding(graph, names)
 
-        def widen(graph: GraphPlan, decoder: bool) -> GraphPlan:
-            names = of_stack(reasons, decoder)
-            if to == INT8:
-                names = {n: r for n, r in names.items() if graph.precision.of(n).weight == "int4"}
-            return with_wider(graph, names, to)
-
-        return dataclasses.replace(
-            self, vision=widen(self.vision, False), decoder=widen(self.decoder, True)
-        )
-
-
-def is_of_decoder(name: str) -> bool:
-    """Return whether a layer or operation is of the decoder, not of the vision tower."""
-    return name.startswith("layers.")
-
-
-def of_stack(by_name: Mapping[str, Value], decoder: bool) -> dict[str, Value]:
-    """Return what is of the decoder's layers and operations, or of the vision tower's."""
-    return {name: value for name, value in by_name.items() if is_of_decoder(name) == decoder}
+    def _overridden(
+        self, graph: GraphPlan, reasons: Mapping[str, str], to: LinearPrecision
+    ) -> GraphPlan:
+        if to == INT8:
+            reasons = {n: r for n, r in reasons.items() if graph.precision.of(n).weight == "int4"}
+        return with_wider(graph, reasons, to)
 
 
 def plan_engine(precision: Precision, ranges: Mapping[str, LinearRange]) -> EnginePlan:

@@ -1,4 +1,4 @@
-"""Finds how few of an order of groups must be widened: guesses first, then halves what is left.
+"""Binary search for the smallest prefix of groups that need a precision override.
 
 Losses add up only roughly, so a guess by their sum may miss. Where it does, more is guessed; once
 some count passes, counts between it and the largest that missed are tried.
@@ -10,7 +10,7 @@ __all__ = ["fewest_that_pass"]
 
 #: By how much the sum of losses must come down for the next guess.
 TIGHTER = 0.25
-#: Guesses before everything is widened.
+#: Guesses before every group is overridden.
 GUESSES = 4
 #: Halvings between a count that missed and one that passed.
 HALVINGS = 4
@@ -22,7 +22,7 @@ def fewest_that_pass(
     """Return the smallest count that was found to pass, or None if not even all groups do.
 
     Args:
-        num_groups: that can be widened, at least one; to widen none of them is known to miss.
+        num_groups: that can be overridden, at least one; none of them is known to miss.
         guess: returns the count by the sum of losses, for a share of what they may come to.
         passes: tries a count from 1 to `num_groups`. A count that passes was tried; it is taken
             for granted that more would pass too.

@@ -21,7 +21,7 @@ __all__ = ["GroupLoss", "LayerGroup", "layer_groups", "measure_losses", "with_ow
 
 @dataclass(frozen=True, slots=True)
 class LayerGroup:
-    """Layers that are widened together.
+    """Layers that are overridden together.
 
     Attributes:
         start: the block they are in, by the reference's name.
@@ -95,7 +95,7 @@ def measure_losses(
         step: called with 1 after each layer.
     """
     runs = list(inputs)
-    places: list[list[tuple[int, int]]] = []
+    branches: list[list[tuple[int, int]]] = []
     for group in groups:
         vision = group.start.startswith("visual.")
         rounding = rounding_of(group)
@@ -110,13 +110,13 @@ def measure_losses(
                     sequence, item.task, Fork(base=base, start=group.start, rounding=rounding)
                 )
             )
-        places.append(mine)
+        branches.append(mine)
     vectors = reference.run(runs, step)
     results = []
-    for group, mine in zip(groups, places, strict=True):
+    for group, mine in zip(groups, branches, strict=True):
         losses = np.zeros(len(inputs))
-        for base, place in mine:
-            cosine = float(vectors[place].single @ vectors[base].single)
+        for base, branch in mine:
+            cosine = float(vectors[branch].single @ vectors[base].single)
             losses[base] = 1 - cosine if np.isfinite(cosine) else 2
         results.append(GroupLoss(group, tuple(losses.tolist())))
     return results

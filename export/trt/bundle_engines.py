@@ -3,19 +3,19 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from trine.export.accuracy.parity import UNMEASURED
 from trine.export.bundle.edit import write_manifest
-from trine.export.bundle.engine_files import TABLE_NUMBERS, EngineSource
-from trine.export.graphs.trt.graph_files import TrtPlans
+from trine.export.bundle.engine_files import EngineKind, EngineSource, GraphModels, table_number
+from trine.export.graphs.layers import decoder_layers, vision_layers
+from trine.export.graphs.trt.decoder import build_trt_decoder
 from trine.export.graphs.trt.precision import TrtPlan
+from trine.export.graphs.trt.vision import build_trt_vision
 from trine.export.options import TensorRtPrecision
+from trine.export.quantisation.trt.graph_plans import TrtPlans
 from trine.export.trt.engine_build import RECORD_SUFFIX, BuildRecord
 from trine.kernels.rotation import ROTATION
 from trine.runtime.bundle.bundle import Bundle, file_sha256
 from trine.runtime.bundle.manifest import BuiltEngine, EngineEntry, FileEntry, SizeRange
-from trine.runtime.bundle.model_config import DecoderConfig, VisionConfig
 from trine.runtime.bundle.precision import (
     ALWAYS_FLOAT32,
     GraphPrecision,
@@ -24,17 +24,13 @@ from trine.runtime.bundle.precision import (
     WiderTensor,
     linear_role,
 )
-from trine.runtime.inference.embedding_table import EMBEDDING_TENSOR
 
-__all__ = ["BUILT_FOLDER", "BuiltGraph", "record_engines", "trt_entry", "trt_name"]
+__all__ = ["BUILT_FOLDER", "BuiltGraph", "record_engines", "trt_kind", "trt_models"]
 
 #: Folder of built engines beside an entry's graphs.
 BUILT_FOLDER = "built"
 #: What these graphs, and TensorRT's fused attention, need not compute in float32.
 NOT_FLOAT32 = ("softmax statistics", "adapter deltas")
-#: Linear layers of a decoder layer and of a block of the vision tower.
-DECODER_ROLES = ("self_attn.qkv", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
-BLOCK_ROLES = ("attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,53 +41,29 @@ class BuiltGraph:
     profiles: tuple[Mapping[str, SizeRange], ...]
 
 
-def trt_name(kind: TensorRtPrecision) -> str:
-    """Return what an entry of TensorRT graphs is called in bundles."""
-    return f"trt-{kind}"
-
-
-def trt_entry(
-    kind: TensorRtPrecision,
-    source: EngineSource,
-    plans: TrtPlans,
-    paths: Mapping[str, Path],
-    folder: Path,
-) -> EngineEntry:
-    """Return the manifest entry of graphs that were written.
-
-    Args:
-        kind: the precision they were asked for in.
-        source: of the weights.
-        plans: of both graphs.
-        paths: of the files, by the graph's name.
-        folder: of the bundle.
-    """
-    inside = {name: path.relative_to(folder).as_posix() for name, path in paths.items()}
-    decoders = {
-        task: inside[f"decoder-{task}" if source.merged else "decoder"] for task in source.tasks
-    }
-    one_decoder = folder / decoders[source.tasks[0]]
-    weights = (path.with_suffix(".data") for path in (one_decoder, paths["vision"]))
+def trt_kind(source: EngineSource, precision: TensorRtPrecision, plans: TrtPlans) -> EngineKind:
+    """Return what graphs for TensorRT are called, where they run and in what precision."""
     config = source.checkpoint.config
-    stored = source.checkpoint.info(EMBEDDING_TENSOR).dtype
-    return EngineEntry(
-        name=trt_name(kind),
+    return EngineKind(
+        name=f"trt-{precision}",
         runner="tensorrt",
         devices=("cuda",),
-        precision=kind,
+        precision=precision,
         precision_map=PrecisionMap(
-            vision=_precision(plans.vision, _vision_layers(config.vision)),
-            decoder=_precision(plans.decoder, _decoder_layers(config.decoder)),
-            embedding=TABLE_NUMBERS.get(stored, "fp32"),
+            vision=_precision(plans.vision, vision_layers(config.vision)),
+            decoder=_precision(plans.decoder, decoder_layers(config.decoder)),
+            embedding=table_number(source.checkpoint),
             float32=tuple(name for name in ALWAYS_FLOAT32 if name not in NOT_FLOAT32),
         ),
-        adapters="merged" if source.merged else "runtime",
-        vision=inside["vision"],
-        decoders=decoders,
-        weight_bytes=sum(path.stat().st_size for path in weights),
-        # Nothing here runs the graphs: what a wrong weight would exceed all the same.
-        tolerance=UNMEASURED[kind],
-        below_floor=False,
+    )
+
+
+def trt_models(source: EngineSource, plans: TrtPlans) -> GraphModels:
+    """Return the graphs for TensorRT in the precision of their plans."""
+    checkpoint, config = source.checkpoint, source.checkpoint.config
+    return GraphModels(
+        lambda: build_trt_vision(config.vision, checkpoint, plans.vision),
+        lambda weights, layout: build_trt_decoder(config.decoder, weights, plans.decoder, layout),
     )
 
 
@@ -152,15 +124,6 @@ def _replaces(new: BuiltEngine, old: BuiltEngine) -> bool:
 
 def _files(engine_path: str) -> tuple[str, str]:
     return engine_path, engine_path.removesuffix(".engine") + RECORD_SUFFIX
-
-
-def _decoder_layers(config: DecoderConfig) -> tuple[str, ...]:
-    return tuple(f"layers.{i}.{role}" for i in range(config.num_layers) for role in DECODER_ROLES)
-
-
-def _vision_layers(config: VisionConfig) -> tuple[str, ...]:
-    blocks = (f"blocks.{i}.{role}" for i in range(config.depth) for role in BLOCK_ROLES)
-    return ("patch_embed", *blocks, "merger.mlp.0", "merger.mlp.2")
 
 
 def _precision(plan: TrtPlan, layers: Sequence[str]) -> GraphPrecision:

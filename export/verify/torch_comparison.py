@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.export.accuracy.parity import UNMEASURED
-from trine.export.accuracy.thresholds import FLOORS
+from trine.export.accuracy.thresholds import THRESHOLDS
 from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.checkpoint.source import resolve_source
 from trine.export.reference.torch_reference import TorchReference
@@ -74,14 +74,15 @@ class _Found:
 def torch_tolerance(precision: EnginePrecision, modality: Modality, head: Head) -> Tolerance:
     """Return what an engine may differ from PyTorch.
 
-    Of narrow engines single vectors must keep to the floor of their precision, and single tokens,
-    of which none is promised more, to what the self-test allows an engine that was not measured.
+    Of narrow engines single vectors must keep to the threshold of their precision, and single
+    tokens, of which none is promised more, to what the self-test allows an engine that was not
+    measured.
     """
     if precision == "fp32":
         return TORCH_TOLERANCES[modality, head]
     if head == "multi":
         return UNMEASURED[precision]
-    worst = FLOORS["int8" if precision == "fp8" else precision].worst_cosine
+    worst = THRESHOLDS["int8" if precision == "fp8" else precision].worst_cosine
     # |a - b|² = 2 - 2 cos of normalised vectors.
     return Tolerance(min_cosine=worst, max_difference=(2 - 2 * worst) ** 0.5)
 

@@ -20,6 +20,7 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "AdapterLayout",
+    "AdapterMode",
     "Builder",
     "BuiltEngine",
     "Device",
@@ -38,6 +39,9 @@ FORMAT = "trine-bundle"
 #: Raised with every change that older code would misread.
 FORMAT_VERSION = 4
 
+#: "merged": a decoder for each task, with its adapter in the weights; "runtime": one decoder for
+#: all, which takes adapters as inputs.
+AdapterMode = Literal["merged", "runtime"]
 #: Kinds of processors.
 Device = Literal["cpu", "cuda"]
 #: What builds engines ahead of time, by the names of the Python modules.
@@ -121,8 +125,7 @@ class EngineEntry:
         devices: on which that runner has kernels for them.
         precision: asked for; of weights and matrix products.
         precision_map: what every tensor and operation has.
-        adapters: "merged": one decoder a task, the adapter in its weights; "runtime": one decoder
-            for all, which takes adapters as inputs.
+        adapters: how its decoders have them.
         vision: path of the vision graph in the bundle.
         decoders: path of the decoder graph by task; the same for all with "runtime".
         weight_bytes: size of all weights of one decoder plus the vision tower.
@@ -137,7 +140,7 @@ class EngineEntry:
     devices: tuple[Device, ...]
     precision: EnginePrecision
     precision_map: PrecisionMap
-    adapters: Literal["merged", "runtime"]
+    adapters: AdapterMode
     vision: str
     decoders: Mapping[str, str]
     weight_bytes: int

@@ -1,20 +1,16 @@
-"""The decoder's graph for ONNX Runtime: packed token embeddings in, hidden states out.
+"""The decoder's graph in ONNX Runtime's operators, most of which are its own (`CONTRIB`)."""
 
-Tokens of all sequences lie behind one another, without padding; only attention sees a padded view,
-made by one Gather before and one after it. Rotary tables come from the host, which alone knows the
-positions of image tokens. Architecture: Qwen2.5 (pre-norm RMSNorm, grouped-query causal attention
-with biases on q, k and v, SwiGLU).
-"""
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from trine.export.graphs.builder import CONTRIB, GraphBuilder
+from trine.export.graphs.builder import CONTRIB
+from trine.export.graphs.decoder import DecoderGraph
 from trine.export.graphs.decoder_weights import DecoderWeights
 from trine.export.graphs.ort.gated_mlp import MlpLayer, MlpLayers, add_gated_mlp
 from trine.export.graphs.ort.linears import GraphPlan, Linears
-from trine.runtime.adapters.layout import LoraGroup, lora_groups
 from trine.runtime.bundle.manifest import AdapterLayout
 from trine.runtime.bundle.model_config import DecoderConfig
 
@@ -23,12 +19,6 @@ __all__ = ["build_decoder"]
 #: ONNX Runtime's GroupQueryAttention takes heads of a multiple of this; others are padded with
 #: zeros.
 HEAD_MULTIPLE = 8
-#: Types of the adapter inputs, by their names in safetensors.
-LORA_DTYPES = {
-    "BF16": ir.DataType.BFLOAT16,
-    "F16": ir.DataType.FLOAT16,
-    "F32": ir.DataType.FLOAT,
-}
 
 
 def build_decoder(
@@ -41,24 +31,20 @@ def build_decoder(
 
     With `adapters`, each adapted product y = x·W gets ((x·Aᵀ) where the mask is set, else 0) · B.
 
-    Inputs: `embeddings` float32 [T, hidden]; `rope_cos`, `rope_sin` float32 [T, head_dim / 2];
-    `pad_index` int64 [B, S], the token in each slot of the padded view (any token in unused slots);
-    `unpad_index` int64 [T], the slot of each token in the flattened padded view; `last_index` int32
-    [B], sequence lengths minus one; `padded_length` int32 [], S.
-    With `adapters` also: `<group>.lora_a` [ranks, in] and `<group>.lora_b` [ranks, out] of each
-    group of `trine.runtime.adapters.layout`, in the layout's dtype, by default without rows, that
-    is without an adapter; `lora_mask` bool [T, ranks] and `lora_mask_qkv` bool [T, 3 · ranks], the
-    ranks of each token's own adapter.
+    Inputs: those of `DecoderGraph`, and `last_index` int32 [B], sequence lengths minus one;
+    `padded_length` int32 [], S. Adapters are by default without rows, that is without effect.
     Output: `hidden` float32 [T, hidden], after the final norm.
     """
-    return _DecoderGraph(config, weights, plan, adapters).build()
+    graph = _OrtDecoder(config, weights, plan, adapters)
+    width = config.hidden_size
+    return graph.graph.build([(graph.hidden_states(), "hidden", ["tokens", width])])
 
 
 def _no_rows(dtype: ir.DataType, width: int) -> NDArray[np.generic]:
     return np.empty((0, width), dtype.numpy())
 
 
-class _DecoderGraph:
+class _OrtDecoder(DecoderGraph):
     def __init__(
         self,
         config: DecoderConfig,
@@ -66,63 +52,39 @@ class _DecoderGraph:
         plan: GraphPlan,
         adapters: AdapterLayout | None,
     ) -> None:
-        self.config = config
-        self.weights = weights
-        self.graph = graph = GraphBuilder("decoder")
-        self.linears = Linears(graph, plan)
-        half = config.head_dim // 2
-        self.embeddings = graph.input(
-            "embeddings", ir.DataType.FLOAT, ["tokens", config.hidden_size]
-        )
-        self.cos = graph.input("rope_cos", ir.DataType.FLOAT, ["tokens", half])
-        self.sin = graph.input("rope_sin", ir.DataType.FLOAT, ["tokens", half])
-        self.pad_index = graph.input("pad_index", ir.DataType.INT64, ["sequences", "length"])
-        self.unpad_index = graph.input("unpad_index", ir.DataType.INT64, ["tokens"])
-        self.last_index = graph.input("last_index", ir.DataType.INT32, ["sequences"])
-        self.padded_length = graph.input("padded_length", ir.DataType.INT32, [])
-        self.groups: dict[str, LoraGroup] = {}
-        if adapters is not None:
-            self.groups = {group.name: group for group in lora_groups(config)}
-            self.lora_dtype = LORA_DTYPES[adapters.dtype]
-            self.masks = {
-                1: graph.input("lora_mask", ir.DataType.BOOL, ["tokens", "ranks"]),
-                3: graph.input("lora_mask_qkv", ir.DataType.BOOL, ["tokens", "ranks_qkv"]),
-            }
-
-    def build(self) -> ir.Model:
+        super().__init__(config, weights, adapters)
+        self.linears: Linears = Linears(self.graph, plan)
         self.rows = self.graph.row_numbers("token_rows", self.unpad_index)
-        residual = self.embeddings
-        normed = self.graph.node(
-            "layers.0.input_norm",
+
+    def declare_inputs(self) -> None:
+        self.last_index = self.graph.input("last_index", ir.DataType.INT32, ["sequences"])
+        self.padded_length = self.graph.input("padded_length", ir.DataType.INT32, [])
+
+    def norm(self, name: str, x: ir.Value, stored: str) -> ir.Value:
+        return self.graph.node(
+            name,
             "SimplifiedLayerNormalization",
-            [residual, self.graph.weight(self.weights.vector("layers.0.input_layernorm.weight"))],
+            [x, self.graph.weight(self.norm_weight(stored))],
             {"epsilon": self.config.rms_norm_eps, "axis": -1},
         )
-        for layer in range(self.config.num_layers):
-            prefix = f"layers.{layer}"
-            attended = self._attention(prefix, normed)
-            normed, residual = self._add_norm(
-                f"{prefix}.post_norm",
-                attended,
-                residual,
-                f"{prefix}.post_attention_layernorm.weight",
-            )
-            last = layer + 1 == self.config.num_layers
-            normed, residual = self._add_norm(
-                "norm" if last else f"layers.{layer + 1}.input_norm",
-                self._mlp(prefix, normed),
-                residual,
-                "norm.weight" if last else f"layers.{layer + 1}.input_layernorm.weight",
-            )
-        return self.graph.build([(normed, "hidden", ["tokens", self.config.hidden_size])])
 
-    def _linear(self, name: str, x: ir.Value, *modules: str) -> ir.Value:
-        return self._with_delta(
-            name, x, self.linears.add(name, x, self.weights.linear(name, modules))
+    def add_norm(
+        self, name: str, branch: tuple[str, ir.Value], residual: ir.Value, stored: str
+    ) -> tuple[ir.Value, ir.Value]:
+        normed, _, _, total = self.graph.nodes(
+            [name, "", "", f"{name}.residual"],
+            "SkipSimplifiedLayerNormalization",
+            [
+                self.graph.cast(branch[1], ir.DataType.FLOAT),
+                residual,
+                self.graph.weight(self.norm_weight(stored)),
+            ],
+            {"epsilon": self.config.rms_norm_eps},
+            CONTRIB,
         )
+        return normed, total
 
-    def _with_delta(self, name: str, x: ir.Value, base: ir.Value) -> ir.Value:
-        """Return `base`, plus the active adapters' deltas where the group `name` has inputs."""
+    def with_delta(self, name: str, x: ir.Value, base: ir.Value) -> ir.Value:
         group = self.groups.get(name)
         if group is None:
             return base
@@ -151,69 +113,7 @@ class _DecoderGraph:
         )
         return graph.node(f"{name}.adapted", "Gemm", [kept, b, base])
 
-    def _add_norm(
-        self, name: str, branch: ir.Value, residual: ir.Value, weight: str
-    ) -> tuple[ir.Value, ir.Value]:
-        """Return (norm of the sum, the sum)."""
-        normed, _, _, total = self.graph.nodes(
-            [name, "", "", f"{name}.residual"],
-            "SkipSimplifiedLayerNormalization",
-            [
-                self.graph.cast(branch, ir.DataType.FLOAT),
-                residual,
-                self.graph.weight(self.weights.vector(weight)),
-            ],
-            {"epsilon": self.config.rms_norm_eps},
-            CONTRIB,
-        )
-        return normed, total
-
-    def _attention(self, prefix: str, x: ir.Value) -> ir.Value:
-        config, graph = self.config, self.graph
-        name = f"{prefix}.self_attn"
-        modules = [f"{name}.{part}_proj" for part in "qkv"]
-        base = self.linears.add(
-            f"{name}.qkv",
-            x,
-            self.weights.linear(f"{name}.qkv", modules),
-            self.weights.bias(f"{name}.qkv", modules),
-        )
-        projected = self._with_delta(f"{name}.qkv", x, base)
-        q_size, kv_size = config.hidden_size, config.num_kv_heads * config.head_dim
-        q, k, v = graph.nodes(
-            [f"{name}.q", f"{name}.k", f"{name}.v"],
-            "Split",
-            [projected, graph.constant("qkv_sizes", [q_size, kv_size, kv_size])],
-            {"axis": 1},
-        )
-        q = self._rotate(f"{name}.q", q, config.num_heads)
-        k = self._rotate(f"{name}.k", k, config.num_kv_heads)
-        dtype = self.linears.dtype(f"{name}.attended")
-        padded = [
-            self._padded(f"{name}.{part}", graph.cast(value, dtype), heads)
-            for part, value, heads in (
-                ("q", q, config.num_heads),
-                ("k", k, config.num_kv_heads),
-                ("v", v, config.num_kv_heads),
-            )
-        ]
-        attended, _, _ = graph.nodes(
-            [f"{name}.attended", f"{name}.present_k", f"{name}.present_v"],
-            "GroupQueryAttention",
-            [*padded, None, None, self.last_index, self.padded_length],
-            {
-                "num_heads": config.num_heads,
-                "kv_num_heads": config.num_kv_heads,
-                "scale": config.head_dim**-0.5,
-            },
-            CONTRIB,
-        )
-        return self._linear(
-            f"{name}.o", self._unpadded(name, attended), f"{prefix}.self_attn.o_proj"
-        )
-
-    def _rotate(self, name: str, x: ir.Value, num_heads: int) -> ir.Value:
-        """Return [T, heads × head_dim] with each head rotated by its token's row of the tables."""
+    def rotate(self, name: str, x: ir.Value, num_heads: int) -> ir.Value:
         graph, axis = self.graph, self.graph.constant("zero", [0])
         x = graph.cast(x, ir.DataType.FLOAT)
         rotated = graph.node(
@@ -229,7 +129,7 @@ class _DecoderGraph:
     def _head_padding(self) -> int:
         return -self.config.head_dim % HEAD_MULTIPLE
 
-    def _padded(self, name: str, x: ir.Value, num_heads: int) -> ir.Value:
+    def padded(self, name: str, x: ir.Value, num_heads: int) -> ir.Value:
         """Return [B, S, heads × head size] of packed [T, heads × head_dim]."""
         graph, config = self.graph, self.config
         if self._head_padding:
@@ -243,14 +143,28 @@ class _DecoderGraph:
             )
         return graph.node(f"{name}.padded", "Gather", [x, self.pad_index])
 
-    def _unpadded(self, name: str, attended: ir.Value) -> ir.Value:
-        """Return packed [T, heads × head_dim] of [B, S, heads × head size]."""
-        graph, config = self.graph, self.config
-        width = config.num_heads * (config.head_dim + self._head_padding)
-        flat = graph.node(
-            f"{name}.slots", "Reshape", [attended, graph.constant("slots", [-1, width])]
+    def attend(self, name: str, qkv: Sequence[ir.Value]) -> ir.Value:
+        config = self.config
+        attended, _, _ = self.graph.nodes(
+            [f"{name}.attended", f"{name}.present_k", f"{name}.present_v"],
+            "GroupQueryAttention",
+            [*qkv, None, None, self.last_index, self.padded_length],
+            {
+                "num_heads": config.num_heads,
+                "kv_num_heads": config.num_kv_heads,
+                "scale": config.head_dim**-0.5,
+            },
+            CONTRIB,
         )
-        x = graph.node(f"{name}.packed", "Gather", [flat, self.unpad_index])
+        return attended
+
+    @property
+    def attended_width(self) -> int:
+        return self.config.num_heads * (self.config.head_dim + self._head_padding)
+
+    def unpadded(self, name: str, attended: ir.Value) -> ir.Value:
+        graph, config = self.graph, self.config
+        x = super().unpadded(name, attended)
         if self._head_padding:
             heads = [0, config.num_heads, config.head_dim + self._head_padding]
             x = graph.node(f"{name}.o_heads", "Reshape", [x, graph.constant("wide_heads", heads)])
@@ -268,8 +182,7 @@ class _DecoderGraph:
             x = graph.node(f"{name}.o_flat", "Reshape", [x, flat_width])
         return x
 
-    def _mlp(self, prefix: str, x: ir.Value) -> ir.Value:
-        name = f"{prefix}.mlp"
+    def mlp(self, name: str, x: ir.Value) -> ir.Value:
         layers = MlpLayers(
             gate=MlpLayer(
                 f"{name}.gate", self.weights.linear(f"{name}.gate", [f"{name}.gate_proj"])
@@ -280,4 +193,4 @@ class _DecoderGraph:
             ),
             product=f"{name}.product",
         )
-        return add_gated_mlp(self.graph, self.linears, x, layers, self._with_delta)
+        return add_gated_mlp(self.graph, self.linears, x, layers, self.with_delta)

@@ -12,14 +12,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trine.export.graphs.builder import GraphBuilder, Weight
+from trine.export.graphs.layers import HALF_DTYPES
 from trine.export.graphs.ort.int4_linear import add_int4_linear
 from trine.export.graphs.ort.int8_linear import Outliers, RowQuantiser, add_int8_linear
 from trine.runtime.bundle.precision import GraphPrecision, LinearPrecision
 
-__all__ = ["HALF_DTYPES", "GraphPlan", "Linears"]
-
-#: ONNX types of the 16-bit formats.
-HALF_DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+__all__ = ["GraphPlan", "Linears"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,19 +1,16 @@
-"""The vision tower's graph for ONNX Runtime: patches in window order in, image tokens out.
+"""The vision tower's graph in ONNX Runtime's operators: patches in window order in, tokens out.
 
-The host orders the patches by attention window, so the graph needs no permutation, no loop and no
-data-dependent shape. Windowed blocks see the windows as a batch, padded to the longest; blocks with
+Windowed blocks see the windows as a batch, padded to the longest; blocks with
 full attention see the images as a batch, which is why one run takes images of equal size only.
-Architecture: Qwen2.5-VL's vision tower (RMSNorm, SwiGLU with biases, 2-D rotary positions, merger).
 """
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from trine.export.checkpoint.checkpoint import Checkpoint
-from trine.export.graphs.builder import CONTRIB, GraphBuilder, Weight
+from trine.export.graphs.builder import CONTRIB
 from trine.export.graphs.ort.gated_mlp import MlpLayer, MlpLayers, add_gated_mlp
 from trine.export.graphs.ort.linears import GraphPlan, Linears
+from trine.export.graphs.vision import VisionGraph
 from trine.runtime.bundle.model_config import VISION_NORM_EPS, VisionConfig
 
 __all__ = ["build_vision"]
@@ -28,15 +25,14 @@ def build_vision(config: VisionConfig, checkpoint: Checkpoint, plan: GraphPlan) 
     [W]; `num_images` int64 [1], images of P / num_images patches each.
     Output: `image_tokens` float32 [P / merge², out_hidden_size], in window order.
     """
-    return _VisionGraph(config, checkpoint, plan).build()
+    return _OrtVision(config, checkpoint, plan).build()
 
 
-class _VisionGraph:
+class _OrtVision(VisionGraph):
     def __init__(self, config: VisionConfig, checkpoint: Checkpoint, plan: GraphPlan) -> None:
-        self.config = config
-        self.checkpoint = checkpoint
-        self.graph = graph = GraphBuilder("vision")
-        self.linears = Linears(graph, plan)
+        super().__init__(config, checkpoint)
+        graph = self.graph
+        self.linears: Linears = Linears(graph, plan)
         half = config.head_dim // 2
         self.patches = graph.input("patches", ir.DataType.FLOAT, ["patches", config.patch_features])
         self.cos = graph.input("rope_cos", ir.DataType.FLOAT, ["patches", half])
@@ -57,13 +53,11 @@ class _VisionGraph:
             {"axis": 0},
         )
         self.rows = graph.row_numbers("patch_rows", self.window_scatter)
-        residual = graph.cast(
-            self.linears.add("patch_embed", self.patches, self._patch_weight()), ir.DataType.FLOAT
-        )
+        residual = self.embed(self.patches)
         normed = graph.node(
             "blocks.0.norm1",
             "SimplifiedLayerNormalization",
-            [residual, self._vector("blocks.0.norm1.weight")],
+            [residual, graph.weight(self.vector("blocks.0.norm1.weight"))],
             {"epsilon": VISION_NORM_EPS, "axis": -1},
         )
         for block in range(config.depth):
@@ -77,38 +71,7 @@ class _VisionGraph:
                 self._mlp(f"{name}.mlp", normed),
                 residual,
             )
-        return graph.build([(self._merge(normed), "image_tokens", ["image_tokens", "hidden"])])
-
-    def _patch_weight(self) -> Weight:
-        """Return the patch convolution, whose stride is its size, as [features, hidden]."""
-        features, hidden = self.config.patch_features, self.config.hidden_size
-
-        def read() -> NDArray[np.float32]:
-            kernel = self.checkpoint.float32("visual.patch_embed.proj.weight")
-            return np.ascontiguousarray(kernel.reshape(hidden, features).T)
-
-        return Weight("patch_embed.weight", (features, hidden), read)
-
-    def _vector_weight(self, name: str) -> Weight:
-        stored = f"visual.{name}"
-        shape = self.checkpoint.info(stored).shape
-        return Weight(name, shape, lambda: self.checkpoint.float32(stored))
-
-    def _vector(self, name: str) -> ir.Value:
-        return self.graph.weight(self._vector_weight(name))
-
-    def _linear_weight(self, name: str) -> Weight:
-        stored = f"visual.{name}.weight"
-        num_out, num_in = self.checkpoint.info(stored).shape
-        return Weight(
-            f"{name}.weight",
-            (num_in, num_out),
-            lambda: np.ascontiguousarray(self.checkpoint.float32(stored).T),
-        )
-
-    def _linear(self, name: str, x: ir.Value) -> ir.Value:
-        bias = self._vector_weight(f"{name}.bias")
-        return self.linears.add(name, x, self._linear_weight(name), bias)
+        return graph.build([(self.merge(normed), "image_tokens", ["image_tokens", "hidden"])])
 
     def _add_norm(
         self, name: str, branch: ir.Value, residual: ir.Value
@@ -120,7 +83,7 @@ class _VisionGraph:
             [
                 self.graph.cast(branch, ir.DataType.FLOAT),
                 residual,
-                self._vector(f"{name}.weight"),
+                self.graph.weight(self.vector(f"{name}.weight")),
             ],
             {"epsilon": VISION_NORM_EPS},
             CONTRIB,
@@ -129,7 +92,7 @@ class _VisionGraph:
 
     def _attention(self, name: str, x: ir.Value, full: bool) -> ir.Value:
         graph, config = self.graph, self.config
-        projected = self._linear(f"{name}.qkv", x)
+        projected = self.linear(f"{name}.qkv", x)
         q, k, v = graph.nodes(
             [f"{name}.q", f"{name}.k", f"{name}.v"],
             "Split",
@@ -160,7 +123,7 @@ class _VisionGraph:
         flat = graph.node(f"{name}.flat", "Reshape", [attended, flat_shape])
         if not full:
             flat = graph.node(f"{name}.ordered", "Gather", [flat, self.window_scatter])
-        return self._linear(f"{name}.proj", flat)
+        return self.linear(f"{name}.proj", flat)
 
     def _rotate(self, name: str, x: ir.Value) -> ir.Value:
         graph, axis = self.graph, self.graph.constant("zero", [0])
@@ -178,21 +141,10 @@ class _VisionGraph:
         gate, up, down = (
             MlpLayer(
                 f"{name}.{part}_proj",
-                self._linear_weight(f"{name}.{part}_proj"),
-                self._vector_weight(f"{name}.{part}_proj.bias"),
+                self.weight(f"{name}.{part}_proj"),
+                self.vector(f"{name}.{part}_proj.bias"),
             )
             for part in ("gate", "up", "down")
         )
         layers = MlpLayers(gate=gate, up=up, down=down, product=f"{name}.product")
         return add_gated_mlp(self.graph, self.linears, x, layers)
-
-    def _merge(self, normed: ir.Value) -> ir.Value:
-        """Return [P / merge², out_hidden]: each group of merge² patches through the merger."""
-        width = self.config.hidden_size * self.config.spatial_merge_size**2
-        grouped = self.graph.node(
-            "merger.grouped", "Reshape", [normed, self.graph.constant("merged", [-1, width])]
-        )
-        # The merger's GELU is the exact one, with erf.
-        inner = self.graph.cast(self._linear("merger.mlp.0", grouped), ir.DataType.FLOAT)
-        active = self.graph.node("merger.gelu", "Gelu", [inner])
-        return self.graph.cast(self._linear("merger.mlp.2", active), ir.DataType.FLOAT)

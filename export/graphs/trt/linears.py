@@ -68,6 +68,10 @@ class TrtLinears:
         self._leading_axes = leading_axes
         self._inputs: dict[tuple[object, ...], ir.Value] = {}
 
+    def dtype(self, name: str) -> ir.DataType:
+        """Return the type in which the layer or operation `name` computes."""
+        return self._plan.dtype(name)
+
     def add(
         self,
         name: str,

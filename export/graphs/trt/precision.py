@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from trine.export.graphs.layers import DECODER_ROLES, HALF_DTYPES, VISION_ROLES
 from trine.runtime.bundle.precision import GraphPrecision, LinearPrecision
 
 __all__ = [
-    "HALF_DTYPES",
     "Half",
     "Quantisation",
     "TensorRtPrecision",
@@ -24,28 +24,7 @@ __all__ = [
 TensorRtPrecision = Literal["bf16", "fp16", "int8", "fp8", "int4"]
 #: Formats of products that are not quantised.
 Half = Literal["fp32", "fp16", "bf16"]
-HALF_DTYPES = {
-    "fp32": ir.DataType.FLOAT,
-    "fp16": ir.DataType.FLOAT16,
-    "bf16": ir.DataType.BFLOAT16,
-}
-
-#: Linear layers of both graphs.
-ROLES = (
-    "self_attn.qkv",
-    "self_attn.o",
-    "mlp.gate",
-    "mlp.up",
-    "mlp.down",
-    "patch_embed",
-    "attn.qkv",
-    "attn.proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-    "merger.mlp.0",
-    "merger.mlp.2",
-)
+FLOAT_DTYPES = {"fp32": ir.DataType.FLOAT, **HALF_DTYPES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +88,13 @@ class TrtPlan:
             ValueError: it is planned in a format that has no products in this dialect.
         """
         number = self.precision.of(name).activation
-        if number not in HALF_DTYPES:
+        if number not in FLOAT_DTYPES:
             raise ValueError(f"{name}: {number} is not a type of TensorRT's float products")
-        return HALF_DTYPES[number]
+        return FLOAT_DTYPES[number]
 
     def unquantised(self, name: str) -> ir.DataType:
         """Return the type of a layer's output, and of what adapters add to it."""
-        return HALF_DTYPES[self.half] if self.is_quantised(name) else self.dtype(name)
+        return FLOAT_DTYPES[self.half] if self.is_quantised(name) else self.dtype(name)
 
 
 def uniform_plan(half: Half, quantised: Mapping[str, Quantisation] | None = None) -> TrtPlan:
@@ -125,9 +104,10 @@ def uniform_plan(half: Half, quantised: Mapping[str, Quantisation] | None = None
         half: format of weights, products, attention and SwiGLU.
         quantised: by layer name.
     """
+    linear = LinearPrecision(weight=half, activation=half)
     return TrtPlan(
         precision=GraphPrecision(
-            linears=dict.fromkeys(ROLES, LinearPrecision(weight=half, activation=half)),
+            linears=dict.fromkeys((*DECODER_ROLES, *VISION_ROLES), linear),
             attention=half,
             swiglu=half,
         ),

@@ -13,10 +13,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trine.export.checkpoint.checkpoint import Checkpoint
-from trine.export.graphs.builder import GraphBuilder, Weight
+from trine.export.graphs.builder import Weight
 from trine.export.graphs.trt.linears import LayerPart, TrtLinears
 from trine.export.graphs.trt.operators import TrtOperators, trt_model
 from trine.export.graphs.trt.precision import TrtPlan
+from trine.export.graphs.vision import VisionGraph
 from trine.kernels.rotation import ROTATION
 from trine.runtime.bundle.model_config import VISION_NORM_EPS, VisionConfig
 
@@ -38,16 +39,15 @@ def build_trt_vision(config: VisionConfig, checkpoint: Checkpoint, plan: TrtPlan
     `window_scatter` int64 [N, P], the slot of each patch; `window_lengths` int32 [W].
     Output: `image_tokens` float32 [N · P / merge², out_hidden_size], in window order.
     """
-    return _Vision(config, checkpoint, plan).build()
+    return _TrtVision(config, checkpoint, plan).build()
 
 
-class _Vision:
+class _TrtVision(VisionGraph):
     def __init__(self, config: VisionConfig, checkpoint: Checkpoint, plan: TrtPlan) -> None:
-        self.config = config
-        self.checkpoint = checkpoint
+        super().__init__(config, checkpoint)
+        graph = self.graph
         self.plan = plan
-        self.graph = graph = GraphBuilder("vision")
-        self.linears = TrtLinears(graph, plan, leading_axes=2)
+        self.linears: TrtLinears = TrtLinears(graph, plan, leading_axes=2)
         self.operators = TrtOperators(graph)
         rows = ["images", "patches"]
         self.patches = graph.input("patches", ir.DataType.FLOAT, [*rows, config.patch_features])
@@ -64,8 +64,7 @@ class _Vision:
     def build(self) -> ir.Model:
         graph, config = self.graph, self.config
         self.mask = self.operators.key_mask("window_mask", self.window_lengths, self.window_gather)
-        embedded = self.linears.add("patch_embed", self.patches, self._patch_weight())
-        residual = graph.cast(embedded, ir.DataType.FLOAT)
+        residual = self.embed(self.patches)
         for block in range(config.depth):
             name = f"blocks.{block}"
             normed = self._norm(f"{name}.norm1", residual)
@@ -73,39 +72,11 @@ class _Vision:
             residual = self._attention_added(f"{name}.attn", normed, residual, full)
             normed = self._norm(f"{name}.norm2", residual)
             residual = self._mlp_added(f"{name}.mlp", normed, residual)
-        merged = self._merge(self._norm("merger.ln_q", residual))
+        merged = self.merge(self._norm("merger.ln_q", residual))
         return trt_model(graph, merged, "image_tokens", ["image_tokens", config.out_hidden_size])
 
     def _norm(self, name: str, x: ir.Value) -> ir.Value:
-        return self.operators.norm(name, x, self._vector(f"{name}.weight"), VISION_NORM_EPS)
-
-    def _patch_weight(self) -> Weight:
-        """Return the patch convolution, whose stride is its size, as [features, hidden]."""
-        features, hidden = self.config.patch_features, self.config.hidden_size
-
-        def read() -> NDArray[np.float32]:
-            kernel = self.checkpoint.float32("visual.patch_embed.proj.weight")
-            return np.ascontiguousarray(kernel.reshape(hidden, features).T)
-
-        return Weight("patch_embed.weight", (features, hidden), read)
-
-    def _vector(self, name: str) -> Weight:
-        stored = f"visual.{name}"
-        shape = self.checkpoint.info(stored).shape
-        return Weight(name, shape, lambda: self.checkpoint.float32(stored))
-
-    def _weight(self, name: str) -> Weight:
-        """Return a linear layer's [in, out]."""
-        stored = f"visual.{name}.weight"
-        num_out, num_in = self.checkpoint.info(stored).shape
-        return Weight(
-            f"{name}.weight",
-            (num_in, num_out),
-            lambda: np.ascontiguousarray(self.checkpoint.float32(stored).T),
-        )
-
-    def _linear(self, name: str, x: ir.Value) -> ir.Value:
-        return self.linears.add(name, x, self._weight(name), self._vector(f"{name}.bias"))
+        return self.operators.norm(name, x, self.vector(f"{name}.weight"), VISION_NORM_EPS)
 
     def _attention_added(self, name: str, x: ir.Value, residual: ir.Value, full: bool) -> ir.Value:
         """Return `residual` plus the attention of normed `x`, some heads after the others."""
@@ -118,8 +89,8 @@ class _Vision:
             normed = self.operators.after(part, x, residual) if number else x
             attended = self._attended(name, normed, full, number, parts)
             channels = slice(number * hidden // parts, (number + 1) * hidden // parts)
-            weight = self._weight(layer).part(f"{number}", channels, 0)
-            bias = None if number else self._vector(f"{layer}.bias")
+            weight = self.weight(layer).part(f"{number}", channels, 0)
+            bias = None if number else self.vector(f"{layer}.bias")
             branch = self.linears.add(layer, attended, weight, bias, LayerPart(number, channels))
             residual = self.operators.add(f"{part}.sum", branch, residual)
         return residual
@@ -190,8 +161,8 @@ class _Vision:
             channels, part = slice(start, min(start + step, width)), f"{name}.{number}"
             normed = self.operators.after(part, x, residual) if number else x
             product = self._product(name, normed, channels, number)
-            weight = self._weight(down).part(f"{number}", channels, 0)
-            bias = None if number else self._vector(f"{down}.bias")
+            weight = self.weight(down).part(f"{number}", channels, 0)
+            bias = None if number else self.vector(f"{down}.bias")
             branch = self.linears.add(down, product, weight, bias, LayerPart(number, channels))
             residual = self.operators.add(f"{part}.sum", branch, residual)
         return residual
@@ -204,8 +175,8 @@ class _Vision:
                 self.linears.add(
                     f"{name}.{which}_proj",
                     x,
-                    self._weight(f"{name}.{which}_proj").part(f"{number}", channels, 1),
-                    self._vector(f"{name}.{which}_proj.bias").part(f"{number}", channels, 0),
+                    self.weight(f"{name}.{which}_proj").part(f"{number}", channels, 1),
+                    self.vector(f"{name}.{which}_proj.bias").part(f"{number}", channels, 0),
                     LayerPart(number),
                 ),
                 dtype,
@@ -213,13 +184,3 @@ class _Vision:
             for which in ("gate", "up")
         )
         return self.operators.swiglu(f"{name}.{number}.product", gate, up)
-
-    def _merge(self, normed: ir.Value) -> ir.Value:
-        """Return [N · P / merge², out_hidden]: each group of merge² patches through the merger."""
-        width = self.config.hidden_size * self.config.spatial_merge_size**2
-        shape = self.graph.constant("merged", [-1, width])
-        grouped = self.graph.node("merger.grouped", "Reshape", [normed, shape])
-        # The merger's GELU is the exact one, with erf.
-        inner = self.graph.cast(self._linear("merger.mlp.0", grouped), ir.DataType.FLOAT)
-        active = self.graph.node("merger.gelu", "Gelu", [inner])
-        return self.graph.cast(self._linear("merger.mlp.2", active), ir.DataType.FLOAT)

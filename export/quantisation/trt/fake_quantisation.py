@@ -1,6 +1,4 @@
-"""Imitates TensorRT's formats inside the float32 reference: 16 bits, 8 with fixed scales, 4."""
-
-from collections.abc import Set
+"""Fake quantisation in TensorRT's formats: 16 bits, 8 with fixed scales, 4 for weights alone."""
 
 import ml_dtypes
 import numpy as np
@@ -8,7 +6,7 @@ from numpy.typing import NDArray
 
 from trine.export.graphs.trt.linears import FP8_MAX, INT8_MAX, LEAST_SCALE
 from trine.export.graphs.trt.precision import Quantisation, TrtPlan, WeightQuantisation
-from trine.export.quantisation.fake_quantisation import HALVES, round_half
+from trine.export.quantisation.fake_quantisation import HALVES, StackRounding, round_half
 from trine.export.quantisation.observer import linear_name
 from trine.export.quantisation.weights import quantise_symmetric_blocks
 from trine.kernels.rotation import rotate_rows
@@ -48,24 +46,8 @@ def _blocks(weight: Array, quantisation: WeightQuantisation, half: str) -> Array
     return (found.values * found.scales.repeat(block, axis=0)).T
 
 
-class TrtRounding:
-    """Rounds some layers of one stack as a plan has them (`trine.export.reference.model.Rounding`).
-
-    Args:
-        plan: of the graph that the layers are of.
-        names: the layers and operations to round, as the graphs call them; None for all.
-    """
-
-    def __init__(self, plan: TrtPlan, names: Set[str] | None) -> None:
-        self._plan = plan
-        self._names = names
-        self._weight: tuple[str, Array] | None = None
-
-    def _includes(self, name: str) -> bool:
-        return self._names is None or name in self._names
-
-    def covers(self, module: str) -> bool:
-        return self._includes(linear_name(module))
+class TrtRounding(StackRounding[TrtPlan]):
+    """Rounds as TensorRT's graphs do: 8 bits have one fixed scale for all inputs of a layer."""
 
     def linear(self, module: str, x: Array, weight: Array, bias: Array | np.float32) -> Array:
         name = linear_name(module)
@@ -86,26 +68,20 @@ class TrtRounding:
     def _rounded(
         self, module: str, weight: Array, quantisation: Quantisation | None, half: str
     ) -> Array:
-        """Return the weight [out, in] on its grid; the last one is kept for the next input."""
-        if self._weight is None or self._weight[0] != module:
-            weight_only = self._plan.weight_only.get(linear_name(module))
-            if weight_only is not None:
-                rounded = round_half(_blocks(weight, weight_only, half), half)
-            elif quantisation is None:
-                rounded = round_half(weight, half)
-            else:
-                if quantisation.rotated:
-                    weight = rotate_rows(weight)
-                if quantisation.smoothing is not None:
-                    weight = weight * quantisation.smoothing
-                largest = INT8_MAX if quantisation.kind == "int8" else FP8_MAX
-                scales = np.maximum(np.abs(weight).max(axis=1) / largest, LEAST_SCALE)
-                rounded = _on_grid(weight, round_half(scales, half)[:, None], quantisation.kind)
-            self._weight = module, rounded
-        return self._weight[1]
+        return self._cached(module, lambda: self._round(module, weight, quantisation, half))
 
-    def attention(self, prefix: str, x: Array) -> Array:
-        stack = "attn" if prefix.startswith("visual.") else "self_attn"
-        name = f"{linear_name(prefix)}.{stack}.attended"
-        number = self._plan.precision.of(name).activation
-        return round_half(x, number) if number in HALVES and self._includes(name) else x
+    def _round(
+        self, module: str, weight: Array, quantisation: Quantisation | None, half: str
+    ) -> Array:
+        weight_only = self._plan.weight_only.get(linear_name(module))
+        if weight_only is not None:
+            return round_half(_blocks(weight, weight_only, half), half)
+        if quantisation is None:
+            return round_half(weight, half)
+        if quantisation.rotated:
+            weight = rotate_rows(weight)
+        if quantisation.smoothing is not None:
+            weight = weight * quantisation.smoothing
+        largest = INT8_MAX if quantisation.kind == "int8" else FP8_MAX
+        scales = np.maximum(np.abs(weight).max(axis=1) / largest, LEAST_SCALE)
+        return _on_grid(weight, round_half(scales, half)[:, None], quantisation.kind)

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from trine.export.accuracy.thresholds import FLOORS, Floor, FloorCheck
-from trine.export.bundle.engine_files import graph_bytes
+from trine.export.accuracy.parity import UNMEASURED
+from trine.export.accuracy.thresholds import THRESHOLDS, AccuracyThreshold, ThresholdCheck
+from trine.export.bundle.engine_files import engine_entry, graph_bytes, save_graphs
 from trine.export.bundle.golden_inputs import golden_inputs
-from trine.export.graphs.trt.graph_files import write_trt_graphs
 from trine.export.graphs.trt.precision import TensorRtPrecision
 from trine.export.options import EngineReport, MadeEngine, NarrowLayers
-from trine.export.quantisation.plan_refinement import ImitatedLoss, RefinedPlan, imitate
+from trine.export.quantisation.plan_refinement import PlanLoss, RefinedPlan, measure_plan
 from trine.export.quantisation.planning import TIGHTNESS, Planning
-from trine.export.quantisation.trt.graph_plans import FLOOR_OF, NARROW, TrtPlans, plan_trt
+from trine.export.quantisation.trt.graph_plans import NARROW, THRESHOLD_OF, TrtPlans, plan_trt
 from trine.export.reference.model import ReferenceInput
-from trine.export.trt.bundle_engines import trt_entry, trt_name
+from trine.export.trt.bundle_engines import trt_kind, trt_models
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 
 __all__ = ["PlannedTrt", "plan_graphs", "write_graphs"]
@@ -28,9 +28,9 @@ class PlannedTrt:
     """Plans of graphs for TensorRT.
 
     Attributes:
-        refined: the plans, and what their imitation loses of golden inputs.
-        below: why they are below their precision's usual floor; empty if they are not.
-        refused: why they are below the floor that was asked for.
+        refined: the plans, and their loss on golden inputs.
+        below: why they are below their precision's usual accuracy threshold; empty if they are not.
+        refused: why they are below the accuracy threshold that was asked for.
         narrow: layers in fewer than 16 bits; None if none was to have them.
     """
 
@@ -48,8 +48,8 @@ def plan_graphs(
 ) -> PlannedTrt:
     """Return the plan of graphs for TensorRT.
 
-    Nothing here runs these graphs, so they are judged by imitation, on the golden inputs too, from
-    which neither ranges nor plans are made.
+    Nothing here runs these graphs, so they are judged by fake quantisation, on the
+    golden inputs too, from which neither ranges nor plans are made.
 
     Args:
         planning: of the export.
@@ -68,22 +68,22 @@ def plan_graphs(
     vectors = planning.reference.golden.vectors
     singles = np.stack([vectors[f"{key}/single"] for key in held_out.keys])
     golden = dataclasses.replace(probing, inputs=held_out.inputs, singles=singles)
-    of = FLOOR_OF[precision]
-    floor, scale = planning.floor(of), planning.scale(of)
+    of = THRESHOLD_OF[precision]
+    threshold, scale = planning.threshold(of), planning.scale(of)
     for tightness in TIGHTNESS:
         refined = plan_trt(precision, ranges, probing, tightness * scale, step)
-        judged = imitate(golden, refined.plan, step)
-        refused = _problems(floor, golden.inputs, judged)
+        judged = measure_plan(golden, refined.plan, step)
+        refused = _problems(threshold, golden.inputs, judged)
         if not refused:
             break
     narrow = None
     if precision in NARROW:
         narrow = NarrowLayers(
-            count=refined.plan.num_quantised, total=len(ranges), min_cosine=floor.mean_cosine
+            count=refined.plan.num_quantised, total=len(ranges), min_cosine=threshold.mean_cosine
         )
     return PlannedTrt(
         RefinedPlan(refined.plan, judged),
-        _problems(FLOORS[of], golden.inputs, judged),
+        _problems(THRESHOLDS[of], golden.inputs, judged),
         refused,
         narrow,
     )
@@ -92,7 +92,7 @@ def plan_graphs(
 def write_graphs(
     planning: Planning, precision: TensorRtPrecision, planned: PlannedTrt, folder: Path
 ) -> MadeEngine:
-    """Write graphs for TensorRT, unless they are below their floor and that is not allowed.
+    """Write graphs for TensorRT, unless they are below their threshold and that is not allowed.
 
     Args:
         planning: of the export.
@@ -103,27 +103,24 @@ def write_graphs(
     Raises:
         CheckpointError: a weight is not finite.
     """
-    name, source, refined = trt_name(precision), planning.source, planned.refined
+    source, refined = planning.source, planned.refined
+    kind = trt_kind(source, precision, refined.plan)
     written = not planned.refused or planning.allow_below_floor
     graphs: Mapping[str, Path] = {}
     entry = None
     if written:
-        place = folder / "engines" / name
+        place = folder / "engines" / kind.name
         place.mkdir()
-        graphs = write_trt_graphs(
-            source.checkpoint, source.adapters, source.tasks, source.layout, refined.plan, place
-        )
-        entry = dataclasses.replace(
-            trt_entry(precision, source, refined.plan, graphs, folder),
-            below_floor=bool(planned.below),
-        )
+        graphs = save_graphs(source, trt_models(source, refined.plan), place, lambda _: None)
+        # Nothing here runs the graphs.
+        entry = engine_entry(source, kind, graphs, UNMEASURED[precision], bool(planned.below))
     report = EngineReport(
-        name=name,
+        name=kind.name,
         precision=precision,
-        graphs=tuple((f"engines/{name}/{p.name}", graph_bytes(p)) for p in graphs.values()),
+        graphs=tuple((f"engines/{kind.name}/{p.name}", graph_bytes(p)) for p in graphs.values()),
         wider=refined.plan.wider,
         narrow=planned.narrow,
-        imitated=refined.imitated,
+        plan_loss=refined.plan_loss,
         measured=None,
         below_floor=planned.refused or planned.below,
         written=written,
@@ -132,11 +129,11 @@ def write_graphs(
 
 
 def _problems(
-    floor: Floor, inputs: Sequence[ReferenceInput], judged: ImitatedLoss
+    threshold: AccuracyThreshold, inputs: Sequence[ReferenceInput], judged: PlanLoss
 ) -> tuple[str, ...]:
-    """Return why imitated graphs are below their floor, texts and images apart."""
+    """Return why fake-quantised graphs are below their threshold, texts and images apart."""
     kinds: dict[bool, list[float]] = {}
     for item, loss in zip(inputs, judged.losses, strict=True):
         kinds.setdefault(bool(item.sequence.images), []).append(1 - loss)
     means = [sum(found) / len(found) for found in kinds.values()]
-    return FloorCheck.of(floor, means, [min(f) for f in kinds.values()]).problems
+    return ThresholdCheck.of(threshold, means, [min(f) for f in kinds.values()]).problems

@@ -18,15 +18,12 @@ from trine.export.graphs.trt.precision import (
     WeightQuantisation,
     uniform_plan,
 )
-from trine.export.quantisation.fake_quantisation import BothStacks
+from trine.export.quantisation.mixed_plan import FLOAT32, MixedPlan, of_stack
 from trine.export.quantisation.observer import LinearRange
 from trine.export.quantisation.plan_refinement import Probing, RefinedPlan, refine_plan
 from trine.export.quantisation.precision_plan import (
     FLOAT16_MAX,
-    FLOAT32,
     RANGE_MARGIN,
-    is_of_decoder,
-    of_stack,
     plan_engine,
 )
 from trine.export.quantisation.trt.calibration import quantise_layers
@@ -34,20 +31,21 @@ from trine.export.quantisation.trt.fake_quantisation import TrtRounding
 from trine.export.reference.model import Rounding
 from trine.runtime.bundle.precision import LinearPrecision, Precision, WiderTensor
 
-__all__ = ["FLOOR_OF", "NARROW", "TrtPlans", "plan_halves", "plan_trt"]
+__all__ = ["NARROW", "THRESHOLD_OF", "TrtPlans", "plan_halves", "plan_trt"]
 
 #: Precisions that have layers in fewer than 16 bits.
 NARROW: tuple[TensorRtPrecision, ...] = ("int8", "fp8", "int4")
+FLOAT16 = LinearPrecision(weight="fp16", activation="fp16")
 #: Inputs that share a scale in 4-bit weights, the first that divides their number: TensorRT
 #: documents blocks of 64 and 128, of which the smaller ones lose less.
 INT4_BLOCKS = (64,)
 
 #: Share of int8's target that plans in FP8 may lose: with three bits of mantissa, what one layer
 #: errs others can blow up for an image that was not tried. With all of it one of the hardest
-#: random checkpoint's fell to a cosine of 0.79; those in int8 stay above their floor.
+#: random checkpoint's fell to a cosine of 0.79; those in int8 stay above their accuracy threshold.
 FP8_SHARE = 0.75
-#: Whose floor each precision must keep: 8 bits are 8 bits.
-FLOOR_OF: dict[TensorRtPrecision, Precision] = {
+#: Whose accuracy threshold each precision must keep: 8 bits are 8 bits.
+THRESHOLD_OF: dict[TensorRtPrecision, Precision] = {
     "bf16": "bf16",
     "fp16": "fp16",
     "int8": "int8",
@@ -59,22 +57,14 @@ HALF_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrtPlans:
-    """The plans of both graphs (`trine.export.quantisation.plan_refinement.RefinablePlan`).
+class TrtPlans(MixedPlan[TrtPlan]):
+    """The precision of TensorRT's graphs: fewer bits have a step of 16 before float32.
 
     Attributes:
-        vision, decoder: of each graph.
         fits_fp16: attention operations whose values are small enough for float16.
     """
 
-    vision: TrtPlan
-    decoder: TrtPlan
     fits_fp16: Set[str] = field(default_factory=frozenset)
-
-    @property
-    def wider(self) -> tuple[WiderTensor, ...]:
-        """All that is kept wider than 16 bits, or in the other 16-bit format."""
-        return self.vision.precision.wider + self.decoder.precision.wider
 
     @property
     def num_quantised(self) -> int:
@@ -82,50 +72,38 @@ class TrtPlans:
         return sum(len(p.quantised) + len(p.weight_only) for p in (self.vision, self.decoder))
 
     @property
-    def num_stations(self) -> int:
-        return 2 if self.num_quantised else 1
+    def steps(self) -> tuple[LinearPrecision, ...]:
+        half = LinearPrecision(weight=self.decoder.half, activation=self.decoder.half)
+        return (half, FLOAT32) if self.num_quantised else (FLOAT32,)
 
-    def rounding(self, names: Set[str] | None) -> Rounding:
-        return BothStacks(
-            vision=TrtRounding(self.vision, names), decoder=TrtRounding(self.decoder, names)
-        )
-
-    def is_narrow(self, name: str) -> bool:
-        plan = self.decoder if is_of_decoder(name) else self.vision
-        if plan.is_quantised(name):
+    def _is_narrow(self, graph: TrtPlan, name: str) -> bool:
+        if graph.is_quantised(name):
             return True
-        number = plan.precision.of(name).activation
+        number = graph.precision.of(name).activation
         if name.endswith(".attended"):
             return number == "bf16" and name in self.fits_fp16
         return number != "fp32"
 
-    def widened(self, reasons: Mapping[str, str], station: int) -> "TrtPlans":
-        wide = station + 1 == self.num_stations
-        return dataclasses.replace(
-            self,
-            vision=self._widened(self.vision, of_stack(reasons, decoder=False), wide),
-            decoder=self._widened(self.decoder, of_stack(reasons, decoder=True), wide),
-        )
+    def _rounding(self, graph: TrtPlan, names: Set[str] | None) -> Rounding:
+        return TrtRounding(graph, names)
 
-    def _widened(self, plan: TrtPlan, reasons: Mapping[str, str], wide: bool) -> TrtPlan:
-        quantised = {name: how for name, how in plan.quantised.items() if name not in reasons}
-        weights = {name: how for name, how in plan.weight_only.items() if name not in reasons}
+    def _overridden(
+        self, graph: TrtPlan, reasons: Mapping[str, str], to: LinearPrecision
+    ) -> TrtPlan:
+        narrow = {name: reason for name, reason in reasons.items() if self.is_narrow(name)}
         tensors = []
-        for name, reason in reasons.items():
-            if not self.is_narrow(name):
-                continue
-            if name.endswith(".attended"):
-                to = LinearPrecision(weight="fp16", activation="fp16")
-            elif wide:
-                to = FLOAT32
-            else:
-                continue
-            tensors.append(WiderTensor(name=name, precision=to, reason=reason))
+        for name, reason in narrow.items():
+            attended = name.endswith(".attended")
+            if attended or to == FLOAT32:
+                precision = FLOAT16 if attended else FLOAT32
+                tensors.append(WiderTensor(name=name, precision=precision, reason=reason))
         known = {tensor.name for tensor in tensors}
-        kept = tuple(tensor for tensor in plan.precision.wider if tensor.name not in known)
-        precision = dataclasses.replace(plan.precision, wider=(*kept, *tensors))
+        kept = tuple(tensor for tensor in graph.precision.wider if tensor.name not in known)
         return dataclasses.replace(
-            plan, precision=precision, quantised=quantised, weight_only=weights
+            graph,
+            precision=dataclasses.replace(graph.precision, wider=(*kept, *tensors)),
+            quantised={n: how for n, how in graph.quantised.items() if n not in reasons},
+            weight_only={n: how for n, how in graph.weight_only.items() if n not in reasons},
         )
 
     def quantise(self, kind: str, ranges: Mapping[str, LinearRange]) -> "TrtPlans":
@@ -162,7 +140,7 @@ def plan_trt(
     tightness: float,
     step: Callable[[int], None],
 ) -> RefinedPlan[TrtPlans]:
-    """Return the plans of a precision, and what their imitation loses.
+    """Return the plans of a precision, and their loss.
 
     Args:
         precision: asked for; narrower graphs compute what is not quantised in bfloat16.
@@ -172,7 +150,7 @@ def plan_trt(
         step: called with 1 after each layer of the reference.
     """
     share = FP8_SHARE if precision == "fp8" else 1.0
-    target = TARGETS[FLOOR_OF[precision]].times(tightness * share)
+    target = TARGETS[THRESHOLD_OF[precision]].times(tightness * share)
     plans = plan_halves("fp16" if precision == "fp16" else "bf16", ranges)
     if precision not in NARROW:
         return refine_plan(plans, probing, target, step)

@@ -181,7 +181,7 @@ def _engine_lines(bundle: Bundle, entry: EngineEntry, parity: Any) -> Iterator[s
     if isinstance(parity, dict) and parity.get("imitated"):
         imitated = parity["imitated"]
         yield (
-            f"  imitated in float32 at export, {imitated['inputs']} inputs: mean cosine "
+            f"  fake-quantised in float32 at export, {imitated['inputs']} inputs: mean cosine "
             f"{imitated['mean_cosine']:.5f}, worst {imitated['worst_cosine']:.5f}"
         )
     if not isinstance(parity, dict) or not parity.get("measured"):

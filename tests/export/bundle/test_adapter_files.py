@@ -194,8 +194,9 @@ def test_layout_of_adapters_of_two_dtypes_is_float32(tmp_path: Path) -> None:
     write_sample_checkpoint(SampleSpec.tiny(), tmp_path / "c")
     config = read_model_config(tmp_path / "c")
     peft = TwoDtypes(tmp_path / "c" / "adapters", config, config.tasks)
-    assert choose_layout(peft, ("code",), None).dtype == "BF16"
-    assert choose_layout(peft, ("code", "retrieval"), None).dtype == "F32"
+    assert choose_layout(peft, ("code",), "runtime", None).dtype == "BF16"
+    assert choose_layout(peft, ("code", "retrieval"), "runtime", None).dtype == "F32"
+    assert choose_layout(peft, ("code",), "merged", None).files == {}
 
 
 # A bundle's own file

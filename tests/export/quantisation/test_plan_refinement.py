@@ -17,7 +17,7 @@ from trine.export.calibration.run import (
 )
 from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.quantisation.observer import RangeScan
-from trine.export.quantisation.plan_refinement import LossTarget, Probing, imitate
+from trine.export.quantisation.plan_refinement import LossTarget, Probing, measure_plan
 from trine.export.quantisation.precision_plan import plan_engine
 from trine.export.reference.model import Reference, ReferenceInput
 from trine.runtime.adapters.peft import PeftAdapters
@@ -71,9 +71,9 @@ def test_an_imitated_plan_is_held_against_the_vectors_of_the_pass_before(
         singles=np.stack([vectors.single for vectors in found]),
         max_probe_tokens=1,
     )
-    exact = imitate(probing, plan_engine("fp32", {}), lambda _: None)
+    exact = measure_plan(probing, plan_engine("fp32", {}), lambda _: None)
     assert max(np.abs(exact.losses)) < 1e-6
-    rounded = imitate(probing, plan_engine("int8", scan.ranges), lambda _: None)
+    rounded = measure_plan(probing, plan_engine("int8", scan.ranges), lambda _: None)
     assert 1e-6 < rounded.mean < 1e-3
 
 

@@ -12,7 +12,7 @@ from trine.export.accuracy.low_memory_engine import LowMemoryEngine
 from trine.export.bundle.report import export_lines
 from trine.export.export import export_checkpoint
 from trine.export.options import EngineReport, ExportOptions, ExportReport
-from trine.export.quantisation.fake_quantisation import PlannedRounding
+from trine.export.quantisation.fake_quantisation import OrtRounding
 from trine.export.quantisation.observer import RangeScan
 from trine.export.quantisation.precision_plan import INT8, plan_engine
 from trine.export.sample.checkpoint import write_sample_checkpoint
@@ -155,7 +155,7 @@ def test_what_down_reads_is_rotated_and_so_rounded_finer() -> None:
     plain = dataclasses.replace(plan.decoder, precision=rule)
     lost = [
         np.square(
-            PlannedRounding(graph, None).linear("layers.0.mlp.down_proj", x, weight, np.float32(0))
+            OrtRounding(graph, None).linear("layers.0.mlp.down_proj", x, weight, np.float32(0))
             - exact
         ).mean()
         for graph in (plan.decoder, plain)
@@ -203,10 +203,10 @@ def test_hard_checkpoints_keep_their_vectors_by_keeping_layers_wider(tmp_path: P
 def test_an_engine_below_its_floor_is_not_written_unless_told_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trine.export.accuracy import thresholds as precision_floors
+    from trine.export.accuracy import thresholds
 
-    strict = precision_floors.Floor(0.99999999, 0.99999999, 1.0)
-    monkeypatch.setitem(precision_floors.FLOORS, "int4", strict)
+    strict = thresholds.AccuracyThreshold(0.99999999, 0.99999999, 1.0)
+    monkeypatch.setitem(thresholds.THRESHOLDS, "int4", strict)
     monkeypatch.setattr("trine.export.export.TIGHTNESS", (1.0,))
     tasks = ("retrieval",)
     with pytest.raises(BundleError, match="--allow-below-floor"):

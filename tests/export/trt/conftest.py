@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from trine.export.bundle.adapter_files import choose_layout
-from trine.export.bundle.engine_files import EngineSource
+from trine.export.bundle.engine_files import EngineSource, save_graphs
 from trine.export.bundle.golden_inputs import GOLDEN_TEXTS, golden_image, golden_inputs
 from trine.export.bundle.runtime_files import write_embedding, write_heads, write_tokenizer
 from trine.export.calibration.inputs import built_in_calibration
 from trine.export.checkpoint.checkpoint import Checkpoint
-from trine.export.graphs.trt.graph_files import write_trt_graphs
 from trine.export.graphs.trt.precision import Half, TensorRtPrecision
 from trine.export.quantisation.observer import LinearRange, RangeScan
 from trine.export.quantisation.planning import Planning
@@ -27,6 +26,7 @@ from trine.export.quantisation.trt.graph_making import plan_graphs
 from trine.export.quantisation.trt.graph_plans import TrtPlans
 from trine.export.reference.forward import run_reference
 from trine.export.reference.model import Reference, ReferenceInput
+from trine.export.trt.bundle_engines import trt_models
 from trine.runtime.adapters.base import AdapterHandle, AdapterSource, MergedAdapters
 from trine.runtime.adapters.file import adapter_from_peft
 from trine.runtime.adapters.peft import PeftAdapters
@@ -191,7 +191,7 @@ Cosines = Callable[[TrtPlans, Half, Adapters], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class PlannedGraphs:
-    """Plans, and why they are below their floor by imitation."""
+    """Plans, and why they are below their accuracy threshold by imitation."""
 
     plans: TrtPlans
     below: tuple[str, ...]
@@ -207,13 +207,17 @@ def _agreement(
     checkpoint = Checkpoint(source)
     config = checkpoint.config
     peft = PeftAdapters(source / "adapters", config, config.tasks)
-    layout = choose_layout(peft, config.tasks, None)
-    if mode == "merged":
-        layout = dataclasses.replace(layout, files={})
+    engines = EngineSource(
+        checkpoint=checkpoint,
+        adapters=peft,
+        tasks=config.tasks,
+        adapter_mode=mode,
+        layout=choose_layout(peft, config.tasks, mode, None),
+    )
     tokenizer = write_tokenizer(checkpoint, folder)
     write_embedding(checkpoint, folder, lambda _: None)
     write_heads(checkpoint, peft, config.tasks, folder)
-    paths = write_trt_graphs(checkpoint, peft, config.tasks, layout, plans, folder)
+    paths = save_graphs(engines, trt_models(engines, plans), folder, lambda _: None)
     sessions = {name: _open(path, half) for name, path in paths.items()}
     bank = None
     source_of: AdapterSource
@@ -221,9 +225,9 @@ def _agreement(
         heads = load_projectors(folder / HEADS_NAME, config.tasks, config)
         source_of = MergedAdapters(heads)
     else:
-        bank = AdapterBank(config, layout, load_base_projector(folder / HEADS_NAME, config))
+        bank = AdapterBank(config, engines.layout, load_base_projector(folder / HEADS_NAME, config))
         for task in config.tasks:
-            bank.add(task, adapter_from_peft(peft, task, layout))
+            bank.add(task, adapter_from_peft(peft, task, engines.layout))
         source_of = bank
     engine = GraphRunner(source_of, sessions, bank, half)
     table = EmbeddingTable(folder / EMBEDDING_NAME, config.decoder)
@@ -289,8 +293,13 @@ def _plan(source: Path, precision: TensorRtPrecision, folder: Path) -> PlannedGr
     chosen = dataclasses.replace(
         chosen, texts=chosen.texts[:NUM_TEXTS], images=chosen.images[:NUM_IMAGES]
     )
-    layout = dataclasses.replace(choose_layout(peft, config.tasks, None), files={})
-    engines = EngineSource(checkpoint=checkpoint, adapters=peft, tasks=config.tasks, layout=layout)
+    engines = EngineSource(
+        checkpoint=checkpoint,
+        adapters=peft,
+        tasks=config.tasks,
+        adapter_mode="merged",
+        layout=choose_layout(peft, config.tasks, "merged", None),
+    )
     reference = run_reference(engines, tokenizer, chosen, None, lambda _: None)
     planning = Planning(source=engines, reference=reference, allow_below_floor=False)
     planned = plan_graphs(planning, precision, tokenizer, lambda _: None)

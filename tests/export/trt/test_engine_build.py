@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 
 from trine.export.bundle.adapter_files import choose_layout
+from trine.export.bundle.engine_files import EngineSource, save_graphs
 from trine.export.checkpoint.checkpoint import Checkpoint
-from trine.export.graphs.trt.graph_files import write_trt_graphs
 from trine.export.graphs.trt.precision import Half, Quantisation, WeightQuantisation, uniform_plan
 from trine.export.quantisation.trt.graph_plans import TrtPlans
 from trine.export.trt import engine_build
 from trine.export.trt.build_spec import BuildSpec, DecoderBucket, VisionBucket
 from trine.export.trt.build_worker import scratch_by_profile
+from trine.export.trt.bundle_engines import trt_models
 from trine.export.trt.engine_build import build_engine
 from trine.export.trt.lint import lint_file
 from trine.runtime.adapters.peft import PeftAdapters
+from trine.runtime.bundle.manifest import AdapterMode
 from trine.runtime.errors import EngineError
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden" / "checkpoint"
@@ -62,7 +64,7 @@ CASES = [
 ]
 
 
-def _write(folder: Path, name: str, mode: str) -> dict[str, Path]:
+def _write(folder: Path, name: str, mode: AdapterMode) -> dict[str, Path]:
     half, kind, _ = FORMATS.get(name, ("fp32", None, ()))
     layers = [
         f"layers.{i}.{role}"
@@ -76,18 +78,22 @@ def _write(folder: Path, name: str, mode: str) -> dict[str, Path]:
     elif kind is not None:
         plan = uniform_plan(half, {n: Quantisation(kind=kind, input_max=8.0) for n in layers})
     peft = PeftAdapters(GOLDEN / "adapters", CONFIG, CONFIG.tasks)
-    layout = choose_layout(peft, CONFIG.tasks, None)
-    if mode == "merged":
-        layout = dataclasses.replace(layout, files={})
+    source = EngineSource(
+        checkpoint=CHECKPOINT,
+        adapters=peft,
+        tasks=CONFIG.tasks[:1],
+        adapter_mode=mode,
+        layout=choose_layout(peft, CONFIG.tasks, mode, None),
+    )
     plans = TrtPlans(vision=plan, decoder=plan)
     folder.mkdir(parents=True, exist_ok=True)
-    return write_trt_graphs(CHECKPOINT, peft, CONFIG.tasks[:1], layout, plans, folder)
+    return save_graphs(source, trt_models(source, plans), folder, lambda _: None)
 
 
 @needs_builder
 @pytest.mark.parametrize(("name", "mode"), CASES)
 def test_every_graph_is_clean_and_builds_with_fused_attention(
-    tmp_path: Path, name: str, mode: str
+    tmp_path: Path, name: str, mode: AdapterMode
 ) -> None:
     # No Attention here may be decomposed, so an engine exists only if all have a fused kernel.
     spec = dataclasses.replace(SPEC, sms=FORMATS[name][2])

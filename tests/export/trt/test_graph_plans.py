@@ -1,4 +1,4 @@
-"""Planned graphs keep their floors, on usual checkpoints and on those made hard to round."""
+"""Planned graphs keep their thresholds, on usual checkpoints and on those made hard to round."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from trine.export.accuracy.thresholds import FLOORS
+from trine.export.accuracy.thresholds import THRESHOLDS
 from trine.export.checkpoint.source import resolve_source
 from trine.export.graphs.trt.precision import TensorRtPrecision
-from trine.export.quantisation.trt.graph_plans import FLOOR_OF, TrtPlans, plan_halves
+from trine.export.quantisation.trt.graph_plans import THRESHOLD_OF, TrtPlans, plan_halves
 from trine.export.sample.checkpoint import write_sample_checkpoint
 from trine.export.sample.spec import HARD_TRAITS, SampleSpec, changed_spec
 from trine.export.trt.lint import lint_file
@@ -47,7 +47,7 @@ def test_vectors_of_planned_graphs_keep_their_floor(
     plan: Callable[..., Any],
     agree: Callable[..., Any],
 ) -> None:
-    floor = FLOORS[FLOOR_OF[precision]]
+    threshold = THRESHOLDS[THRESHOLD_OF[precision]]
     planned = plan(source, precision)
     if planned.below:  # then it is not written; the checkpoints that are not hard must be
         assert source.name.startswith("hard-")
@@ -62,12 +62,12 @@ def test_vectors_of_planned_graphs_keep_their_floor(
             f"{singles.min():.6f}, {plans.num_quantised} in fewer bits, {len(plans.wider)} wider"
         )
         assert all(lint_file(graph, sms) == [] for graph in found.graphs.values())
-        assert singles.min() >= floor.worst_cosine
-        assert singles.mean() >= floor.mean_cosine
+        assert singles.min() >= threshold.worst_cosine
+        assert singles.mean() >= threshold.mean_cosine
 
 
 def test_each_stack_is_widened_where_its_own_layers_are_named() -> None:
     plans = plan_halves("bf16", {})
-    wide = plans.widened({"blocks.1.mlp.down_proj": "why", "layers.2.self_attn.o": "why"}, 0)
+    wide = plans.overridden({"blocks.1.mlp.down_proj": "why", "layers.2.self_attn.o": "why"}, 0)
     assert [tensor.name for tensor in wide.vision.precision.wider] == ["blocks.1.mlp.down_proj"]
     assert [tensor.name for tensor in wide.decoder.precision.wider] == ["layers.2.self_attn.o"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trine.export.accuracy.thresholds import FLOORS
+from trine.export.accuracy.thresholds import THRESHOLDS
 from trine.export.bundle.edit import add_adapter
 from trine.export.export import export_checkpoint
 from trine.export.options import ExportOptions
@@ -197,7 +197,7 @@ def test_narrow_engines_are_held_against_pytorch_by_their_floors(
     assert report.passed
     checks = [c for engine in report.engines for c in engine.checks if c.against == "torch"]
     worst = {c.tolerance.min_cosine for c in checks if c.head == "single"}
-    assert worst == {FLOORS["int8"].worst_cosine, FLOORS["fp16"].worst_cosine}
+    assert worst == {THRESHOLDS["int8"].worst_cosine, THRESHOLDS["fp16"].worst_cosine}
 
 
 @pytest.mark.reference

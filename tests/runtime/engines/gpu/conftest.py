@@ -13,13 +13,14 @@ import pytest
 from tests.runtime.engines.gpu.simulated_tensorrt import VERSION, write_kernels
 from trine.export.bundle.adapter_files import choose_layout
 from trine.export.bundle.edit import write_manifest
+from trine.export.bundle.engine_files import EngineSource, save_graphs
 from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.export import export_checkpoint
-from trine.export.graphs.trt.graph_files import TrtPlans, write_trt_graphs
 from trine.export.graphs.trt.precision import Half, uniform_plan
 from trine.export.options import ExportOptions
+from trine.export.quantisation.trt.graph_plans import TrtPlans
 from trine.export.trt.build_spec import BuildSpec, parse_buckets, profiles
-from trine.export.trt.bundle_engines import BUILT_FOLDER, BuiltGraph, record_engines
+from trine.export.trt.bundle_engines import BUILT_FOLDER, BuiltGraph, record_engines, trt_models
 from trine.export.trt.engine_build import BuildRecord
 from trine.runtime.adapters.peft import PeftAdapters
 from trine.runtime.bundle.bundle import file_sha256, open_bundle
@@ -89,12 +90,16 @@ def _write_graphs(folder: Path, mode: Mode, half: Half) -> Path:
     checkpoint = Checkpoint(GOLDEN)
     config = checkpoint.config
     peft = PeftAdapters(GOLDEN / "adapters", config, config.tasks)
-    layout = choose_layout(peft, config.tasks, None)
-    if mode == "merged":
-        layout = dataclasses.replace(layout, files={})
+    source = EngineSource(
+        checkpoint=checkpoint,
+        adapters=peft,
+        tasks=config.tasks,
+        adapter_mode=mode,
+        layout=choose_layout(peft, config.tasks, mode, None),
+    )
     plan = uniform_plan(half)
     plans = TrtPlans(vision=plan, decoder=plan)
-    write_trt_graphs(checkpoint, peft, config.tasks, layout, plans, folder)
+    save_graphs(source, trt_models(source, plans), folder, lambda _: None)
     return folder
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from trine.export.export import export_checkpoint
 from trine.export.options import ExportOptions
 from trine.export.quantisation.engine_making import EngineMaker
+from trine.export.quantisation.mixed_plan import FLOAT32
 from trine.export.quantisation.plan_refinement import RefinedPlan
-from trine.export.quantisation.precision_plan import FLOAT32, EnginePlan, plan_engine, with_wider
+from trine.export.quantisation.precision_plan import EnginePlan, plan_engine, with_wider
 from trine.kernels.cpu import library
 from trine.kernels.cpu.library import (
     LEVEL_VARIABLE,
