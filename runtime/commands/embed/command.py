@@ -9,13 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trine.runtime.commands.embed.dataset import (
+    add_options,
+    is_dataset,
+    refuse_options,
+    run_dataset,
+)
 from trine.runtime.commands.engine_options import ENGINE_HELP, add_device
 from trine.runtime.commands.progress import ProgressBar
 from trine.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from trine.runtime.bundle.bundle import Bundle
-    from trine.runtime.commands.embed.input_files import Inputs, Survey
+    from trine.runtime.commands.embed.input_files import Inputs
     from trine.runtime.commands.embed.input_rows import InputRow
     from trine.runtime.commands.embed.output_files import OutputFile
     from trine.runtime.commands.embed.output_rows import JsonLinesWriter, OutputRow
@@ -49,9 +55,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "-o",
         "--output",
-        metavar="FILE",
-        type=Path,
-        help=".npy, .npz, .jsonl or .parquet (default: lines of JSON on the standard output)",
+        metavar="OUT",
+        help=".npy, .npz, .jsonl or .parquet, or a folder, as in out/, for a dataset (default: "
+        "lines of JSON on the standard output)",
     )
     parser.add_argument("--force", action="store_true", help="replace an output that is there")
     parser.add_argument("--task", help="the adapter, for items that name none")
@@ -86,6 +92,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="float32, float16, int8, or bits packed as binary or ubinary (default: %(default)s)",
     )
     _add_limits(parser)
+    add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -131,6 +138,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     bundle = open_bundle(arguments.bundle)
     options = _options(arguments, bundle)
+    if is_dataset(arguments.output):
+        return run_dataset(arguments, bundle, options, lambda tasks: _load(arguments, tasks))
+    refuse_options(arguments)
+    output_path = None if arguments.output is None else Path(arguments.output)
     inputs = Inputs(
         texts=tuple(arguments.text),
         names=tuple(arguments.inputs) or (() if arguments.text else (STDIN,)),
@@ -140,22 +151,22 @@ def run(arguments: argparse.Namespace) -> int:
         txt=arguments.txt or "lines",
         pdf_password=arguments.pdf_password or os.environ.get("TRINE_PDF_PASSWORD"),
     )
-    if arguments.output is None and sys.stdout is None:
+    if output_path is None and sys.stdout is None:
         raise InputError("the standard output is closed; give a file with -o")
-    if arguments.output is not None:
-        check_output(arguments.output, multi=options.multi, force=arguments.force)
+    if output_path is not None:
+        check_output(output_path, multi=options.multi, force=arguments.force)
     survey = survey_rows(inputs, _known_tasks(bundle, arguments), options.task)
     _announce(inputs, arguments.txt is None)
-    embedder = _load(arguments, survey)
+    embedder = _load(arguments, survey.tasks)
     progress = _Progress(survey.num_rows)
-    with _output(arguments.output, bundle, options) as output:
+    with _output(output_path, bundle, options) as output:
         read = read_rows(inputs)
         if arguments.prompt is None:
             read = _warn_of_side(read, len(inputs.texts), options.task)
         for rows in embed_rows(embedder, read, options):
             output.write(rows)
             progress.advance(rows)
-    progress.finish(arguments.output, arguments.max_length)
+    progress.finish(output_path, arguments.max_length)
     return 0
 
 
@@ -279,7 +290,7 @@ def _warn_of_side(
         yield row
 
 
-def _load(arguments: argparse.Namespace, survey: "Survey") -> "Embedder":
+def _load(arguments: argparse.Namespace, tasks: frozenset[str] | None) -> "Embedder":
     from trine.runtime.embedder import Embedder
     from trine.runtime.inference.batch_planner import BatchLimits
 
@@ -292,7 +303,7 @@ def _load(arguments: argparse.Namespace, survey: "Survey") -> "Embedder":
         engine=arguments.engine,
         device=arguments.device,
         # None, all of them, also for no rows at all: their task is not known.
-        tasks=sorted(survey.tasks) if survey.tasks else None,
+        tasks=sorted(tasks) if tasks else None,
         threads=arguments.threads,
         limits=limits,
     )

@@ -24,6 +24,8 @@ __all__ = [
     "StdinFormat",
     "Survey",
     "TxtUnit",
+    "file_rows",
+    "numbered_lines",
     "read_rows",
     "row_task",
     "survey_rows",
@@ -93,7 +95,7 @@ def read_rows(inputs: Inputs) -> Iterator[InputRow]:
             raise InputError(f"{path}: is a folder; give the files in it")
         if not path.exists():
             raise InputError(f"{path}: does not exist; check the path")
-        yield from _file_rows(path, inputs)
+        yield from file_rows(path, inputs)
 
 
 def survey_rows(inputs: Inputs, known_tasks: Iterable[str], default_task: str | None) -> Survey:
@@ -140,7 +142,7 @@ def _is_rereadable(name: str) -> bool:
 def _stdin_rows(inputs: Inputs) -> Iterator[InputRow]:
     if inputs.stdin is None:
         raise InputError("the standard input is closed; give files or --text, or open it")
-    lines = _lines(inputs.stdin, "stdin")
+    lines = numbered_lines(inputs.stdin, "stdin")
     as_json = inputs.stdin_format == "jsonl"
     if inputs.stdin_format == "auto":
         first: list[tuple[str, str]] = []
@@ -169,7 +171,8 @@ def _is_json_line(line: str, where: str) -> bool:
     return isinstance(content, dict)
 
 
-def _file_rows(path: Path, inputs: Inputs) -> Iterator[InputRow]:
+def file_rows(path: Path, inputs: Inputs) -> Iterator[InputRow]:
+    """Yield the rows of one file, as `read_rows`."""
     suffix = path.suffix.lower()
     if suffix in (".txt", ".jsonl"):
         yield from _line_file_rows(path, suffix, inputs.txt)
@@ -190,7 +193,7 @@ def _file_rows(path: Path, inputs: Inputs) -> Iterator[InputRow]:
 def _line_file_rows(path: Path, suffix: str, txt: TxtUnit) -> Iterator[InputRow]:
     try:
         with path.open("rb") as file:
-            lines = _lines(file, str(path))
+            lines = numbered_lines(file, str(path))
             if suffix == ".jsonl":
                 yield from _json_rows(lines, path.parent)
             elif txt == "document":
@@ -221,7 +224,7 @@ def _json_rows(lines: Iterable[tuple[str, str]], folder: Path) -> Iterator[Input
             yield row_from_json(line, where, folder)
 
 
-def _lines(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
+def numbered_lines(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
     """Yield (file and line number, line without its end) of UTF-8 text."""
     for number, line in enumerate(file, 1):
         where = f"{name}:{number}"
