@@ -189,13 +189,14 @@ def finished_shards(output: Path, job: Job) -> dict[int, Shard]:
         InputError: one is damaged, or of another job.
     """
     found: dict[int, Shard] = {}
+    fingerprint = job.fingerprint
     for entry in sorted(output.iterdir()):
         if not SHARD_NAME.fullmatch(entry.name):
             continue
         shard = read_shard(entry)
         expected = len(job.slice_rows(shard.slice))
         if (
-            shard.fingerprint != job.fingerprint
+            shard.fingerprint != fingerprint
             or shard.name != shard_name(shard.slice)
             or shard.num_read != expected
         ):
