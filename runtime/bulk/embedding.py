@@ -6,6 +6,7 @@ from contextlib import closing
 from itertools import chain
 
 from trine.runtime.bulk.rows import SourceRow
+from trine.runtime.bulk.survey import Tasks, checked_item
 from trine.runtime.commands.embed.output_rows import OutputRow
 from trine.runtime.commands.embed.row_embedding import (
     RowOptions,
@@ -43,7 +44,7 @@ def embed_slice(
     while True:
         waiting: deque[SourceRow] = deque()
         count = 0
-        items = _items(source, waiting, report)
+        items = _items(source, waiting, report, Tasks(embedder.tasks, options.task))
         try:
             with closing(encode_items(embedder, items, options)) as found:
                 for embedding in found:
@@ -64,19 +65,26 @@ def embed_slice(
 
 
 def _items(
-    rows: Iterator[SourceRow], waiting: deque[SourceRow], report: Report
+    rows: Iterator[SourceRow], waiting: deque[SourceRow], report: Report, tasks: Tasks
 ) -> Iterator[StreamItem]:
     for row in rows:
-        if row.item is None:
-            report(row, row.fault or InputError(f"{_place(row)}: cannot be used"))
-            continue
         try:
-            item = unopened_item(row.item)
-        except InputError as fault:  # a page that cannot be drawn
+            loaded = _load(row, tasks)
+        except InputError as fault:
             report(row, fault)
             continue
         waiting.append(row)
-        yield StreamItem(item, row.item.task, row.item.prompt)
+        yield loaded
+
+
+def _load(row: SourceRow, tasks: Tasks) -> StreamItem:
+    """Return what to embed; pages of PDFs are drawn here.
+
+    Raises:
+        InputError: the row cannot be used.
+    """
+    item, task = checked_item(row, tasks)
+    return StreamItem(unopened_item(item), task, item.prompt)
 
 
 def _place(row: SourceRow) -> str:

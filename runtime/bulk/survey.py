@@ -14,9 +14,10 @@ from trine.runtime.bulk.rows import JSON_FIELDS, ReadOptions, SourceRow, json_va
 from trine.runtime.bulk.sources import TABLES, SourceFile
 from trine.runtime.bulk.tables import import_pyarrow, table_schema
 from trine.runtime.commands.embed.input_files import row_task
+from trine.runtime.commands.embed.input_rows import InputRow
 from trine.runtime.errors import InputError
 
-__all__ = ["Survey", "Tasks", "checked_task", "survey_sources"]
+__all__ = ["Survey", "Tasks", "checked_item", "survey_sources"]
 
 INT64 = range(-(1 << 63), 1 << 63)
 
@@ -76,7 +77,7 @@ def survey_sources(sources: Sequence[SourceFile], options: ReadOptions, tasks: T
             count += 1
             kept.add_record(row)
             try:
-                found.add(checked_task(row, tasks))
+                found.add(checked_item(row, tasks)[1])
                 ids.add(row)
             except InputError as fault:
                 first_fault, num_faults = first_fault or fault, num_faults + 1
@@ -91,15 +92,15 @@ def survey_sources(sources: Sequence[SourceFile], options: ReadOptions, tasks: T
     )
 
 
-def checked_task(row: SourceRow, tasks: Tasks) -> str:
-    """Return the task of a row.
+def checked_item(row: SourceRow, tasks: Tasks) -> tuple[InputRow, str]:
+    """Return the item of a row, and its task.
 
     Raises:
         InputError: the row cannot be used, or its task is unknown.
     """
     if row.item is None:
         raise row.fault or InputError(f"{row.source}: row {row.number} holds nothing")
-    return row_task(row.item, tasks.known, tasks.default)
+    return row.item, row_task(row.item, tasks.known, tasks.default)
 
 
 def _check_table(source: SourceFile, columns: ColumnOptions, kept: "_KeptTypes") -> None:

@@ -92,7 +92,7 @@ def read_rows(inputs: Inputs) -> Iterator[InputRow]:
             continue
         path = Path(name)
         if path.is_dir():
-            raise InputError(f"{path}: is a folder; give the files in it")
+            raise InputError(f"{path}: is a folder; give the files in it, or -o out/")
         if not path.exists():
             raise InputError(f"{path}: does not exist; check the path")
         yield from file_rows(path, inputs)

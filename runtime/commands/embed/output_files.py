@@ -48,8 +48,6 @@ def check_output(path: Path, *, multi: bool, force: bool) -> None:
             f"{path}: .npy holds one vector an item, and multi-vectors differ in their number; "
             "give .npz, .jsonl or .parquet"
         )
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the name of a file")
     if path.exists() and not force:
         raise InputError(f"{path}: exists already; use --force to replace it")
     if not path.parent.is_dir():

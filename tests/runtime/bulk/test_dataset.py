@@ -269,8 +269,9 @@ def test_rows_that_cannot_be_used_are_listed(
     )
     with source.open("a") as file:
         file.write("{broken\n")
+        file.write('{"id": "g", "text": "a", "task": "none"}\n')
     assert embed(source, "--on-error", "skip") == 1
-    assert "4 rows could not be used" in capsys.readouterr().err
+    assert "5 rows could not be used" in capsys.readouterr().err
     out = tmp_path / "out"
     table = read(out)
     assert table["id"].to_pylist() == ["a", "c", "e"]
@@ -282,9 +283,11 @@ def test_rows_that_cannot_be_used_are_listed(
         (4, "d"),
         (6, "f"),
         (7, None),
+        (8, "g"),
     ]
     assert f"{source}:2: text is 5" in errors[0]["error"]
     assert f"{source}:4" in errors[1]["error"]
+    assert f"{source}:8: task is 'none'" in errors[4]["error"]
     assert embed(source, "--on-error", "skip") == 1  # there already, and still not all
 
 
