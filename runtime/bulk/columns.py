@@ -54,8 +54,10 @@ class ColumnOptions:
 
     def template_fields(self) -> list[str]:
         """Return the columns that the template names."""
+        if self.template is None:
+            return []
         try:
-            parts = list(Formatter().parse(self.template or ""))
+            parts = list(Formatter().parse(self.template))
         except ValueError as cause:
             raise InputError(
                 f"--template is {self.template!r} ({cause}); write {{column}} for each column"

@@ -149,13 +149,24 @@ class _KeptTypes:
         self._columns = columns
         self._arrow = import_pyarrow()
         self._types: dict[str, tuple[Any, str]] = {}
+        self._kept: tuple[tuple[str, ...], list[str]] = ((), [])
+        self._json_types = {
+            type(None): self._arrow.null(),
+            bool: self._arrow.bool_(),
+            int: self._arrow.int64(),
+            float: self._arrow.float64(),
+            str: self._arrow.string(),
+        }
 
     def add_record(self, row: SourceRow) -> None:
         """Take the types of a JSON line's fields."""
         if row.record is None:
             return
-        for name in self._columns.kept(row.record, JSON_FIELDS):
-            where = f"{row.source}:{row.number}"
+        names = tuple(row.record)
+        if names != self._kept[0]:  # most lines have the fields of the line before
+            self._kept = (names, self._columns.kept(names, JSON_FIELDS))
+        where = f"{row.source}:{row.number}"
+        for name in self._kept[1]:
             self.add(name, self._json_type(name, json_value(row.record[name]), where), where)
 
     def add(self, name: str, type_: Any, where: str) -> None:
@@ -193,7 +204,7 @@ class _KeptTypes:
             raise InputError(
                 f"{where}: {name!r} is {value}, no 64-bit number; write it as a string"
             )
-        return self._arrow.infer_type([value])
+        return self._json_types[type(value)]
 
 
 class _Ids:

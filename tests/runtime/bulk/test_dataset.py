@@ -242,7 +242,7 @@ def test_other_programs_read_a_dataset(
     elif library == "polars":
         count = len(module.read_parquet(shards))
     elif library == "duckdb":
-        count = module.sql(f"select count(embedding) from '{shards}'").fetchone()[0]
+        count = module.sql(f"select count(embedding) from '{shards}'").fetchall()[0][0]
     else:
         count = module.dataset(tmp_path / "out").to_table().num_rows
     assert count == 7
