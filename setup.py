@@ -50,8 +50,7 @@ class BuildKernels(build_ext):
 
     def _build(self, ext: Extension) -> None:
         """Compile the folders, tell `common` which there are, and link them into `ext`."""
-        if not self._knows([]):
-            raise CompileError("no C++ compiler works here")
+        self._compile_empty([])
         is_x86 = self.plat_name.lower().endswith(X86)
         for folder, flags in FOLDERS.items() if is_x86 else [("portable", [])]:
             if not self._knows(flags):
@@ -62,15 +61,18 @@ class BuildKernels(build_ext):
         super().build_extension(ext)
 
     def _knows(self, flags: list[str]) -> bool:
-        """Return whether the compiler takes flags, by an empty file."""
-        empty = Path(self.build_temp) / "empty.cpp"
-        empty.parent.mkdir(parents=True, exist_ok=True)
-        empty.write_text("", encoding="utf-8")
         try:
-            self.compiler.compile([str(empty)], output_dir=self.build_temp, extra_postargs=flags)
+            self._compile_empty(flags)
         except CompileError:
             return False
         return True
+
+    def _compile_empty(self, flags: list[str]) -> None:
+        """Compile an empty file; the compiler's own error says what it does not take."""
+        empty = Path(self.build_temp) / "empty.cpp"
+        empty.parent.mkdir(parents=True, exist_ok=True)
+        empty.write_text("", encoding="utf-8")
+        self.compiler.compile([str(empty)], output_dir=self.build_temp, extra_postargs=flags)
 
     def _compiled(self, folder: str, flags: list[str]) -> list[str]:
         return self.compiler.compile(

@@ -1,4 +1,4 @@
-"""What opened an embedder, to open another like it in a process that it is sent to."""
+"""Opens an embedder again, in a process that it is sent to."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,49 @@ def test_python_examples_print_what_the_page_shows(page: Path, workplace: Path) 
         [sys.executable, "-W", "error", "-c", program],
         cwd=workplace,
         env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "".join(blocks(page, "text"))
+
+
+def make_inputs(folder: Path) -> None:
+    """Write the files that the commands of docs/bulk.md read."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+    from PIL import Image
+
+    for name in ("corpus", "data", "beir"):
+        (folder / name).mkdir(parents=True)
+    (folder / "corpus/notes.txt").write_text("one\ntwo\nthree\n")
+    columns = {"key": [1], "body": ["a text"], "year": [1999], "url": ["u"]}
+    parquet.write_table(arrow.table(columns), folder / "data/2024-01.parquet")
+    (folder / "more.jsonl").write_text('{"key": 2, "body": "b", "year": 2000, "url": "v"}\n')
+    (folder / "beir/corpus.jsonl").write_text('{"_id": "a", "title": "T", "text": "x"}\n')
+    pixels = BytesIO()
+    Image.new("RGB", (56, 56), "red").save(pixels, "PNG")
+    photos = arrow.table({"image": [{"bytes": pixels.getvalue(), "path": None}]})
+    parquet.write_table(photos, folder / "photos.parquet")
+
+
+def test_the_commands_of_the_bulk_page_run(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow", reason="needs the `parquet` extra")
+    make_inputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("nano.bundle").symlink_to(workplace / "nano.bundle")
+    page = ROOT / "docs/bulk.md"
+    shown = commands(page, "trine")
+    assert len(shown) == 6
+    for arguments in reversed(shown):  # the page's Python reads what its first command writes
+        shutil.rmtree("vectors", ignore_errors=True)
+        assert main(arguments) == 0
+        assert Path("vectors/_SUCCESS").exists()
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(blocks(page, "python"))],
         capture_output=True,
         text=True,
         timeout=120,

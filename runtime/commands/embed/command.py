@@ -9,17 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trine.runtime.commands.embed.dataset import (
+    add_options,
+    is_dataset,
+    refuse_options,
+    run_dataset,
+)
 from trine.runtime.commands.engine_options import ENGINE_HELP, add_device
 from trine.runtime.commands.progress import ProgressBar, is_terminal
 from trine.runtime.errors import InputError
 
 if TYPE_CHECKING:
+    from trine.runtime.bulk.input_files import Inputs
+    from trine.runtime.bulk.input_rows import InputRow
+    from trine.runtime.bulk.output_files import OutputFile
+    from trine.runtime.bulk.output_rows import JsonLinesWriter, OutputRow
+    from trine.runtime.bulk.row_embedding import RowOptions
     from trine.runtime.bundle.bundle import Bundle
-    from trine.runtime.commands.embed.input_files import Inputs, Survey
-    from trine.runtime.commands.embed.input_rows import InputRow
-    from trine.runtime.commands.embed.output_files import OutputFile
-    from trine.runtime.commands.embed.output_rows import JsonLinesWriter, OutputRow
-    from trine.runtime.commands.embed.row_embedding import RowOptions
     from trine.runtime.embedder import Embedder
     from trine.runtime.inputs import Prompt
 
@@ -49,9 +55,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "-o",
         "--output",
-        metavar="FILE",
-        type=Path,
-        help=".npy, .npz, .jsonl or .parquet (default: lines of JSON on the standard output)",
+        metavar="OUT",
+        help=".npy, .npz, .jsonl or .parquet, or a folder, as in out/, for a dataset (default: "
+        "lines of JSON on the standard output)",
     )
     parser.add_argument("--force", action="store_true", help="replace an output that is there")
     parser.add_argument("--task", help="the adapter, for items that name none")
@@ -86,6 +92,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="float32, float16, int8, or bits packed as binary or ubinary (default: %(default)s)",
     )
     _add_limits(parser)
+    add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -124,15 +131,19 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed all inputs and write the vectors; nothing is written if one of them cannot be used."""
+    from trine.runtime.bulk.input_files import STDIN, Inputs, read_rows, survey_rows
+    from trine.runtime.bulk.output_files import check_output
+    from trine.runtime.bulk.row_embedding import embed_rows
     from trine.runtime.bundle.bundle import open_bundle
-    from trine.runtime.commands.embed.input_files import STDIN, Inputs, read_rows, survey_rows
-    from trine.runtime.commands.embed.output_files import check_output
-    from trine.runtime.commands.embed.row_embedding import embed_rows
 
     bundle = open_bundle(arguments.bundle)
     known_tasks = _known_tasks(bundle, arguments)
     _split_task(arguments, known_tasks)
     options = _options(arguments, bundle, known_tasks)
+    if is_dataset(arguments.output):
+        return run_dataset(arguments, bundle, options, lambda tasks: _load(arguments, tasks))
+    refuse_options(arguments)
+    output_path = None if arguments.output is None else Path(arguments.output)
     inputs = Inputs(
         texts=tuple(arguments.text),
         names=tuple(arguments.inputs) or (() if arguments.text else (STDIN,)),
@@ -142,22 +153,22 @@ def run(arguments: argparse.Namespace) -> int:
         txt=arguments.txt or "lines",
         pdf_password=arguments.pdf_password or os.environ.get("TRINE_PDF_PASSWORD"),
     )
-    if arguments.output is None and sys.stdout is None:
+    if output_path is None and sys.stdout is None:
         raise InputError("the standard output is closed; give a file with -o")
-    if arguments.output is not None:
-        check_output(arguments.output, multi=options.multi, force=arguments.force)
+    if output_path is not None:
+        check_output(output_path, multi=options.multi, force=arguments.force)
     survey = survey_rows(inputs, known_tasks, options.task)
     _announce(inputs, arguments.txt is None)
-    embedder = _load(arguments, survey)
+    embedder = _load(arguments, survey.tasks)
     progress = _Progress(survey.num_rows)
-    with _output(arguments.output, bundle, options) as output:
+    with _output(output_path, bundle, options) as output:
         read = read_rows(inputs)
         if arguments.prompt is None:
             read = _warn_of_side(read, len(inputs.texts), known_tasks, options.task)
         for rows in embed_rows(embedder, read, options):
             output.write(rows)
             progress.advance(rows)
-    progress.finish(arguments.output, arguments.max_length)
+    progress.finish(output_path, arguments.max_length)
     return 0
 
 
@@ -210,7 +221,7 @@ def _options(
     arguments: argparse.Namespace, bundle: "Bundle", known: tuple[str, ...]
 ) -> "RowOptions":
     """Return the options of the run, all checked before the model is loaded."""
-    from trine.runtime.commands.embed.row_embedding import RowOptions
+    from trine.runtime.bulk.row_embedding import RowOptions
     from trine.runtime.request import check_dim, check_request
     from trine.runtime.scoring.quantisation import bundle_ranges, check_output
 
@@ -253,7 +264,7 @@ def _options(
 
 
 def _announce(inputs: "Inputs", txt_by_default: bool) -> None:
-    from trine.runtime.commands.embed.input_files import STDIN
+    from trine.runtime.bulk.input_files import STDIN
 
     if STDIN in inputs.names and sys.stdin is not None and sys.stdin.isatty():
         print("reading texts from the terminal, one a line; Ctrl-D ends them", file=sys.stderr)
@@ -281,7 +292,7 @@ def _warn_of_side(
         known_tasks: of the bundle.
         default_task: of rows that name none.
     """
-    from trine.runtime.commands.embed.input_files import resolve_row
+    from trine.runtime.bulk.input_files import resolve_row
     from trine.runtime.task_names import SYMMETRIC_TASKS
 
     warned = False
@@ -300,7 +311,7 @@ def _warn_of_side(
         yield row
 
 
-def _load(arguments: argparse.Namespace, survey: "Survey") -> "Embedder":
+def _load(arguments: argparse.Namespace, tasks: frozenset[str] | None) -> "Embedder":
     from trine.runtime.embedder import Embedder
     from trine.runtime.inference.batch_planner import BatchLimits
 
@@ -313,7 +324,7 @@ def _load(arguments: argparse.Namespace, survey: "Survey") -> "Embedder":
         engine=arguments.engine,
         device=arguments.device,
         # None, all of them, also for no rows at all: their task is not known.
-        tasks=sorted(survey.tasks) if survey.tasks else None,
+        tasks=sorted(tasks) if tasks else None,
         threads=arguments.threads,
         limits=limits,
     )
@@ -331,8 +342,8 @@ def _known_tasks(bundle: "Bundle", arguments: argparse.Namespace) -> tuple[str, 
 def _output(
     path: Path | None, bundle: "Bundle", options: "RowOptions"
 ) -> "Iterator[OutputFile | JsonLinesWriter]":
-    from trine.runtime.commands.embed.output_files import open_output
-    from trine.runtime.commands.embed.output_rows import JsonLinesWriter
+    from trine.runtime.bulk.output_files import open_output
+    from trine.runtime.bulk.output_rows import JsonLinesWriter
 
     if path is None:
         yield JsonLinesWriter(sys.stdout)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from trine.kernels.maxsim import maxsim_scores
 from trine.kernels.pooling import truncate
 from trine.kernels.quantise import unpack_signs
+from trine.runtime.bulk.row_embedding import error_at
 from trine.runtime.bundle.model_config import ModelConfig
-from trine.runtime.commands.embed.row_embedding import error_at
 from trine.runtime.commands.eval.pair_files import PairItem, PairSet
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import InputError

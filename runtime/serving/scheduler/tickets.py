@@ -12,7 +12,7 @@ from trine.runtime.serving.scheduler.vectors import ItemVectors, image_spans
 from trine.runtime.serving.scheduler.work_queue import Entry
 from trine.runtime.serving.service.calls import CallContext, EmbedCall, ImageSpan, Timings
 
-__all__ = ["Ticket"]
+__all__ = ["Ticket", "ticket_of"]
 
 
 class Ticket:
@@ -140,3 +140,10 @@ class Ticket:
         if self.closed and not self._outstanding and self._adapters is not None:
             self._adapters.__exit__(None, None, None)
             self._adapters = None
+
+
+def ticket_of(entry: Entry) -> Ticket:
+    """Return the ticket of the call that an entry of the queue belongs to."""
+    if not isinstance(entry.owner, Ticket):
+        raise TypeError(entry.owner)
+    return entry.owner

@@ -28,7 +28,7 @@ from trine.runtime.serving.scheduler.engine_meter import EngineBatch, Speed
 from trine.runtime.serving.scheduler.feeding import Feeder
 from trine.runtime.serving.scheduler.preparing import Preparer
 from trine.runtime.serving.scheduler.text_pool import TextPool
-from trine.runtime.serving.scheduler.tickets import Ticket
+from trine.runtime.serving.scheduler.tickets import Ticket, ticket_of
 from trine.runtime.serving.scheduler.vectors import stack_multi, stack_single
 from trine.runtime.serving.scheduler.work_queue import WorkQueue
 from trine.runtime.serving.service.call_checks import check_call, check_shown
@@ -384,21 +384,15 @@ class EmbeddingService:
         """Hand a run's vectors to the calls they are of. Runs on the event loop."""
         if result.error is not None:
             for entry in result.entries:
-                _ticket(entry.owner).fail(entry, engine_failure(result.error))
+                ticket_of(entry).fail(entry, engine_failure(result.error))
         else:
             for entry, vectors in zip(result.entries, result.vectors, strict=True):
-                _ticket(entry.owner).computed(entry, vectors, result.start, result.end)
+                ticket_of(entry).computed(entry, vectors, result.start, result.end)
         for entry in result.dropped:
-            ticket = _ticket(entry.owner)
+            ticket = ticket_of(entry)
             ticket.fail(entry, client_left() if ticket.context.disconnected() else too_late())
         self._show_pending()
 
     def _show_pending(self) -> None:
         self._metrics.pending_tokens.set(self._admission.tokens)
         self._metrics.pending_patches.set(self._admission.patches)
-
-
-def _ticket(owner: object) -> Ticket:
-    if not isinstance(owner, Ticket):
-        raise TypeError(owner)
-    return owner

@@ -1,7 +1,7 @@
 """The inputs of a bulk run: files and texts on the command line, as a stream of rows.
 
 .txt        a text a line, UTF-8 (an empty line is an empty text), or one text a file
-.jsonl      an object a line (trine.runtime.commands.embed.input_rows)
+.jsonl      an object a line (trine.runtime.bulk.input_rows)
 `-`         JSON lines if the first line that is not blank is a JSON object, else a text a line
 .pdf        an image a page
 images    what Pillow opens, by suffix
@@ -14,8 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from trine.runtime.commands.embed.input_rows import InputRow, check_text, row_from_json
-from trine.runtime.commands.embed.pdf_pages import PdfPage, count_pages
+from trine.runtime.bulk.input_rows import InputRow, check_text, row_from_json
+from trine.runtime.bulk.pdf_pages import PdfPage, count_pages
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import Prompt
 from trine.runtime.task_names import choose_prompt, split_task
@@ -26,6 +26,8 @@ __all__ = [
     "StdinFormat",
     "Survey",
     "TxtUnit",
+    "file_rows",
+    "numbered_lines",
     "read_rows",
     "resolve_row",
     "survey_rows",
@@ -92,10 +94,10 @@ def read_rows(inputs: Inputs) -> Iterator[InputRow]:
             continue
         path = Path(name)
         if path.is_dir():
-            raise InputError(f"{path}: is a folder; give the files in it")
+            raise InputError(f"{path}: is a folder; give the files in it, or -o out/")
         if not path.exists():
             raise InputError(f"{path}: does not exist; check the path")
-        yield from _file_rows(path, inputs)
+        yield from file_rows(path, inputs)
 
 
 def survey_rows(inputs: Inputs, known_tasks: Collection[str], default_task: str | None) -> Survey:
@@ -148,7 +150,7 @@ def _is_rereadable(name: str) -> bool:
 def _stdin_rows(inputs: Inputs) -> Iterator[InputRow]:
     if inputs.stdin is None:
         raise InputError("the standard input is closed; give files or --text, or open it")
-    lines = _lines(inputs.stdin, "stdin")
+    lines = numbered_lines(inputs.stdin, "stdin")
     as_json = inputs.stdin_format == "jsonl"
     if inputs.stdin_format == "auto":
         first: list[tuple[str, str]] = []
@@ -177,7 +179,8 @@ def _is_json_line(line: str, where: str) -> bool:
     return isinstance(content, dict)
 
 
-def _file_rows(path: Path, inputs: Inputs) -> Iterator[InputRow]:
+def file_rows(path: Path, inputs: Inputs) -> Iterator[InputRow]:
+    """Yield the rows of one file, as `read_rows`."""
     suffix = path.suffix.lower()
     if suffix in (".txt", ".jsonl"):
         yield from _line_file_rows(path, suffix, inputs.txt)
@@ -198,7 +201,7 @@ def _file_rows(path: Path, inputs: Inputs) -> Iterator[InputRow]:
 def _line_file_rows(path: Path, suffix: str, txt: TxtUnit) -> Iterator[InputRow]:
     try:
         with path.open("rb") as file:
-            lines = _lines(file, str(path))
+            lines = numbered_lines(file, str(path))
             if suffix == ".jsonl":
                 yield from _json_rows(lines, path.parent)
             elif txt == "document":
@@ -229,7 +232,7 @@ def _json_rows(lines: Iterable[tuple[str, str]], folder: Path) -> Iterator[Input
             yield row_from_json(line, where, folder)
 
 
-def _lines(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
+def numbered_lines(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
     """Yield (file and line number, line without its end) of UTF-8 text."""
     for number, line in enumerate(file, 1):
         where = f"{name}:{number}"

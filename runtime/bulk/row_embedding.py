@@ -2,19 +2,27 @@
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from trine.runtime.commands.embed.input_files import resolve_row
-from trine.runtime.commands.embed.input_rows import InputRow, load_item
-from trine.runtime.commands.embed.output_rows import OutputRow
-from trine.runtime.commands.embed.pdf_pages import PdfPage
+from trine.runtime.bulk.input_files import resolve_row
+from trine.runtime.bulk.input_rows import InputRow, load_item
+from trine.runtime.bulk.output_rows import OutputRow
+from trine.runtime.bulk.pdf_pages import PdfPage
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageText, Item, Prompt, StreamItem
 from trine.runtime.outputs import Embedding, OutputDtype
 
-__all__ = ["RowOptions", "embed_rows", "error_at"]
+__all__ = [
+    "RowOptions",
+    "embed_rows",
+    "encode_items",
+    "error_at",
+    "item_number",
+    "output_row",
+    "unopened_item",
+]
 
 #: Rows written at a time, few enough that progress is seen.
 MAX_ROWS = 64
@@ -55,25 +63,15 @@ def embed_rows(
 
     def items() -> Iterator[StreamItem]:
         for row in rows:
-            item = _unopened(row)
+            item = unopened_item(row)
             named = resolve_row(row, embedder.tasks, options.task)
             waiting.append(row)
             yield StreamItem(item, named.task, named.prompt)
 
     done: list[OutputRow] = []
     try:
-        for found in embedder.encode_stream(
-            items(),
-            options.task,
-            prompt_name=options.prompt,
-            truncate_dim=options.dim,
-            max_length=options.max_length,
-            max_pixels=options.max_pixels,
-            return_single=not options.multi,
-            return_multivector=options.multi,
-            output_dtype=options.output_dtype,
-        ):
-            done.append(_output_row(waiting.popleft(), found))
+        for found in encode_items(embedder, items(), options):
+            done.append(output_row(waiting.popleft(), found))
             num_done += 1
             if len(done) == MAX_ROWS:
                 yield done
@@ -84,14 +82,32 @@ def embed_rows(
         yield done
 
 
-def _unopened(row: InputRow) -> Item:
+def encode_items(
+    embedder: Embedder, items: Iterable[StreamItem], options: RowOptions
+) -> Generator[Embedding, None, None]:
+    """Yield the vectors of items, as `Embedder.encode_stream` with the options of the run."""
+    return embedder.encode_stream(
+        items,
+        options.task,
+        prompt_name=options.prompt,
+        truncate_dim=options.dim,
+        max_length=options.max_length,
+        max_pixels=options.max_pixels,
+        return_single=not options.multi,
+        return_multivector=options.multi,
+        output_dtype=options.output_dtype,
+    )
+
+
+def unopened_item(row: InputRow) -> Item:
     """Return the item of a row, its images as paths, its pages of PDFs as pixels."""
     if any(isinstance(image, PdfPage) for image in row.images):
         return load_item(row)
     return ImageText(row.images, row.text) if row.images else row.text or ""
 
 
-def _output_row(row: InputRow, found: Embedding) -> OutputRow:
+def output_row(row: InputRow, found: Embedding) -> OutputRow:
+    """Return what a row came to."""
     vectors = found.single if found.multi is None else found.multi
     if vectors is None:
         raise ValueError("no head was asked for")
@@ -110,8 +126,15 @@ def error_at(error: InputError, places: Sequence[str], first: int = 0) -> InputE
     """
     message = str(error)
     match = ITEM_NUMBER.match(message)
-    if match is None or not first <= int(match[1]) < first + len(places):
+    number = item_number(error)
+    if match is None or number is None or not first <= number < first + len(places):
         return error
-    place, rest = places[int(match[1]) - first], message[match.end() :]
+    place, rest = places[number - first], message[match.end() :]
     # An image that is an input by itself would be named twice.
     return InputError(place + rest.removeprefix(f" ({place!r})"))
+
+
+def item_number(error: InputError) -> int | None:
+    """Return the number of the item that an embedder's error is about; None if it names none."""
+    match = ITEM_NUMBER.match(str(error))
+    return None if match is None else int(match[1])

@@ -7,8 +7,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from trine.runtime.bundle.atomic import write_file
-from trine.runtime.commands.embed.output_rows import (
+from trine.runtime.bulk.output_rows import (
     JsonLinesWriter,
     NpyWriter,
     NpzWriter,
@@ -17,6 +16,7 @@ from trine.runtime.commands.embed.output_rows import (
     RowWriter,
     require_pyarrow,
 )
+from trine.runtime.bundle.atomic import write_file
 from trine.runtime.errors import InputError
 from trine.runtime.outputs import OutputDtype
 
@@ -48,8 +48,6 @@ def check_output(path: Path, *, multi: bool, force: bool) -> None:
             f"{path}: .npy holds one vector an item, and multi-vectors differ in their number; "
             "give .npz, .jsonl or .parquet"
         )
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the name of a file")
     if path.exists() and not force:
         raise InputError(f"{path}: exists already; use --force to replace it")
     if not path.parent.is_dir():

@@ -4,17 +4,26 @@ A line of a .jsonl file is an object with the fields of `FIELDS`, at least a tex
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
-from trine.runtime.commands.embed.pdf_pages import PdfPage, render_page
+from trine.runtime.bulk.pdf_pages import PdfPage, render_page
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageText, Item, Prompt
 from trine.runtime.preprocessing.image_base64 import decode_image_base64
 from trine.runtime.preprocessing.load_image import load_image
 
-__all__ = ["FIELDS", "InputRow", "check_text", "load_item", "row_from_json"]
+__all__ = [
+    "FIELDS",
+    "InputRow",
+    "check_text",
+    "load_item",
+    "object_from_json",
+    "row_from_fields",
+    "row_from_json",
+]
 
 #: Base64 of the smallest image files has about as many characters; shorter names are paths.
 MIN_BASE64 = 48
@@ -54,15 +63,39 @@ def row_from_json(line: str, where: str, folder: Path) -> InputRow:
         InputError: it is no JSON object, a field is unknown or of the wrong kind, or an image's
             file does not exist.
     """
+    content = object_from_json(line, where)
+    unknown = sorted(set(content) - set(FIELDS))
+    if unknown:
+        raise InputError(f"{where}: fields {unknown} are unknown; known are {list(FIELDS)}")
+    return row_from_fields(content, where, folder)
+
+
+def object_from_json(line: str, where: str) -> dict[str, object]:
+    """Return the object that a line of a .jsonl file holds.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as cause:
         raise InputError(f"{where}: not valid JSON ({cause}); write one object a line") from cause
     if not isinstance(content, dict):
         raise InputError(f'{where}: holds {line[:40]!r}; write an object such as {{"text": "…"}}')
-    unknown = sorted(set(content) - set(FIELDS))
-    if unknown:
-        raise InputError(f"{where}: fields {unknown} are unknown; known are {list(FIELDS)}")
+    return content
+
+
+def row_from_fields(content: Mapping[str, object], where: str, folder: Path) -> InputRow:
+    """Return the item that the fields of a row describe.
+
+    Args:
+        content: of `FIELDS`; an image may be the bytes of its file, too.
+        where: file and line.
+        folder: that paths of images are relative to.
+
+    Raises:
+        InputError: a field is of the wrong kind, or an image's file does not exist.
+    """
     # A field that is null or empty is as good as absent, as in tables other programs write.
     fields = {name: value for name, value in content.items() if value not in (None, [])}
     if "text" not in fields and "image" not in fields:
@@ -130,7 +163,7 @@ def _string(fields: dict[str, object], name: str, where: str) -> str | None:
 
 
 def _images(value: object, where: str, folder: Path) -> tuple[Path | bytes, ...]:
-    names = [value] if isinstance(value, str) else value
+    names = [value] if isinstance(value, str | bytes) else value
     if not isinstance(names, list):
         raise InputError(f"{where}: image is {repr(value)[:80]}; give a path or a list of paths")
     return tuple(_image(name, where, folder) for name in names)
@@ -138,6 +171,8 @@ def _images(value: object, where: str, folder: Path) -> tuple[Path | bytes, ...]
 
 def _image(name: object, where: str, folder: Path) -> Path | bytes:
     """Return the path, or the bytes of base64 or a data URI, which no file's name can be."""
+    if isinstance(name, bytes):
+        return name
     if not isinstance(name, str):
         raise InputError(f"{where}: image is {str(name)[:80]!r}; give a path, base64 or a data URI")
     if name[:5].lower() != "data:":
