@@ -34,7 +34,8 @@ test-processors: .venv/stamp-test
 	  echo "TRINE_CPU=$$level"; \
 	  TRINE_CPU=$$level $(TEST_ENV) $(BIN)/pytest -q -m "not slow and not reference and not gpu" \
 	    tests/kernels/test_without_native.py tests/kernels/test_maxsim.py tests/kernels/test_resize.py \
-	    tests/kernels/test_patchify.py tests/runtime/tuning tests/runtime/engines/native tests/runtime/engines/test_choice.py \
+	    tests/kernels/test_patchify.py tests/runtime/commands/tune tests/runtime/engines/native \
+	    tests/runtime/engines/test_select.py \
 	    tests/runtime/inference/test_self_test.py tests/runtime/test_published_vectors.py || exit 1; \
 	done
 
@@ -61,7 +62,7 @@ $(CLIENTS)/stamp: tests/clients/requirements.txt pyproject.toml | .venv/stamp-py
 # an export, its self-test, and every format of input and output.
 LOWEST := build/lowest
 LOWEST_TESTS := tests/export/checkpoint/test_end_tokens.py tests/runtime/inference/test_self_test.py \
-  tests/runtime/commands/test_embed.py
+  tests/runtime/commands/test_embed.py tests/runtime/commands/test_embed_inputs.py
 test-lowest: $(LOWEST)/stamp
 	$(TEST_ENV) $(LOWEST)/bin/python -m pytest -m "not slow" $(LOWEST_TESTS) $(PYTEST_ARGS)
 

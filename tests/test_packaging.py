@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -437,3 +438,9 @@ def test_the_first_line_of_a_module_says_what_it_does() -> None:
         if words[0] in questions:
             asking.append(path.relative_to(ROOT).as_posix())
     assert asking == []
+
+
+def test_paths_of_tests_that_the_makefile_names_are_there() -> None:
+    named = re.findall(r"\btests/[\w/.]+", (ROOT / "Makefile").read_text("utf-8"))
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
