@@ -108,9 +108,9 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     check_disk_space(
         options.bundle, size + checkpoint.info(EMBEDDING_TENSOR).num_bytes + SMALL_FILES_BYTES
     )
-    origin = _origin(source, checkpoint, adapters)
     with write_folder(options.bundle, BundleError) as folder:
         tokenizer = write_tokenizer(checkpoint, folder)
+        origin = _origin(source, checkpoint, adapters)
         reference = _run_reference(options, engine_source, tokenizer, talk)
         _write_golden(folder / GOLDEN_NAME, reference.golden)
         write_ranges(folder / RANGES_NAME, _output_ranges(reference, checkpoint, tasks))

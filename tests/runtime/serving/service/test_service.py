@@ -332,8 +332,7 @@ def test_four_hundred_clients_at_once_wait_no_longer_than_allowed(
     call = EmbedCall(items=(text("word " * 16),))
 
     with serve(golden_bundle, max_wait=max_wait, batch_tokens=128) as busy:
-        pipeline = busy.service._engine_loop._pipeline  # type: ignore[union-attr]
-        engine = pipeline.engine
+        engine = busy.service._engine_loop._runner.engine  # type: ignore[union-attr]
         inner = engine._engine  # type: ignore[attr-defined]
 
         class Paced:
