@@ -1,7 +1,9 @@
 """Bundles made once a test run, and a path that does not shadow other packages."""
 
 import io
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +24,16 @@ def _export(source: str, folder: Path, adapters: Literal["merged", "runtime"] = 
     options = ExportOptions(source=source, bundle=folder, adapters=adapters)
     export_checkpoint(options, io.StringIO())
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts() -> Iterator[None]:
+    """Let programs under test be interrupted, also when the tests are a shell's background job."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ VERBS = {
     "adapters": ["adapters", "add", "{}/bundle", "mine", str(PEFT), "--task", "code"],
     "tune": ["tune", "{}/bundle", "--seconds", "3"],
     "sample-checkpoint": ["sample-checkpoint", "{}/out"],
-    "export-triton": ["export-triton", "{}/bundle", "{}/out"],
+    "export-triton": ["export-triton", "{}/bundle", "{}/out", "--graphs", "embedded"],
     "demo": ["demo", "{}/out"],
 }
 #: What some verbs write last of a folder.
