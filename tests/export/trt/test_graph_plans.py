@@ -30,7 +30,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 #: On an AMD Zen 3, AVX2 only, the plan of this one passes its threshold and its graphs' worst
-#: cosine is 0.786; on processors with AVX-512 they agree. The cause is not known.
+#: cosine is 0.786. The cause is not known.
 UNEXPLAINED = pytest.mark.xfail(reason="plan and graphs differ on a processor with AVX2 only")
 
 
