@@ -11,6 +11,7 @@ from trine.export.graphs.decoder import DecoderGraph
 from trine.export.graphs.decoder_weights import DecoderWeights
 from trine.export.graphs.ort.gated_mlp import MlpLayer, MlpLayers, add_gated_mlp
 from trine.export.graphs.ort.linears import GraphPlan, Linears
+from trine.export.graphs.ort.rotary_embedding import RotaryEmbedding
 from trine.runtime.bundle.manifest import AdapterLayout
 from trine.runtime.bundle.model_config import DecoderConfig
 
@@ -114,16 +115,8 @@ class _OrtDecoder(DecoderGraph):
         return graph.node(f"{name}.adapted", "Gemm", [kept, b, base])
 
     def rotate(self, name: str, x: ir.Value, num_heads: int) -> ir.Value:
-        graph, axis = self.graph, self.graph.constant("zero", [0])
-        x = graph.cast(x, ir.DataType.FLOAT)
-        rotated = graph.node(
-            f"{name}.rotated",
-            "RotaryEmbedding",
-            [graph.node(f"{name}.3d", "Unsqueeze", [x, axis]), self.rows, self.cos, self.sin],
-            {"num_heads": num_heads},
-            CONTRIB,
-        )
-        return graph.node(f"{name}.2d", "Squeeze", [rotated, axis])
+        rotary = RotaryEmbedding(self.graph, self.rows, self.cos, self.sin)
+        return rotary.rotate(name, x, num_heads)
 
     @property
     def _head_padding(self) -> int:

@@ -10,6 +10,7 @@ from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.graphs.builder import CONTRIB
 from trine.export.graphs.ort.gated_mlp import MlpLayer, MlpLayers, add_gated_mlp
 from trine.export.graphs.ort.linears import GraphPlan, Linears
+from trine.export.graphs.ort.rotary_embedding import RotaryEmbedding
 from trine.export.graphs.vision import VisionGraph
 from trine.runtime.bundle.model_config import VISION_NORM_EPS, VisionConfig
 
@@ -100,7 +101,9 @@ class _OrtVision(VisionGraph):
             {"axis": 1, "num_outputs": 3},
         )
         dtype = self.linears.dtype(f"{name}.attended")
-        q, k = self._rotate(f"{name}.q", q), self._rotate(f"{name}.k", k)
+        rotary = RotaryEmbedding(graph, self.rows, self.cos, self.sin)
+        q = rotary.rotate(f"{name}.q", q, config.num_heads)
+        k = rotary.rotate(f"{name}.k", k, config.num_heads)
         q, k, v = graph.cast(q, dtype), graph.cast(k, dtype), graph.cast(v, dtype)
         if full:
             q, k, v = (
@@ -124,18 +127,6 @@ class _OrtVision(VisionGraph):
         if not full:
             flat = graph.node(f"{name}.ordered", "Gather", [flat, self.window_scatter])
         return self.linear(f"{name}.proj", flat)
-
-    def _rotate(self, name: str, x: ir.Value) -> ir.Value:
-        graph, axis = self.graph, self.graph.constant("zero", [0])
-        x = graph.cast(x, ir.DataType.FLOAT)
-        rotated = graph.node(
-            f"{name}.rotated",
-            "RotaryEmbedding",
-            [graph.node(f"{name}.3d", "Unsqueeze", [x, axis]), self.rows, self.cos, self.sin],
-            {"num_heads": self.config.num_heads},
-            CONTRIB,
-        )
-        return graph.node(f"{name}.2d", "Squeeze", [rotated, axis])
 
     def _mlp(self, name: str, x: ir.Value) -> ir.Value:
         gate, up, down = (
