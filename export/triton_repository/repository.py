@@ -22,7 +22,7 @@ from trine.runtime.bundle.bundle import MANIFEST_NAME, Bundle
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.errors import BundleError, InputError
 
-__all__ = ["BUNDLE_FOLDER", "VERSION", "write_repository"]
+__all__ = ["VERSION", "write_repository"]
 
 #: Of the models; Triton serves the highest number.
 VERSION = "1"

@@ -10,7 +10,6 @@ from trine.kernels.cpu.library import NativeLibrary
 from trine.kernels.cpu.structures import PackInt8Call
 
 __all__ = [
-    "DEPTH_MULTIPLE",
     "LAYOUT_VERSION",
     "PANEL",
     "PackedInt8",

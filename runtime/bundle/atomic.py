@@ -17,7 +17,7 @@ from pathlib import Path
 
 from trine.runtime.errors import TrineError
 
-__all__ = ["PARTIAL_SUFFIX", "hold", "scratch_folder", "write_file", "write_folder"]
+__all__ = ["hold", "scratch_folder", "write_file", "write_folder"]
 
 PARTIAL_SUFFIX = ".partial"
 LOCK_SUFFIX = ".lock"

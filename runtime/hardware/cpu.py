@@ -8,7 +8,7 @@ from trine.runtime.hardware.machine import Cpu
 from trine.runtime.hardware.memory import available_bytes, total_bytes
 from trine.runtime.hardware.processors import num_processors
 
-__all__ = ["FEATURES", "read_cpu"]
+__all__ = ["read_cpu"]
 
 #: Instruction sets that decide how fast 8- and 16-bit products are, as /proc/cpuinfo names them:
 #: x86 vectors, their integer dot products (VNNI), bfloat16, AMX tiles; then their like on Arm.

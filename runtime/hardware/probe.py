@@ -23,7 +23,7 @@ import numpy as np
 from trine.runtime.hardware.isolation import RESULT_MARK
 from trine.runtime.libraries import import_onnxruntime, quiet_libraries
 
-__all__ = ["TINY_GRAPH", "main", "probe_cuda", "probe_import", "probe_provider", "probe_providers"]
+__all__ = ["TINY_GRAPH", "main", "probe_cuda", "probe_import"]
 
 #: An ONNX graph, opset 17: y = x · x, float32 [2, 2]. A product, so that the libraries a provider
 #: multiplies with must load as well. Written out because the runtime does not depend on `onnx`.

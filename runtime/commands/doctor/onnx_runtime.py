@@ -10,7 +10,7 @@ from typing import cast
 from trine.runtime.hardware.isolation import Outcome, run_isolated
 from trine.runtime.hardware.machine import OnnxRuntime, Provider
 
-__all__ = ["PROVIDERS", "linked_libraries", "read_onnxruntime"]
+__all__ = ["linked_libraries", "read_onnxruntime"]
 
 #: The providers this project has engines for, in the order shown.
 PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider")

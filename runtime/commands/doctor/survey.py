@@ -11,7 +11,7 @@ from trine.runtime.hardware.isolation import run_isolated
 from trine.runtime.hardware.machine import Machine
 from trine.runtime.hardware.nvidia import read_driver
 
-__all__ = ["NATIVE_MODULES", "survey_machine"]
+__all__ = ["survey_machine"]
 
 #: Modules that can be installed and yet not be importable, for want of a native library.
 NATIVE_MODULES = ("tensorrt", "tensorrt_rtx")

@@ -33,7 +33,7 @@ from trine.runtime.serving.api.responses.scores import (
 )
 from trine.runtime.serving.service.calls import EmbedCall, ModelInfo, ServiceError
 
-__all__ = ["RerankBody", "ScoreBody", "pair_up", "routes"]
+__all__ = ["RerankBody", "ScoreBody", "routes"]
 
 _SIDE_SCHEMA: dict[str, Any] = {
     "anyOf": [

@@ -14,7 +14,7 @@ from trine.kernels.cpu.library import LEVEL_VARIABLE
 from trine.runtime.errors import InputError
 from trine.runtime.serving.config.settings import ServerSettings
 
-__all__ = ["CONFIG_VARIABLE", "ENVIRONMENT_PREFIX", "add_flags", "read_settings"]
+__all__ = ["CONFIG_VARIABLE", "add_flags", "read_settings"]
 
 logger = logging.getLogger(__name__)
 

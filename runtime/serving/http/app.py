@@ -13,7 +13,11 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trine.runtime.serving.api.kserve.protocol import HEADER_LENGTH
-from trine.runtime.serving.api.responses.errors import answer_error, error_response
+from trine.runtime.serving.api.responses.errors import (
+    answer_error,
+    answer_http_exception,
+    error_response,
+)
 from trine.runtime.serving.api.routes import api_routes
 from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.http.api_keys import KeyRing
@@ -131,7 +135,7 @@ def make_app(  # noqa: PLR0913 - the parts that meet here
     ]
     inner = Starlette(
         routes=routes,
-        exception_handlers={HTTPException: _answer_http_error, Exception: _answer_fault},
+        exception_handlers={HTTPException: answer_http_exception, Exception: _answer_fault},
     )
     log = RequestLog(settings.log_level in ("debug", "info"))
     checks = EntryChecks(
@@ -229,16 +233,6 @@ class _RouteNames:
             if route.matches(scope)[0] is not Match.NONE:
                 return route.path
         return "other"
-
-
-def _answer_http_error(request: Request, error: Exception) -> Response:
-    """Return the body of the path's dialect for what the router refuses."""
-    failed = cast(HTTPException, error)
-    path = request.url.path
-    if failed.status_code == 404:
-        message = f"there is nothing at {path}; /docs lists all paths"
-        return answer_error(request, ServiceError(404, "not_found", message))
-    return answer_error(request, ServiceError(failed.status_code, "http_error", str(failed.detail)))
 
 
 def _answer_fault(request: Request, error: Exception) -> Response:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import time
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -195,7 +194,6 @@ class Feeder:
             sum(image.num_patches for prepared in found for image in prepared.sequence.images)
             - sum(num_images(item) for item in items) * self._patches_per_image,
         )
-        now = time.monotonic()
         entries = []
         for prepared in found:
             adapter = ticket.handles[call.items[prepared.index].task]
@@ -207,7 +205,6 @@ class Feeder:
                     load=Load(len(prepared.sequence), patches, self._engine.batch_group(adapter)),
                     spans=prepared.spans,
                     deadline=ticket.context.deadline,
-                    queued_at=now,
                     abandoned=ticket.abandoned,
                     owner=ticket,
                     index=prepared.index,

@@ -21,7 +21,7 @@ from trine.runtime.serving.service.refusals import item_error
 from trine.runtime.serving.service.tokenization import ServingTokenizer
 from trine.runtime.task_names import SYMMETRIC_TASKS
 
-__all__ = ["Prepared", "Preparer", "prefix_of"]
+__all__ = ["Prepared", "Preparer"]
 
 #: Characters of the longest entry of the published vocabulary (a run of spaces): a text longer
 #: than this times the tokens wanted is cut before it is tokenised, which changes nothing.

@@ -32,7 +32,6 @@ class Entry:
         load: what it asks of the engine.
         spans: (first, end) tokens of each text in it, with late chunking; empty for one item.
         deadline: on `time.monotonic()`'s clock.
-        queued_at: on the same clock.
         abandoned: whether nobody waits for it any more.
         owner: of the entry; entries are removed by it.
         index: of its first item in the call.
@@ -45,7 +44,6 @@ class Entry:
     load: Load
     spans: tuple[tuple[int, int], ...]
     deadline: float
-    queued_at: float
     abandoned: Callable[[], bool]
     owner: object
     index: int

@@ -14,7 +14,7 @@ from trine.runtime.serving.service.model_info import default_role
 from trine.runtime.serving.workers.supervisor import Supervisor
 from trine.runtime.serving.workers.worker import WorkerOptions, run_worker
 
-__all__ = ["open_listener", "serve"]
+__all__ = ["serve"]
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from trine.runtime.engines.gpu.cuda.memory import DeviceBuffer, HostBuffer
 from trine.runtime.engines.gpu.layout import GraphInput
 from trine.runtime.errors import EngineError
 
-__all__ = ["NUM_LANES", "Lane", "Lanes", "Output", "PendingBatch"]
+__all__ = ["Lane", "Lanes", "Output", "PendingBatch"]
 
 #: One run computes while the next is copied; a third would only take memory.
 NUM_LANES = 2

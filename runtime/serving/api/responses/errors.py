@@ -105,9 +105,9 @@ async def answer_http_exception(request: Request, exception: Exception) -> Respo
             405, "method_not_allowed", f"{path!r} does not take {request.method}; use {known}"
         )
     elif exception.status_code == 404:
-        error = ServiceError(404, "not_found", f"there is nothing at {path!r}; see /docs")
+        error = ServiceError(404, "not_found", f"there is nothing at {path}; /docs lists all paths")
     else:
         error = ServiceError(exception.status_code, "http_error", str(exception.detail))
-    response = error_response(error, path)
+    response = answer_error(request, error)
     response.headers.update(exception.headers or {})
     return response

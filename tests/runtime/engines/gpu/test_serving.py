@@ -42,7 +42,6 @@ def entry(
         load=Load(len(sequence), 0, 0),
         spans=spans,
         deadline=0.0,
-        queued_at=0.0,
         abandoned=bool,
         owner=None,
         index=0,

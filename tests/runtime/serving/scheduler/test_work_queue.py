@@ -31,7 +31,6 @@ def entry(
         load=Load(tokens, 0, "a"),
         spans=(),
         deadline=deadline,
-        queued_at=0.0,
         abandoned=abandoned,
         owner=owner,
         index=0,
