@@ -1,4 +1,4 @@
-"""What a benchmark ran on: processor, versions, commit."""
+"""Describes the machine of a benchmark: processor, versions, commit."""
 
 import os
 import platform

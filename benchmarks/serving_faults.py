@@ -1,4 +1,4 @@
-"""What becomes of requests when a worker is killed, and when the server is ended."""
+"""Counts what becomes of requests when a worker is killed, and when the server is ended."""
 
 import asyncio
 import os

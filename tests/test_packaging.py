@@ -433,7 +433,7 @@ def test_the_first_line_of_a_module_says_what_it_does() -> None:
     """In plain order, as a sentence or a noun; never as half a question."""
     questions = {"What", "How", "Which", "Whether", "Why", "Who", "Where", "When"}
     asking = []
-    for path in MODULES:
+    for path in [*MODULES, *(ROOT / "benchmarks").rglob("*.py")]:
         words = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "What").split()
         if words[0] in questions:
             asking.append(path.relative_to(ROOT).as_posix())

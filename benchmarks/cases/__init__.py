@@ -1,1 +1,1 @@
-"""What contestants are measured on: the same inputs for all, made from seeds."""
+"""Makes the inputs that contestants are measured on: the same for all, from seeds."""

@@ -1,1 +1,1 @@
-"""What the machine can do at best: the roofs that results are held against."""
+"""Measures the machine's best: the roofs that results are held against."""

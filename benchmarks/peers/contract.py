@@ -1,4 +1,4 @@
-"""What every contestant is: named, loaded from a `Setup`, asked to make a case ready."""
+"""Defines a contestant: named, loaded from a `Setup`, asked to make a case ready."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which of Trine's engines take part, as the command line names them."""
+"""Picks those of Trine's engines that take part, as the command line names them."""
 
 import re
 from collections.abc import Sequence

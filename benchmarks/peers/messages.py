@@ -1,4 +1,4 @@
-"""What the driver and a contestant's process say to each other: a JSON object a line.
+"""Defines the messages of the driver and a contestant's process: a JSON object a line.
 
 The driver sends an `Order` first. The process answers `Loaded` or `Absent`; to each "run" with a
 `Measured`, to "vectors" with a path; it ends when its stdin does.

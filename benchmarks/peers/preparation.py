@@ -1,4 +1,4 @@
-"""What peers load and somebody must make of the checkpoint first, each in a process of its own.
+"""Makes of the checkpoint the files that peers load, each in a process of its own.
 
 Files stay in the work folder, so that a later run makes none.
 """

@@ -1,4 +1,4 @@
-"""What every contestant's vectors are compared with: float32 PyTorch, one item a pass."""
+"""Computes the vectors that all others are compared with: float32 PyTorch, one item a pass."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What Trine is to reach, and what a run says of it."""
+"""Holds a run's results against Trine's goals."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What NVIDIA's data sheets say of GPUs: dense products a second, memory bandwidth, memory.
+"""Holds the data sheets of NVIDIA's GPUs: dense products a second, memory bandwidth, memory.
 
 Where a sheet states rates "with sparsity" only, half of them stands here: no weight of this model
 is sparse. Rates are those with float32 (or int32) sums.
