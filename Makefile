@@ -11,6 +11,8 @@ PYTEST_ARGS ?=
 TEST_ENV ?= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 BIN := .venv/bin
+# With the system's certificates, as pip: a company's registry has its own.
+UV := UV_SYSTEM_CERTS=1 $(BIN)/uv
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := $(shell find export runtime kernels -type f ! -name '*.pyc' ! -name '*.so')
 NATIVE := setup.py $(wildcard kernels/cpu/native/*/*)
@@ -53,7 +55,7 @@ test-clients: $(CLIENTS)/stamp
 
 $(CLIENTS)/stamp: tests/clients/requirements.txt pyproject.toml | .venv/stamp-python
 	@$(PIP) uv && $(PYTHON) -m venv $(CLIENTS)/venv
-	@$(BIN)/uv pip install --quiet --python $(CLIENTS)/venv/bin/python -r tests/clients/requirements.txt --editable '.[cpu,export,server]'
+	@$(UV) pip install --quiet --python $(CLIENTS)/venv/bin/python -r tests/clients/requirements.txt --editable '.[cpu,export,server]'
 	@if command -v npm >/dev/null; then npm install --silent --prefix $(CLIENTS) openai ai @ai-sdk/openai-compatible jina-ai-provider; fi
 	@touch $@
 
@@ -67,9 +69,9 @@ test-lowest: $(LOWEST)/stamp
 	$(TEST_ENV) $(LOWEST)/bin/python -m pytest -m "not slow" $(LOWEST_TESTS) $(PYTEST_ARGS)
 
 $(LOWEST)/stamp: pyproject.toml setup.py $(NATIVE) | .venv/stamp-python
-	@$(PIP) uv && $(BIN)/uv venv --quiet --clear --no-python-downloads --python $(BIN)/python $(LOWEST)
-	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[cpu,export,pdf,parquet,server,telemetry]'
-	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5' 'httpx>=0.27'
+	@$(PIP) uv && $(UV) venv --quiet --clear --no-python-downloads --python $(BIN)/python $(LOWEST)
+	@$(UV) pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[cpu,export,pdf,parquet,server,telemetry]'
+	@$(UV) pip install --quiet --python $(LOWEST)/bin/python 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5' 'httpx>=0.27'
 	@touch $@
 
 # Type checkers and import-linter cannot follow an editable install's import hook; these links are the same tree.
