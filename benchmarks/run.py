@@ -1,13 +1,13 @@
-"""Measures Trine against its peers: same weights, same inputs, a process each, rounds in turn.
+"""Measures Trine against its competitors: same weights and inputs, a process each, in turn.
 
     trine sample-checkpoint SLICE --size slice
     trine export SLICE BUNDLE --precision int8 --precision fp32
     python benchmarks/run.py --checkpoint SLICE --bundle BUNDLE --out benchmarks/results/NAME.json
 
 benchmarks/README.md says how to prepare environments and files, and what a whole run takes. Cases,
-engines and peers are all of them unless named. A peer whose packages are missing is reported as
-missing. Beside the JSON go tables (.md), plots (.png) and a page (.html), which `--report
-FILE.json` makes again.
+engines and competitors are all of them unless named. A competitor whose packages are missing is
+reported as missing. Beside the JSON go tables (.md), plots (.png) and a page (.html), which
+`--report FILE.json` makes again.
 """
 
 import argparse
@@ -19,16 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from backends.contract import Setup
+from backends.engines import choose_engines
+from backends.messages import Order
+from backends.preparation import prepare
+from backends.registry import COMPETITORS, backends_of
+from backends.rounds import Arena, run_case
 from cases.case import CASES, Case, shrunk
 from machine import machine_record
 from numpy.typing import NDArray
 from peaks.meters import measure_peaks
-from peers.contract import Setup
-from peers.engines import choose_engines
-from peers.messages import Order
-from peers.preparation import prepare
-from peers.registry import PEERS, contestants_of
-from peers.rounds import Arena, run_case
 from report.record import Record, Row, read_record, rows_of, write_record
 from report.summary import goal_lines, replace_block
 from roofline.stages import text_stages
@@ -37,7 +37,7 @@ from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.errors import DependencyError
 
-#: Peers that load a published checkpoint as it is: those for a cold start of another checkpoint.
+#: Competitors that load a published checkpoint as it is: those for a cold start of another one.
 LOAD_PUBLISHED = ("transformers-bf16",)
 
 
@@ -48,19 +48,19 @@ def main() -> None:
         return
     setup, model = setup_of(arguments)
     cold = setup if arguments.cold_bundle is None else cold_setup(arguments, setup)
-    peers = [] if arguments.peer == ["none"] else arguments.peer
+    competitors = [] if arguments.competitor == ["none"] else arguments.competitor
     cases = [CASES[name] for name in arguments.case or CASES]
     entrants = {
-        case.name: contestants_of(case, (cold if case.kind == "cold" else setup).engines, peers)
+        case.name: backends_of(case, (cold if case.kind == "cold" else setup).engines, competitors)
         for case in cases
     }
     if cold is not setup and "cold" in entrants:
         entrants["cold"] = [
-            name for name in entrants["cold"] if name not in PEERS or name in LOAD_PUBLISHED
+            name for name in entrants["cold"] if name not in COMPETITORS or name in LOAD_PUBLISHED
         ]
-    taking_part = {name for names in entrants.values() for name in names if name in PEERS}
+    taking_part = {name for names in entrants.values() for name in names if name in COMPETITORS}
     python = interpreters(arguments)
-    prepare(setup, {step for name in taking_part for step in PEERS[name].makes}, python, say)
+    prepare(setup, {step for name in taking_part for step in COMPETITORS[name].makes}, python, say)
     if arguments.prepare:
         for case in cases:
             reference_vectors(arena_of(arguments, setup, case), arguments.work, case)
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def measured(
-    arguments: argparse.Namespace, setup: Setup, case: Case, contestants: Sequence[str]
+    arguments: argparse.Namespace, setup: Setup, case: Case, backends: Sequence[str]
 ) -> list[Row]:
     """Return the rows of a case."""
     arena = arena_of(arguments, setup, case)
@@ -100,24 +100,24 @@ def measured(
     reference = None
     if arguments.quality and case.kind in ("texts", "images", "mixed"):
         reference = reference_vectors(arena, arguments.work, case)
-    precisions = {engine.contestant: engine.precision for engine in setup.engines}
-    return rows_of(case, run_case(arena, case, contestants, reference), precisions)
+    precisions = {engine.backend: engine.precision for engine in setup.engines}
+    return rows_of(case, run_case(arena, case, backends, reference), precisions)
 
 
 def arena_of(arguments: argparse.Namespace, setup: Setup, case: Case) -> Arena:
     """Return where a case is measured."""
     python = interpreters(arguments)
 
-    def interpreter(contestant: str) -> Path:
-        if contestant == "reference":
+    def interpreter(backend: str) -> Path:
+        if backend == "reference":
             return python("torch")
-        peer = PEERS.get(contestant)
-        return python("trine" if peer is None else peer.environment)
+        competitor = COMPETITORS.get(backend)
+        return python("trine" if competitor is None else competitor.environment)
 
     return Arena(
         rounds=arguments.rounds,
-        order=lambda contestant: Order(
-            contestant=contestant, case=case.name, small=arguments.small, setup=setup
+        order=lambda backend: Order(
+            backend=backend, case=case.name, small=arguments.small, setup=setup
         ),
         python=interpreter,
         logs=arguments.work.resolve() / "logs" / case.name,
@@ -158,7 +158,7 @@ def reference_vectors(arena: Arena, work: Path, case: Case) -> NDArray[np.float3
 
 
 def setup_of(arguments: argparse.Namespace) -> tuple[Setup, ModelConfig]:
-    """Return what all contestants are loaded from, and the model's numbers."""
+    """Return what all backends are loaded from, and the model's numbers."""
     bundle = open_bundle(arguments.bundle)
     model = bundle.manifest.model
     config = json.loads((arguments.checkpoint / "config.json").read_text(encoding="utf-8"))
@@ -239,7 +239,7 @@ def say(line: str) -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--checkpoint", type=Path, help="the published layout; all contestants' weights")
+    add("--checkpoint", type=Path, help="the published layout; all backends' weights")
     add("--bundle", type=Path, help="what `trine export` made of it")
     add("--case", action="append", choices=list(CASES), help="may be repeated (default: all)")
     add(
@@ -249,10 +249,15 @@ def parsed() -> argparse.Namespace:
         metavar="[LABEL=]NAME[@BUNDLE]",
         help="of --bundle or another; may be repeated (default: all of --bundle)",
     )
-    add("--peer", action="append", choices=[*PEERS, "none"], help="may be repeated (default: all)")
+    add(
+        "--competitor",
+        action="append",
+        choices=[*COMPETITORS, "none"],
+        help="may be repeated (default: all)",
+    )
     add("--task", default="retrieval", help="the adapter merged in (default: %(default)s)")
     add("--rounds", type=int, help="interleaved (default: as the case says, 5 for most)")
-    add("--threads", type=int, help="of each contestant (default: one a processor)")
+    add("--threads", type=int, help="of each backend (default: one a processor)")
     add("--cold-checkpoint", type=Path, help="for cold starts (default: --checkpoint)")
     add("--cold-bundle", type=Path, help="made of it")
     add("--cold-engine", action="append", default=[], help="as --engine, of --cold-bundle")
@@ -261,11 +266,11 @@ def parsed() -> argparse.Namespace:
     add("--openvino-python", help="interpreter with openvino and nncf (default: --torch-python)")
     add("--llama-python", help="interpreter with llama_cpp and gguf (default: --torch-python)")
     add("--work", type=Path, default=Path("build/benchmarks"), help="exports, logs, references")
-    add("--prepare", action="store_true", help="only make what peers and cosines need")
+    add("--prepare", action="store_true", help="only make what competitors and cosines need")
     add("--no-quality", dest="quality", action="store_false", help="no float32 reference run")
     add("--no-peaks", dest="peaks", action="store_false", help="do not measure the machine's peaks")
-    add("--alone", action="store_true", help="keep no contestant between its rounds")
-    add("--small", action="store_true", help="cases at a sixteenth, to try contestants")
+    add("--alone", action="store_true", help="keep no backend between its rounds")
+    add("--small", action="store_true", help="cases at a sixteenth, to try backends")
     add("--out", type=Path, default=Path("build/benchmarks/run.json"), help="the JSON")
     add("--add", action="store_true", help="keep --out's other cases")
     add("--report", type=Path, metavar="JSON", help="only make the report of this run again")

@@ -3,7 +3,7 @@
 Three steps, as modelopt brings versions of its own and is kept in an environment apart:
 
     python benchmarks/trt_calibration.py prepare CHECKPOINT FOLDER
-    MODELOPT_PYTHON benchmarks/peers/modelopt_quantise.py FOLDER
+    MODELOPT_PYTHON benchmarks/backends/modelopt_quantise.py FOLDER
     python benchmarks/trt_calibration.py measure FOLDER RESULTS.json
 
 `prepare` writes the float32 decoder in the dialect of TensorRT, our 8-bit ones, and packed runs of

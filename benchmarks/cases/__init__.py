@@ -1,1 +1,1 @@
-"""Makes the inputs that contestants are measured on: the same for all, from seeds."""
+"""Makes the inputs that backends are measured on: the same for all, from seeds."""

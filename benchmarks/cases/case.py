@@ -1,7 +1,7 @@
 """The cases by name: which inputs, how often, and what is counted.
 
 Only numbers and seeds; `cases.inputs` makes arrays of them. Importing this needs numpy alone, so
-that contestants in other environments can read it.
+that backends in other environments can read it.
 """
 
 from dataclasses import dataclass, replace
@@ -11,13 +11,13 @@ import numpy as np
 
 __all__ = ["CASES", "Case", "Kind", "lognormal_lengths", "shrunk"]
 
-#: What a contestant must be able to do to take part.
+#: What a backend must be able to do to take part.
 Kind = Literal["texts", "images", "mixed", "preprocessing", "maxsim", "cold", "load"]
 
 
-#: Room for one more contestant beside the paused ones, and for what else the machine does.
+#: Room for one more backend beside the paused ones, and for what else the machine does.
 ROOM = 4 << 30
-#: A peer at 4,096 tokens holds score tensors of gigabytes.
+#: A competitor at 4,096 tokens holds score tensors of gigabytes.
 LONG_ROOM = 12 << 30
 
 
@@ -28,7 +28,7 @@ class Case:
     Attributes:
         name: on the command line and in results.
         title: for people.
-        kind: what it asks of a contestant.
+        kind: what it asks of a backend.
         lengths: tokens of each text.
         images: (width, height) of each image in pixels.
         unit: what a rate counts.
@@ -36,10 +36,10 @@ class Case:
         round_s: seconds after which a round ends before it has made all its calls.
         rounds: interleaved, unless the driver is told otherwise.
         warm_ups: untimed calls before the first round.
-        room: bytes that must stay free for a contestant's process to be kept, paused, between its
+        room: bytes that must stay free for a backend's process to be kept, paused, between its
             rounds; where they are not, it is started anew for each.
-        peers: those measured unless the driver is told otherwise; None for all that can. Where one
-            call takes seconds, only those that are near the front or that people commonly use.
+        competitors: those measured unless the driver is told otherwise; None for all that can.
+            Where one call takes seconds, only those that are near the front or in common use.
         float32: whether float32 engines take part unless the driver is told otherwise.
     """
 
@@ -54,7 +54,7 @@ class Case:
     rounds: int = 5
     warm_ups: int = 1
     room: int = ROOM
-    peers: tuple[str, ...] | None = None
+    competitors: tuple[str, ...] | None = None
     float32: bool = False
 
 
@@ -98,7 +98,7 @@ _ALL = (
         title="32 texts, log-normal lengths 8–512",
         kind="texts",
         lengths=lognormal_lengths(32, seed=6),
-        peers=(
+        competitors=(
             *("transformers-bf16", "transformers-bf16-sorted", "onnx-int8", "onnx-int8-sorted"),
             *("openvino-int8-sorted", "openvino-bf16-sorted"),
         ),
@@ -108,7 +108,7 @@ _ALL = (
         title="4 texts of 512 tokens",
         kind="texts",
         lengths=(512,) * 4,
-        peers=(
+        competitors=(
             *("transformers-fp32", "transformers-bf16", "compile-bf16", "onnx-int8"),
             *("openvino-bf16", "openvino-int8", "llama.cpp-q8"),
         ),
@@ -120,7 +120,7 @@ _ALL = (
         lengths=(4096,),
         rounds=3,
         room=LONG_ROOM,
-        peers=(
+        competitors=(
             *("transformers-bf16", "compile-bf16", "onnx-int8", "openvino-bf16"),
             "openvino-int8",
         ),
@@ -133,7 +133,7 @@ _ALL = (
         rounds=1,
         warm_ups=0,
         room=LONG_ROOM,
-        peers=(),
+        competitors=(),
     ),
     Case(
         name="page",
@@ -148,7 +148,7 @@ _ALL = (
         kind="images",
         images=MIXED,
         unit="images",
-        peers=("transformers-bf16",),
+        competitors=("transformers-bf16",),
     ),
     Case(
         name="mixed",
@@ -157,7 +157,7 @@ _ALL = (
         lengths=RAGGED,
         images=MIXED[:4],
         unit="items",
-        peers=("transformers-bf16",),
+        competitors=("transformers-bf16",),
     ),
     Case(
         name="preprocess",
@@ -183,7 +183,7 @@ _ALL = (
         lengths=(32,),
         unit="starts",
         warm_ups=0,
-        peers=("transformers-bf16", "onnx-int8", "openvino-int8"),
+        competitors=("transformers-bf16", "onnx-int8", "openvino-int8"),
     ),
     Case(
         name="closed-loop",
@@ -191,7 +191,7 @@ _ALL = (
         kind="load",
         lengths=(32,) * 32,
         unit="items",
-        peers=("transformers-bf16", "onnx-int8", "openvino-int8"),
+        competitors=("transformers-bf16", "onnx-int8", "openvino-int8"),
     ),
     Case(
         name="open-loop",
@@ -199,14 +199,14 @@ _ALL = (
         kind="load",
         lengths=(32,) * 32,
         unit="items",
-        peers=("transformers-bf16", "onnx-int8", "openvino-int8"),
+        competitors=("transformers-bf16", "onnx-int8", "openvino-int8"),
     ),
 )
 CASES = {case.name: case for case in _ALL}
 
 
 def shrunk(case: Case) -> Case:
-    """Return a case with the same parts, a sixteenth of the size, to try contestants on."""
+    """Return a case with the same parts, a sixteenth of the size, to try backends on."""
     return replace(
         case,
         title=f"{case.title} (a sixteenth)",

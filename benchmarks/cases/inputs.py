@@ -1,4 +1,4 @@
-"""The arrays of a case, the same for every contestant."""
+"""The arrays of a case, the same for every backend."""
 
 from collections.abc import Sequence
 

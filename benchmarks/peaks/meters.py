@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peers.contract import Setup
-from peers.process import worker_environment
+from backends.contract import Setup
+from backends.process import worker_environment
 
 __all__ = ["measure_peaks"]
 

@@ -20,12 +20,13 @@ class Goal:
 
     Attributes:
         case: that it is of.
-        against: a peer's name; "best peer" of those that count; "best fp32 peer"; "peak" for the
-            share of the machine's 8-bit peak; "memory" for gigabytes, fewer being better.
+        against: a competitor's name; "best competitor" of those that count; "best fp32 competitor";
+            "peak" for the share of the machine's 8-bit peak; "memory" for gigabytes, fewer being
+            better.
         must: to be reached.
         aim: hoped for; None for nothing beyond.
         side: which of Trine's engines; the fastest of that precision whose vectors count.
-        memory_share: at most so much of that peer's peak memory; None for any.
+        memory_share: at most so much of that competitor's peak memory; None for any.
     """
 
     case: str
@@ -39,15 +40,15 @@ class Goal:
 GOALS = (
     Goal(case="lognormal", against="transformers-bf16", must=5.5, aim=8),
     Goal(case="lognormal", against="onnx-int8-sorted", must=1.2, aim=1.5),
-    Goal(case="ragged", against="best peer", must=1.4, aim=1.7),
+    Goal(case="ragged", against="best competitor", must=1.4, aim=1.7),
     Goal(case="passages", against="transformers-bf16", must=1.8, aim=2.3),
-    Goal(case="passages", against="best peer", must=1.0, aim=1.2),
-    Goal(case="query", against="best peer", must=1.0, aim=1.2),
-    Goal(case="long", against="best peer", must=1.7, aim=2, memory_share=0.25),
+    Goal(case="passages", against="best competitor", must=1.0, aim=1.2),
+    Goal(case="query", against="best competitor", must=1.0, aim=1.2),
+    Goal(case="long", against="best competitor", must=1.7, aim=2, memory_share=0.25),
     Goal(case="longest", against="memory", must=6, aim=None),
     Goal(case="page", against="transformers-bf16", must=1.7, aim=2.2),
     Goal(case="preprocess", against="processor-torchvision", must=1.5, aim=3),
-    Goal(case="ragged", against="best fp32 peer", must=1.3, aim=1.5, side="fp32"),
+    Goal(case="ragged", against="best fp32 competitor", must=1.3, aim=1.5, side="fp32"),
     Goal(case="ragged", against="peak", must=0.7, aim=0.8),
     Goal(case="passages", against="peak", must=0.7, aim=0.8),
     Goal(case="maxsim", against="numpy", must=2, aim=None),
@@ -151,12 +152,14 @@ def _of_side(row: Row, side: Side) -> bool:
 
 
 def _opponents(goal: Goal, measured: Sequence[Standing]) -> Iterator[Row]:
-    """Yield the peers a goal may be held against, fastest first; a named one as it is."""
+    """Yield the competitors a goal may be held against, fastest first; a named one as it is."""
     for standing in measured:
-        name = standing.row.contestant
+        name = standing.row.backend
         if standing.own:
             continue
-        best = goal.against == "best peer" or (goal.against == "best fp32 peer" and "fp32" in name)
+        best = goal.against == "best competitor" or (
+            goal.against == "best fp32 competitor" and "fp32" in name
+        )
         if name == goal.against or (best and standing.counts):
             yield standing.row
 

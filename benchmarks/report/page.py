@@ -39,7 +39,7 @@ tr.off td { color: var(--soft) }
 @media (prefers-color-scheme: dark) { :root { --own: #4fd1a5; --bad: #ff8a80; --soft: #9aa4b5 } }
 """
 HEADING = (
-    *("contestant", "rate", "against best peer", "median ms", "p95", "p99", "calls", "CPU ms"),
+    *("backend", "rate", "against best competitor", "median ms", "p95", "p99", "calls", "CPU ms"),
     *("peak MB", "load s", "files MB", "worst cosine", "mean", "same nearest"),
 )
 
@@ -84,12 +84,12 @@ def _page(record: Record, plots: Mapping[str, bytes]) -> Iterator[str]:
 def _card(verdict: Verdict) -> str:
     goal, value = verdict.goal, verdict.value or 0.0
     against = goal.against
-    if verdict.other is not None and verdict.other.contestant != against:
-        against = f"{against}, {verdict.other.contestant}"
+    if verdict.other is not None and verdict.other.backend != against:
+        against = f"{against}, {verdict.other.backend}"
     top = 1.15 * max(value, goal.must, goal.aim or 0)
     kind = "met" if verdict.met else "missed"
     against = {"peak": "the 8-bit peak", "memory": "its memory"}.get(against, against)
-    notes = [f"{verdict.own.contestant} against {against}" if verdict.own else against]
+    notes = [f"{verdict.own.backend} against {against}" if verdict.own else against]
     notes += [f"wanted {verdict.wanted}", verdict.note]
     lines = "".join(f"<small>{html.escape(note)}</small>" for note in notes if note)
     return (
@@ -105,14 +105,14 @@ def _table(rows: Sequence[Standing]) -> Iterator[str]:
     for standing in rows:
         row = standing.row
         if row.absent is not None:
-            name, said = html.escape(row.contestant), html.escape(row.absent)
+            name, said = html.escape(row.backend), html.escape(row.absent)
             span = len(HEADING) - 1
             cell = f'<td class="said" colspan="{span}">{said}</td>'
             yield f'<tr class="off"><td>{name}</td>{cell}</tr>'
             continue
         kind = "own" if standing.own else "" if standing.counts else "off"
         cells = (
-            row.contestant,
+            row.backend,
             f"{number(row.rate)} {row.unit}/s",
             "" if standing.ratio is None else f"{standing.ratio:.2f} ×",
             *(number(n) for n in (row.median_ms, row.p95_ms, row.p99_ms)),

@@ -8,8 +8,8 @@ from trine.runtime.errors import missing_package
 
 __all__ = ["case_plot"]
 
-#: Trine, peers that count, peers whose vectors are too far off.
-OWN, PEER, OFF = "#0b6e4f", "#8a94a6", "#d8dce3"
+#: Trine, competitors that count, competitors whose vectors are too far off.
+OWN, COMPETITOR, OFF = "#0b6e4f", "#8a94a6", "#d8dce3"
 DOTS_PER_INCH = 144
 
 
@@ -31,8 +31,8 @@ def case_plot(rows: Sequence[Standing]) -> bytes | None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     rates = [standing.row.rate or 0.0 for standing in shown]
-    colours = [OWN if s.own else PEER if s.counts else OFF for s in shown]
-    bars = axes.barh([s.row.contestant for s in shown], rates, color=colours)
+    colours = [OWN if s.own else COMPETITOR if s.counts else OFF for s in shown]
+    bars = axes.barh([s.row.backend for s in shown], rates, color=colours)
     labels = [_label(standing) for standing in shown]
     axes.bar_label(bars, labels, padding=4, fontsize=8)
     axes.set_xlim(0, max(rates) * 1.28)

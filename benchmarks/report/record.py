@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.rounds import Outcome, percentile
 from cases.case import Case
-from peers.rounds import Outcome, percentile
 
 __all__ = ["Record", "Row", "read_record", "rows_of", "write_record"]
 
@@ -17,11 +17,11 @@ MB = 1e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One contestant on one case; what it has not is None.
+    """One backend on one case; what it has not is None.
 
     Attributes:
         case, title: the case's name and its text for people.
-        contestant: its name.
+        backend: its name.
         absent: "missing", "unsupported" or "failed", with the message; None if it took part.
         unit: what the rate counts.
         rate: units a second, by the median of the rounds' medians.
@@ -40,7 +40,7 @@ class Row:
 
     case: str
     title: str
-    contestant: str
+    backend: str
     absent: str | None = None
     unit: str
     rate: float | None = None
@@ -87,14 +87,14 @@ class Record:
 
 
 def rows_of(case: Case, outcomes: Sequence[Outcome], precisions: Mapping[str, str]) -> list[Row]:
-    """Return a row for each contestant of a case.
+    """Return a row for each backend of a case.
 
     Args:
         case: the case.
         outcomes: what came of it.
-        precisions: of Trine's engines by contestant.
+        precisions: of Trine's engines by backend.
     """
-    return [_row(case, outcome, precisions.get(outcome.contestant)) for outcome in outcomes]
+    return [_row(case, outcome, precisions.get(outcome.backend)) for outcome in outcomes]
 
 
 def _row(case: Case, outcome: Outcome, precision: str | None) -> Row:
@@ -102,7 +102,7 @@ def _row(case: Case, outcome: Outcome, precision: str | None) -> Row:
     row = Row(
         case=case.name,
         title=case.title,
-        contestant=outcome.contestant,
+        backend=outcome.backend,
         unit=case.unit,
         precision=precision,
         absent=None if absent is None else f"{absent.reason}: {absent.message}",

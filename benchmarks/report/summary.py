@@ -27,10 +27,10 @@ def about_lines(record: Record) -> Iterator[str]:
     yield ""
     yield (
         f"Checkpoint {settings['checkpoint']}, task {settings['task']}, interleaved rounds, each "
-        "contestant in its own process. Rates are medians; CPU ms is processor time of all "
+        "backend in its own process. Rates are medians; CPU ms is processor time of all "
         "threads, the nearest to energy where the processor shows no counter; peak MB is resident "
         "memory while running, mapped files included, loading left out; cosines are of the case's "
-        "vectors to float32 PyTorch. A peer counts where its worst cosine is at least "
+        "vectors to float32 PyTorch. A competitor counts where its worst cosine is at least "
         f"{MIN_COSINE}."
     )
     if record.peaks:
@@ -61,8 +61,8 @@ def goal_lines(record: Record) -> Iterator[str]:
 def _goal_cells(verdict: Verdict) -> Sequence[str]:
     own, other = verdict.own, verdict.other
     against = verdict.goal.against
-    if other is not None and other.contestant != against:
-        against = f"{against}: {other.contestant}"
+    if other is not None and other.backend != against:
+        against = f"{against}: {other.backend}"
     both = [cosine(row.worst_cosine) for row in (own, other) if row is not None]
     return (
         verdict.title,

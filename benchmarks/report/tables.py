@@ -8,13 +8,13 @@ from report.record import Record, Row
 
 __all__ = ["MIN_COSINE", "Standing", "case_lines", "cosine", "number", "standings"]
 
-#: A contestant counts as one to be beaten where its worst cosine to float32 is at least this.
+#: A backend counts as one to be beaten where its worst cosine to float32 is at least this.
 MIN_COSINE = 0.99
-#: Its requests come at a rate of each contestant's own, so rates say nothing of one another.
+#: Its requests come at a rate of each backend's own, so rates say nothing of one another.
 OPEN_LOOP = "open-loop"
 HEADING = (
-    *("contestant", "rate", "median ms", "p95 ms", "p99 ms", "calls", "CPU ms", "peak MB"),
-    *("load s", "files MB", "worst cosine", "mean", "same nearest", "against the best peer"),
+    *("backend", "rate", "median ms", "p95 ms", "p99 ms", "calls", "CPU ms", "peak MB"),
+    *("load s", "files MB", "worst cosine", "mean", "same nearest", "against the best competitor"),
 )
 
 
@@ -26,7 +26,7 @@ class Standing:
         row: the row.
         counts: whether its vectors are near enough to float32, or it has none to compare.
         own: whether it is Trine.
-        ratio: its rate over the best counting peer's; None without one.
+        ratio: its rate over the best counting competitor's; None without one.
     """
 
     row: Row
@@ -42,10 +42,10 @@ def standings(record: Record) -> dict[str, list[Standing]]:
         by_case[row.case].append(row)
     found = {}
     for case, rows in by_case.items():
-        peers = [r.rate for r in rows if not _own(r) and _counts(r) and r.rate is not None]
+        competitors = [r.rate for r in rows if not _own(r) and _counts(r) and r.rate is not None]
         if case == OPEN_LOOP:
-            peers = []
-        best = max(peers, default=None)
+            competitors = []
+        best = max(competitors, default=None)
         rows.sort(key=lambda row: -(row.rate or 0))
         found[case] = [
             Standing(row, _counts(row), _own(row), row.rate / best if row.rate and best else None)
@@ -70,7 +70,7 @@ def _table(rows: Sequence[Standing]) -> Iterator[str]:
 
 def _cells(standing: Standing) -> tuple[str, ...]:
     row = standing.row
-    name = f"**{row.contestant}**" if standing.own else row.contestant
+    name = f"**{row.backend}**" if standing.own else row.backend
     if row.absent is not None:
         return (name, row.absent.replace("|", "/"), *[""] * (len(HEADING) - 2))
     ratio = "" if standing.ratio is None else f"{standing.ratio:.2f} ×"
@@ -103,7 +103,7 @@ def number(value: float | None) -> str:
 
 
 def _own(row: Row) -> bool:
-    return row.contestant.startswith("trine")
+    return row.backend.startswith("trine")
 
 
 def _counts(row: Row) -> bool:

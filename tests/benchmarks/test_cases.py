@@ -5,10 +5,10 @@ import time
 
 import numpy as np
 import pytest
+from backends.registry import COMPETITORS
 from cases.case import CASES, lognormal_lengths, shrunk
 from cases.inputs import image_pixels, multi_vectors, page_pixels, token_ids
 from cases.loops import closed_loop, open_loop
-from peers.registry import PEERS
 
 
 def test_lognormal_lengths_are_seeded_and_within_bounds() -> None:
@@ -31,7 +31,7 @@ def test_small_cases_keep_the_kind_and_are_smaller(name: str) -> None:
 
 def test_cases_name_peers_that_there_are() -> None:
     for case in CASES.values():
-        assert set(case.peers or ()) <= set(PEERS), case.name
+        assert set(case.competitors or ()) <= set(COMPETITORS), case.name
 
 
 def test_texts_have_their_lengths_and_no_excluded_id() -> None:

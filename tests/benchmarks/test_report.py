@@ -10,18 +10,16 @@ from report.summary import BEGIN, END, markdown, replace_block
 from report.tables import standings
 
 
-def row(
-    contestant: str, rate: float | None, cosine: float | None, absent: str | None = None
-) -> Row:
+def row(backend: str, rate: float | None, cosine: float | None, absent: str | None = None) -> Row:
     return Row(
         case="ragged",
         title="8 texts <of> 64",
-        contestant=contestant,
+        backend=backend,
         unit="tokens",
         rate=rate,
         worst_cosine=cosine,
         absent=absent,
-        precision="int8" if contestant == "trine-ort-int8" else None,
+        precision="int8" if backend == "trine-ort-int8" else None,
         median_ms=None if rate is None else 1000 * 352 / rate,
         peak_mb=None if rate is None else rate,
         versions={"numpy": "2.4"},
@@ -49,7 +47,7 @@ def record() -> Record:
 
 def test_ratios_are_to_the_best_peer_whose_vectors_are_near_enough(record: Record) -> None:
     rows = standings(record)["ragged"]
-    assert [s.row.contestant for s in rows] == [
+    assert [s.row.backend for s in rows] == [
         *("openvino-int8", "trine-ort-int8", "onnx-int8", "transformers-bf16", "compile-fp32")
     ]
     assert [s.counts for s in rows] == [False, True, True, True, True]
@@ -71,7 +69,7 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(record: Record) -> None
     page = html_page(record, {"ragged": b"png"})
     assert "8 texts &lt;of&gt; 64" in page
     assert "data:image/png;base64,cG5n" in page
-    assert "best peer, onnx-int8" in page
+    assert "best competitor, onnx-int8" in page
     assert "1.50 ×" in page
     assert "torch is not installed" in page
     assert "http://" not in page
@@ -97,24 +95,24 @@ def test_plots_are_png_files_of_what_was_measured(record: Record) -> None:
 
 def test_goals_are_judged_by_the_run_and_those_not_measured_are_not(record: Record) -> None:
     found = {(v.goal.case, v.goal.against): v for v in verdicts(record)}
-    best = found["ragged", "best peer"]
+    best = found["ragged", "best competitor"]
     assert best.other is not None
-    assert (best.other.contestant, best.met) == ("onnx-int8", True)
+    assert (best.other.backend, best.met) == ("onnx-int8", True)
     assert best.reached == "1.50 ×"
     share = found["ragged", "peak"]
     assert share.value == pytest.approx(0.6)
     assert share.met is False
     assert "75.0 % of the best product's" in share.note
-    assert found["query", "best peer"].met is None
+    assert found["query", "best competitor"].met is None
     # No float32 engine took part.
-    assert found["ragged", "best fp32 peer"].reached == "not measured"
+    assert found["ragged", "best fp32 competitor"].reached == "not measured"
 
 
 def test_a_goal_with_a_share_of_memory_needs_both(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def judged(share: float) -> bool | None:
-        goal = Goal(case="ragged", against="best peer", must=1, aim=None, memory_share=share)
+        goal = Goal(case="ragged", against="best competitor", must=1, aim=None, memory_share=share)
         monkeypatch.setattr("report.goals.GOALS", (goal,))
         return verdicts(record)[0].met
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.contract import Call, Inputs, Setup, UnsupportedCase
-from peers.gguf_export import GGUF_NAME
+from backends.contract import Call, Inputs, Setup, UnsupportedCase
+from backends.gguf_export import GGUF_NAME
 
 __all__ = ["LlamaCpp"]
 

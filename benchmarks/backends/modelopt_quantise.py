@@ -1,6 +1,6 @@
 """Quantises a float32 decoder with nvidia-modelopt, whose environment this runs in.
 
-`python benchmarks/peers/modelopt_quantise.py FOLDER` reads what `benchmarks/trt_calibration.py
+`python benchmarks/backends/modelopt_quantise.py FOLDER` reads what `benchmarks/trt_calibration.py
 prepare` wrote to the folder, and adds graphs and modelopt.json.
 """
 

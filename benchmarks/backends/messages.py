@@ -1,4 +1,4 @@
-"""Defines the messages of the driver and a contestant's process: a JSON object a line.
+"""Defines the messages of the driver and a backend's process: a JSON object a line.
 
 The driver sends an `Order` first. The process answers `Loaded` or `Absent`; to each "run" with a
 `Measured`, to "vectors" with a path; it ends when its stdin does.
@@ -12,19 +12,19 @@ from typing import Literal
 
 from cases.case import CASES, Case, shrunk
 
-from peers.contract import EngineChoice, Setup
+from backends.contract import EngineChoice, Setup
 
 __all__ = ["Absent", "Loaded", "Measured", "Order", "decode_order", "encode"]
 
-#: Why there is no measurement: a package is not installed, the contestant cannot do it, it failed.
+#: Why there is no measurement: a package is not installed, the backend cannot do it, it failed.
 Reason = Literal["missing", "unsupported", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Which contestant on which case."""
+    """Which backend on which case."""
 
-    contestant: str
+    backend: str
     case: str
     small: bool
     setup: Setup
@@ -37,7 +37,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """The contestant is loaded and the case made ready.
+    """The backend is loaded and the case made ready.
 
     Attributes:
         load_s: to load it, imports included.

@@ -3,7 +3,7 @@
 Text positions are equal in all three rotary sections, so the decoder is llama.cpp's "qwen2". Ids
 are given as they are, so the file has no vocabulary.
 
-    python benchmarks/peers/gguf_export.py CHECKPOINT WORK TASK
+    python benchmarks/backends/gguf_export.py CHECKPOINT WORK TASK
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Defines a contestant: named, loaded from a `Setup`, asked to make a case ready."""
+"""Defines a backend: named, loaded from a `Setup`, asked to make a case ready."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ import numpy as np
 from cases.case import Case
 from numpy.typing import NDArray
 
-__all__ = ["Call", "Contestant", "EngineChoice", "Inputs", "Setup", "UnsupportedCase"]
+__all__ = ["Backend", "Call", "EngineChoice", "Inputs", "Setup", "UnsupportedCase"]
 
 #: Runs the case once; returns float32 [items, hidden], normalised, or None where there are none.
 Call = Callable[[], NDArray[np.float32] | None]
 
 
 class UnsupportedCase(Exception):
-    """A contestant cannot do what a case asks; the message says why. Reported, never hidden."""
+    """A backend cannot do what a case asks; the message says why. Reported, never hidden."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,20 +36,20 @@ class EngineChoice:
     precision: str
 
     @property
-    def contestant(self) -> str:
+    def backend(self) -> str:
         """Its name in results."""
         return f"trine-{self.label}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """Where a contestant finds the model, and with what it runs.
+    """Where a backend finds the model, and with what it runs.
 
     Attributes:
-        checkpoint: folder of the published layout, the weights that all contestants share.
+        checkpoint: folder of the published layout, the weights that all backends share.
         bundle: folder that `trine export` made of it, for tokenizer and image settings.
         engines: Trine's that take part.
-        work: folder for files that a peer makes of the checkpoint once.
+        work: folder for files that a competitor makes of the checkpoint once.
         task: the adapter merged in.
         threads: of one run.
         num_ids: size of the vocabulary.
@@ -65,9 +65,9 @@ class Setup:
     excluded: tuple[int, ...]
     engines: tuple[EngineChoice, ...] = ()
 
-    def engine(self, contestant: str) -> EngineChoice:
-        """Return the engine that takes part as `contestant`."""
-        return next(choice for choice in self.engines if choice.contestant == contestant)
+    def engine(self, backend: str) -> EngineChoice:
+        """Return the engine that takes part as `backend`."""
+        return next(choice for choice in self.engines if choice.backend == backend)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class Inputs:
     images: Sequence[NDArray[np.uint8]]
 
 
-class Contestant(Protocol):
+class Backend(Protocol):
     """A loaded way to run the model."""
 
     @property

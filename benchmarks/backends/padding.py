@@ -1,4 +1,4 @@
-"""Texts for peers that take rectangles: padded in one batch, or sorted by length in several."""
+"""Texts for competitors that take rectangles: padded in one batch, or sorted into several."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Makes of the checkpoint the files that peers load, each in a process of its own.
+"""Makes of the checkpoint the files that competitors load, each in a process of its own.
 
 Files stay in the work folder, so that a later run makes none.
 """
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from peers.contract import Setup
-from peers.process import worker_environment
+from backends.contract import Setup
+from backends.process import worker_environment
 
 __all__ = ["STEPS", "Preparation", "Step", "prepare"]
 
@@ -73,7 +73,7 @@ def prepare(
     python: Callable[[str], Path],
     said: Callable[[str], None],
 ) -> None:
-    """Make the files that are missing; what fails is said, and its peers then say it too.
+    """Make the files that are missing; what fails is said, and its competitors then say it too.
 
     Args:
         setup: the model and the work folder.
@@ -96,4 +96,4 @@ def prepare(
                 env=worker_environment(setup),
             )
         if run.returncode:
-            said(f"  failed, and so will the peers that need it; see {log}")
+            said(f"  failed, and so will the competitors that need it; see {log}")

@@ -1,4 +1,4 @@
-"""Images for contestants: the same patches, the same published prompt around them.
+"""Images for backends: the same patches, the same published prompt around them.
 
 Preprocessing is a case of its own and outside every other timing.
 """

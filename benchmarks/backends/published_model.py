@@ -1,7 +1,7 @@
 """The published model in PyTorch, float32 or bfloat16, an adapter merged into its weights.
 
 Loaded as its users load it, by `from_pretrained`, which maps the files; merging is cheaper at run
-time than PEFT's side branch, so that this peer is the published path at its best.
+time than PEFT's side branch, so that this competitor is the published path at its best.
 """
 
 from collections import defaultdict
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.contract import Call, Inputs, Setup, UnsupportedCase
-from peers.images import pixels_sequence
-from peers.padding import embed_padded
-from peers.reference import item_tasks
+from backends.contract import Call, Inputs, Setup, UnsupportedCase
+from backends.images import pixels_sequence
+from backends.padding import embed_padded
+from backends.reference import item_tasks
 from trine.export.reference.weights import adapter_changes
 from trine.runtime.preprocessing.sequence import TokenSequence
 

@@ -1,4 +1,4 @@
-"""Rounds: each contestant in turn, again and again, so that a slow minute hits all of them."""
+"""Rounds: each backend in turn, again and again, so that a slow minute hits all of them."""
 
 import itertools
 import math
@@ -13,8 +13,8 @@ import numpy as np
 from cases.case import Case
 from numpy.typing import NDArray
 
-from peers.messages import Absent, Loaded, Measured, Order
-from peers.process import ContestantProcess
+from backends.messages import Absent, Loaded, Measured, Order
+from backends.process import BackendProcess
 
 __all__ = ["Arena", "Outcome", "cosines", "percentile", "run_case", "same_nearest"]
 
@@ -24,10 +24,10 @@ FEWEST_FOR_RANKS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a contestant made of a case: measurements, or why there are none.
+    """What a backend made of a case: measurements, or why there are none.
 
     Attributes:
-        contestant: its name.
+        backend: its name.
         loaded: how it loaded; None if it did not.
         rounds: what was measured.
         absent: why it took no part; None if it did.
@@ -36,7 +36,7 @@ class Outcome:
         same_nearest: part of the items whose nearest other item is the reference's.
     """
 
-    contestant: str
+    backend: str
     loaded: Loaded | None
     rounds: tuple[Measured, ...]
     absent: Absent | None
@@ -62,12 +62,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """What is the same for all contestants.
+    """What is the same for all backends.
 
     Attributes:
         rounds: how often each is measured; None for as often as the case says.
         alone: whether no process is kept between its rounds.
-        order: makes a contestant's order.
+        order: makes a backend's order.
         python: its interpreter.
         logs: folder for what they print.
         said: told what happens.
@@ -88,10 +88,10 @@ class Arena:
         """Return the bytes that must stay free for a process to be kept."""
         return 1 << 62 if self.alone else case.room
 
-    def start(self, contestant: str) -> ContestantProcess:
-        """Start a contestant's process and wait until it is loaded."""
-        log = self.logs / f"{contestant}.log"
-        return ContestantProcess(self.order(contestant), self.python(contestant), log)
+    def start(self, backend: str) -> BackendProcess:
+        """Start a backend's process and wait until it is loaded."""
+        log = self.logs / f"{backend}.log"
+        return BackendProcess(self.order(backend), self.python(backend), log)
 
 
 def units(case: Case) -> int:
@@ -107,18 +107,18 @@ def units(case: Case) -> int:
 
 
 def run_case(
-    arena: Arena, case: Case, contestants: Sequence[str], reference: NDArray[np.float32] | None
+    arena: Arena, case: Case, backends: Sequence[str], reference: NDArray[np.float32] | None
 ) -> list[Outcome]:
-    """Measure the contestants on a case, in turn in each round, and compare their vectors.
+    """Measure the backends on a case, in turn in each round, and compare their vectors.
 
     Args:
         arena: how.
         case: what.
-        contestants: who.
+        backends: who.
         reference: float32 [items, hidden], normalised; None compares nothing.
     """
     outcomes = []
-    for name, (loaded, rounds, absent) in _play(arena, case, contestants).items():
+    for name, (loaded, rounds, absent) in _play(arena, case, backends).items():
         path = arena.logs / f"{name}.npy"
         cosine = mean = nearest = None
         if reference is not None and path.exists() and absent is None:
@@ -128,7 +128,7 @@ def run_case(
             nearest = same_nearest(vectors, reference)
         outcomes.append(
             Outcome(
-                contestant=name,
+                backend=name,
                 loaded=loaded,
                 rounds=tuple(rounds),
                 absent=absent,
@@ -144,17 +144,17 @@ def run_case(
 Played = tuple[Loaded | None, list[Measured], Absent | None]
 
 
-def _play(arena: Arena, case: Case, contestants: Sequence[str]) -> dict[str, Played]:
+def _play(arena: Arena, case: Case, backends: Sequence[str]) -> dict[str, Played]:
     """Load all, then measure each in turn, round after round.
 
     Between its rounds a process is kept, stopped; where memory does not suffice it is ended, and
     started anew for each round. From a cold start everybody is.
     """
     found: dict[str, Played] = {}
-    running: dict[str, ContestantProcess] = {}
+    running: dict[str, BackendProcess] = {}
     with ExitStack() as stack:
         for number in range(arena.rounds_of(case)):
-            for name in contestants:
+            for name in backends:
                 if name in running:
                     running[name].resume()
                     _note(found, name, running[name].measure())
@@ -172,8 +172,8 @@ def _play(arena: Arena, case: Case, contestants: Sequence[str]) -> dict[str, Pla
 
 def _first_measured(
     arena: Arena, case: Case, found: dict[str, Played], name: str, number: int
-) -> ContestantProcess:
-    """Start a contestant, measure its first round, and in the first round of all its vectors."""
+) -> BackendProcess:
+    """Start a backend, measure its first round, and in the first round of all its vectors."""
     process = arena.start(name)
     if name not in found:
         found[name] = _opened(process.opened)
@@ -202,7 +202,7 @@ def available_bytes() -> int:
     return 1 << 60
 
 
-def _since_start(process: ContestantProcess, measured: Measured) -> Measured:
+def _since_start(process: BackendProcess, measured: Measured) -> Measured:
     seconds = time.perf_counter() - process.started
     return Measured(
         seconds=[seconds], wall_s=seconds, cpu_s=measured.cpu_s, peak_bytes=measured.peak_bytes

@@ -1,6 +1,6 @@
-"""A contestant's process: loads it, runs its case when told to, answers on stdout.
+"""A backend's process: loads it, runs its case when told to, answers on stdout.
 
-python benchmarks/peers/worker.py     (started by the driver; see peers/messages.py)
+python benchmarks/backends/worker.py     (started by the driver; see competitors/messages.py)
 """
 
 import contextlib
@@ -22,9 +22,9 @@ from cases.inputs import image_pixels, page_pixels, token_ids
 from cases.loops import closed_loop, open_loop
 from numpy.typing import NDArray
 
-from peers.contract import Call, Contestant, Inputs, UnsupportedCase
-from peers.messages import Absent, Loaded, Measured, Order, decode_order, encode
-from peers.registry import PEERS, load_contestant
+from backends.contract import Backend, Call, Inputs, UnsupportedCase
+from backends.messages import Absent, Loaded, Measured, Order, decode_order, encode
+from backends.registry import COMPETITORS, load_backend
 
 #: Threads that send requests in the closed loop.
 CLIENTS = 4
@@ -120,19 +120,21 @@ def _load(order: Order, case: Case, answers: TextIO) -> Call | None:
     """Answer `Loaded` or `Absent`; return the call, or None."""
     started = time.perf_counter()
     try:
-        contestant = load_contestant(order.contestant, order.setup, case)
+        backend = load_backend(order.backend, order.setup, case)
         elapsed = time.perf_counter() - started
-        call = contestant.ready(_inputs(order, case))
+        call = backend.ready(_inputs(order, case))
     except ModuleNotFoundError as cause:
         print(encode(Absent(reason="missing", message=missing_text(cause))), file=answers)
     except UnsupportedCase as cause:
         print(encode(Absent(reason="unsupported", message=str(cause))), file=answers)
-    except Exception as cause:  # whatever a peer raises is its result; the trace is in its log
+    except (
+        Exception
+    ) as cause:  # whatever a competitor raises is its result; the trace is in its log
         traceback.print_exc()
         message = f"{type(cause).__name__}: {cause}".splitlines()[0][:300]
         print(encode(Absent(reason="failed", message=message)), file=answers)
     else:
-        print(encode(_loaded(order, contestant, elapsed)), file=answers)
+        print(encode(_loaded(order, backend, elapsed)), file=answers)
         return call
     return None
 
@@ -142,9 +144,9 @@ def missing_text(cause: ModuleNotFoundError) -> str:
     return f"{cause.name} is not installed" if cause.name else str(cause).splitlines()[0][:300]
 
 
-def _loaded(order: Order, contestant: Contestant, load_s: float) -> Loaded:
-    peer = PEERS.get(order.contestant)
-    packages = ("numpy", *(peer.packages if peer else ("trine", "onnxruntime")))
+def _loaded(order: Order, backend: Backend, load_s: float) -> Loaded:
+    competitor = COMPETITORS.get(order.backend)
+    packages = ("numpy", *(competitor.packages if competitor else ("trine", "onnxruntime")))
     versions = {}
     for name in packages:
         try:
@@ -154,7 +156,7 @@ def _loaded(order: Order, contestant: Contestant, load_s: float) -> Loaded:
     return Loaded(
         load_s=load_s,
         load_peak_bytes=_peak_bytes(),
-        file_bytes=contestant.file_bytes,
+        file_bytes=backend.file_bytes,
         versions=versions,
     )
 

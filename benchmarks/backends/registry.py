@@ -1,4 +1,4 @@
-"""The contestants by name: what each can do, which environment it needs, how it is loaded.
+"""The backends by name: what each can do, which environment it needs, how it is loaded.
 
 Not among them: optimum-onnx, which has no export of Qwen2.5-VL (0.1.0; the plain export stands for
 what it would make of the decoder); images in anything but PyTorch, for torch.onnx.export fails on
@@ -11,11 +11,11 @@ from typing import Literal
 
 from cases.case import Case, Kind
 
-from peers.contract import Contestant, EngineChoice, Setup
-from peers.padding import BATCH
-from peers.preparation import Step
+from backends.contract import Backend, EngineChoice, Setup
+from backends.padding import BATCH
+from backends.preparation import Step
 
-__all__ = ["PEERS", "Peer", "contestants_of", "load_contestant"]
+__all__ = ["COMPETITORS", "Competitor", "backends_of", "load_backend"]
 
 #: Which Python runs it: the driver's, one with PyTorch, torchvision, OpenVINO or llama.cpp.
 Environment = Literal["trine", "torch", "torchvision", "openvino", "llama"]
@@ -29,14 +29,14 @@ PUBLISHED: tuple[Kind, ...] = (*TEXTS, "images", "mixed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
-    """A contestant before it is loaded.
+class Competitor:
+    """A backend before it is loaded.
 
     Attributes:
         environment: whose Python runs it.
         kinds: of cases it takes part in.
         packages: whose versions are recorded.
-        makes: steps of `peers.preparation` whose files it loads.
+        makes: steps of `backends.preparation` whose files it loads.
         sorts: whether it also runs sorted by length, as `<name>-sorted`.
     """
 
@@ -50,84 +50,87 @@ class Peer:
 _TORCH = ("torch", "transformers")
 _VINO = ("openvino", "nncf", "onnx")
 _SINGLE = {
-    "transformers-fp32": Peer(environment="torch", kinds=PUBLISHED, packages=_TORCH),
-    "transformers-bf16": Peer(environment="torch", kinds=PUBLISHED, packages=_TORCH),
-    "compile-fp32": Peer(environment="torch", packages=_TORCH, sorts=False),
-    "compile-bf16": Peer(environment="torch", packages=_TORCH, sorts=False),
-    "onnx-fp32": Peer(environment="trine", packages=("onnxruntime",), makes=("export",)),
-    "onnx-int8": Peer(environment="trine", packages=("onnxruntime",), makes=("export",)),
-    "openvino-fp32": Peer(environment="openvino", packages=_VINO, makes=("export",)),
-    "openvino-bf16": Peer(environment="openvino", packages=_VINO, makes=("export",)),
-    "openvino-int8": Peer(environment="openvino", packages=_VINO, makes=("export", "openvino")),
-    "llama.cpp-q8": Peer(
+    "transformers-fp32": Competitor(environment="torch", kinds=PUBLISHED, packages=_TORCH),
+    "transformers-bf16": Competitor(environment="torch", kinds=PUBLISHED, packages=_TORCH),
+    "compile-fp32": Competitor(environment="torch", packages=_TORCH, sorts=False),
+    "compile-bf16": Competitor(environment="torch", packages=_TORCH, sorts=False),
+    "onnx-fp32": Competitor(environment="trine", packages=("onnxruntime",), makes=("export",)),
+    "onnx-int8": Competitor(environment="trine", packages=("onnxruntime",), makes=("export",)),
+    "openvino-fp32": Competitor(environment="openvino", packages=_VINO, makes=("export",)),
+    "openvino-bf16": Competitor(environment="openvino", packages=_VINO, makes=("export",)),
+    "openvino-int8": Competitor(
+        environment="openvino", packages=_VINO, makes=("export", "openvino")
+    ),
+    "llama.cpp-q8": Competitor(
         environment="llama",
         kinds=("texts", "cold"),
         packages=("llama_cpp_python",),
         makes=("gguf",),
         sorts=False,
     ),
-    "processor-torchvision": Peer(
+    "processor-torchvision": Competitor(
         environment="torchvision",
         kinds=("preprocessing",),
         packages=(*_TORCH, "torchvision"),
         sorts=False,
     ),
-    "processor-pillow": Peer(
+    "processor-pillow": Competitor(
         environment="torch", kinds=("preprocessing",), packages=(*_TORCH, "pillow"), sorts=False
     ),
-    "numpy": Peer(environment="trine", kinds=("maxsim",), packages=("numpy",), sorts=False),
-    "torch": Peer(environment="torch", kinds=("maxsim",), packages=("torch",), sorts=False),
+    "numpy": Competitor(environment="trine", kinds=("maxsim",), packages=("numpy",), sorts=False),
+    "torch": Competitor(environment="torch", kinds=("maxsim",), packages=("torch",), sorts=False),
 }
-#: Every peer by name.
-PEERS = {
-    name: peer
-    for single, peer in _SINGLE.items()
-    for name in ((single, f"{single}-sorted") if peer.sorts else (single,))
+#: Every competitor by name.
+COMPETITORS = {
+    name: competitor
+    for single, competitor in _SINGLE.items()
+    for name in ((single, f"{single}-sorted") if competitor.sorts else (single,))
 }
 
 
-def contestants_of(
-    case: Case, engines: Sequence[EngineChoice], peers: Sequence[str] | None
+def backends_of(
+    case: Case, engines: Sequence[EngineChoice], competitors: Sequence[str] | None
 ) -> list[str]:
-    """Return who takes part: engines as `trine-<label>`, then the peers that the case is for.
+    """Return who takes part: engines as `trine-<label>`, then the competitors that the case is for.
 
-    Sorting by length changes nothing where there is one rectangle anyway; such peers are left out.
+    Sorting by length changes nothing where there is one rectangle anyway: those that sort are
+    left out there.
 
     Args:
         case: the case.
         engines: of the bundles; float32 ones where the case has them.
-        peers: who may; None for those that the case names.
+        competitors: who may; None for those that the case names.
     """
     if case.kind in ("preprocessing", "maxsim"):
         own = ["trine"]
     else:
         own = [
-            engine.contestant
+            engine.backend
             for engine in engines
             if case.float32 or engine.precision != "fp32" or len(engines) == 1
         ]
     few = len(case.lengths) <= BATCH or case.kind == "load"
-    if peers is None:
-        peers = list(PEERS) if case.peers is None else case.peers
+    if competitors is None:
+        competitors = list(COMPETITORS) if case.competitors is None else case.competitors
     return own + [
         name
-        for name in peers
-        if case.kind in PEERS[name].kinds and not (few and name.endswith("-sorted"))
+        for name in competitors
+        if case.kind in COMPETITORS[name].kinds and not (few and name.endswith("-sorted"))
     ]
 
 
-def load_contestant(name: str, setup: Setup, case: Case) -> Contestant:
-    """Return a contestant, loaded. Its packages are imported here.
+def load_backend(name: str, setup: Setup, case: Case) -> Backend:
+    """Return a backend, loaded. Its packages are imported here.
 
     Args:
-        name: "reference", "trine", "trine-<label>" of an engine, or one of `PEERS`.
+        name: "reference", "trine", "trine-<label>" of an engine, or one of `COMPETITORS`.
         setup: the model.
         case: that it is loaded for.
     """
     if name == "reference" or name.startswith("trine"):
         return _load_own(name, setup, case)
     if name.startswith(("processor-", "numpy", "torch")):
-        from peers.thin_parts import NumpyMaxSim, PublishedProcessor, TorchMaxSim
+        from backends.thin_parts import NumpyMaxSim, PublishedProcessor, TorchMaxSim
 
         if name == "processor-torchvision":
             return PublishedProcessor(setup, "torchvision")
@@ -135,20 +138,20 @@ def load_contestant(name: str, setup: Setup, case: Case) -> Contestant:
             return PublishedProcessor(setup, "pillow")
         return NumpyMaxSim(setup) if name == "numpy" else TorchMaxSim(setup)
     if name == "llama.cpp-q8":
-        from peers.gguf_text import LlamaCpp
+        from backends.gguf_text import LlamaCpp
 
         return LlamaCpp(setup)
     batch = BATCH if name.endswith("-sorted") else None
     family, precision = name.removesuffix("-sorted").split("-")
     if family == "onnx":
-        from peers.plain_onnx import PlainOnnx
+        from backends.plain_onnx import PlainOnnx
 
         return PlainOnnx(setup, precision == "int8", batch)
     if family == "openvino":
-        from peers.openvino_cpu import OpenVino
+        from backends.openvino_cpu import OpenVino
 
         return OpenVino(setup, OPENVINO_PRECISIONS[precision], batch)
-    from peers.published_model import PublishedModel
+    from backends.published_model import PublishedModel
 
     dtype: Literal["float32", "bfloat16"] = "float32" if precision == "fp32" else "bfloat16"
     return PublishedModel(
@@ -160,12 +163,12 @@ def load_contestant(name: str, setup: Setup, case: Case) -> Contestant:
     )
 
 
-def _load_own(name: str, setup: Setup, case: Case) -> Contestant:
+def _load_own(name: str, setup: Setup, case: Case) -> Backend:
     if name == "reference":
-        from peers.reference import Reference
+        from backends.reference import Reference
 
         return Reference(setup)
-    from peers.trine_engine import TrineEngine, TrineThinParts
+    from backends.trine_engine import TrineEngine, TrineThinParts
 
     if name == "trine":
         return TrineThinParts(setup)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.contract import Call, Inputs, Setup, UnsupportedCase
-from peers.images import image_sequence
+from backends.contract import Call, Inputs, Setup, UnsupportedCase
+from backends.images import image_sequence
 from trine.export.reference.torch_reference import TorchReference
 
 __all__ = ["Reference", "item_tasks"]

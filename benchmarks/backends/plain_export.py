@@ -1,6 +1,6 @@
 """The decoder by torch.onnx.export as it comes, and its dynamic INT8 by ONNX Runtime's tool.
 
-Made once into the work folder, by `python benchmarks/peers/plain_export.py`, in a process of its
+Made once into the work folder, by `python benchmarks/backends/plain_export.py`, in a process of its
 own: what exporting takes is no part of any measurement.
 """
 
@@ -10,8 +10,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from peers.contract import Setup
-from peers.published_model import merged_model, pooled
+from backends.contract import Setup
+from backends.published_model import merged_model, pooled
 
 __all__ = ["export_plain", "quantise_plain"]
 

@@ -1,20 +1,24 @@
-"""Contestants get the same rectangles back, run in processes of their own, and are never hidden."""
+"""Backends get the same rectangles back, run in processes of their own, and are never hidden."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from backends import engines, preparation
+from backends.contract import EngineChoice, Setup
+from backends.engines import choose_engines
+from backends.messages import Absent, Loaded, Measured, Order, decode_order, encode
+from backends.padding import embed_padded
+from backends.preparation import Preparation
+from backends.registry import COMPETITORS, backends_of
+from backends.rounds import Arena, cosines, run_case, same_nearest
 from cases.case import CASES, shrunk
 from numpy.typing import NDArray
-from peers import preparation
-from peers.contract import EngineChoice, Setup
-from peers.engines import choose_engines
-from peers.messages import Absent, Loaded, Measured, Order, decode_order, encode
-from peers.padding import embed_padded
-from peers.preparation import Preparation
-from peers.registry import PEERS, contestants_of
-from peers.rounds import Arena, cosines, run_case, same_nearest
+
+from trine.runtime.bundle.bundle import open_bundle
+from trine.runtime.engines.select import engines_of
 
 
 @pytest.fixture
@@ -52,36 +56,47 @@ def test_padding_and_sorting_change_neither_values_nor_order(batch: int | None) 
 
 
 def test_an_order_survives_its_way_to_the_process(setup: Setup) -> None:
-    order = Order(contestant="numpy", case="maxsim", small=True, setup=setup)
+    order = Order(backend="numpy", case="maxsim", small=True, setup=setup)
     assert decode_order(encode(order)) == order
 
 
 def test_peers_take_part_in_cases_of_their_kind_only(setup: Setup) -> None:
     engines = setup.engines
-    texts = contestants_of(CASES["lognormal"], engines, list(PEERS))
+    texts = backends_of(CASES["lognormal"], engines, list(COMPETITORS))
     assert "trine-ort-int8" in texts
     assert "onnx-int8-sorted" in texts
     assert "numpy" not in texts
-    assert "onnx-int8-sorted" not in contestants_of(CASES["query"], [], list(PEERS))
-    assert contestants_of(CASES["maxsim"], engines, None) == ["trine", "numpy", "torch"]
+    assert "onnx-int8-sorted" not in backends_of(CASES["query"], [], list(COMPETITORS))
+    assert backends_of(CASES["maxsim"], engines, None) == ["trine", "numpy", "torch"]
 
 
 def test_a_case_leaves_out_what_would_take_too_long_unless_it_is_named(setup: Setup) -> None:
-    assert contestants_of(CASES["longest"], setup.engines, None) == ["trine-ort-int8"]
-    assert contestants_of(CASES["longest"], setup.engines[1:], None) == ["trine-ort-fp32"]
-    assert "trine-ort-fp32" in contestants_of(CASES["ragged"], setup.engines, None)
-    assert "compile-fp32" in contestants_of(CASES["long"], setup.engines, ["compile-fp32"])
+    assert backends_of(CASES["longest"], setup.engines, None) == ["trine-ort-int8"]
+    assert backends_of(CASES["longest"], setup.engines[1:], None) == ["trine-ort-fp32"]
+    assert "trine-ort-fp32" in backends_of(CASES["ragged"], setup.engines, None)
+    assert "compile-fp32" in backends_of(CASES["long"], setup.engines, ["compile-fp32"])
 
 
 def test_engines_are_named_with_label_and_bundle(nano_bundle: Path, tmp_path: Path) -> None:
     (only,) = choose_engines([], nano_bundle)
-    assert (only.contestant, only.precision) == ("trine-ort-fp32", "fp32")
+    assert (only.backend, only.precision) == ("trine-ort-fp32", "fp32")
     (named,) = choose_engines([f"mine=ort-fp32@{nano_bundle}"], tmp_path)
-    assert (named.contestant, named.bundle) == ("trine-mine", nano_bundle.resolve())
+    assert (named.backend, named.bundle) == ("trine-mine", nano_bundle.resolve())
     with pytest.raises(ValueError, match="share a label"):
         choose_engines(["ort-fp32", "ort-fp32"], nano_bundle)
     with pytest.raises(ValueError, match="LABEL"):
         choose_engines(["="], nano_bundle)
+
+
+def test_engines_are_not_left_out_silently_where_the_kernels_are_not_compiled(
+    nano_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (entry,) = engines_of(open_bundle(nano_bundle))
+    native = dataclasses.replace(entry, name="native-int8", runner="native")
+    monkeypatch.setattr(engines, "engines_of", lambda bundle: (entry, native))
+    monkeypatch.setattr(engines, "is_compiled", lambda: False)
+    with pytest.raises(ValueError, match=r"native-int8 would be left out.*build_ext"):
+        choose_engines([], nano_bundle)
 
 
 def test_preparing_runs_only_the_steps_whose_files_are_missing(
@@ -107,8 +122,8 @@ def test_a_case_is_run_in_processes_and_what_cannot_run_says_why(
 ) -> None:
     case = shrunk(CASES["maxsim"])
 
-    def order(contestant: str) -> Order:
-        return Order(contestant=contestant, case=case.name, small=True, setup=setup)
+    def order(backend: str) -> Order:
+        return Order(backend=backend, case=case.name, small=True, setup=setup)
 
     arena = Arena(
         rounds=2,
@@ -136,9 +151,9 @@ def test_a_process_is_started_anew_each_round_where_memory_does_not_suffice(
     case = shrunk(CASES["maxsim"])
     started = []
 
-    def order(contestant: str) -> Order:
-        started.append(contestant)
-        return Order(contestant=contestant, case=case.name, small=True, setup=setup)
+    def order(backend: str) -> Order:
+        started.append(backend)
+        return Order(backend=backend, case=case.name, small=True, setup=setup)
 
     arena = Arena(
         rounds=2,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.contract import Call, Inputs, Setup, UnsupportedCase
-from peers.padding import embed_padded
+from backends.contract import Call, Inputs, Setup, UnsupportedCase
+from backends.padding import embed_padded
 
 __all__ = ["PlainOnnx", "text_call"]
 
@@ -51,7 +51,7 @@ def text_call(
     inputs: Inputs,
     batch: int | None,
 ) -> Call:
-    """Return the call of a peer that has the text part only.
+    """Return the call of a competitor that has the text part only.
 
     Raises:
         UnsupportedCase: the case is not of texts.

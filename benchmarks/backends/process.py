@@ -1,4 +1,4 @@
-"""The driver's side of a contestant's process."""
+"""The driver's side of a backend's process."""
 
 import contextlib
 import json
@@ -11,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from peers.contract import Setup
-from peers.messages import Absent, Loaded, Measured, Order, encode
+from backends.contract import Setup
+from backends.messages import Absent, Loaded, Measured, Order, encode
 
-__all__ = ["ContestantProcess", "worker_environment"]
+__all__ = ["BackendProcess", "worker_environment"]
 
 WORKER = Path(__file__).parent / "worker.py"
 #: This checkout as the package `trine`, for interpreters in which it is not installed.
@@ -38,14 +38,14 @@ def worker_environment(setup: Setup) -> dict[str, str]:
     }
 
 
-class ContestantProcess:
-    """One contestant on one case, in a process of its own.
+class BackendProcess:
+    """One backend on one case, in a process of its own.
 
     While it is not asked for anything it is stopped, so that its idle threads cannot spin on the
-    cores that another contestant is being measured on.
+    cores that another backend is being measured on.
 
     Args:
-        order: contestant and case.
+        order: backend and case.
         python: the interpreter of its environment.
         log: where what it prints goes.
     """
@@ -74,7 +74,7 @@ class ContestantProcess:
         else:
             self.opened = Loaded(**answer)
 
-    def __enter__(self) -> "ContestantProcess":
+    def __enter__(self) -> "BackendProcess":
         return self
 
     def __exit__(

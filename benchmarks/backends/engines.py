@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from peers.contract import EngineChoice
+from backends.contract import EngineChoice
+from trine.kernels.cpu.library import is_compiled
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.engines.native.entries import runs_here
 from trine.runtime.engines.select import engine_named, engines_of
@@ -22,7 +23,8 @@ def choose_engines(words: Sequence[str], bundle: Path) -> tuple[EngineChoice, ..
         bundle: where a word names none.
 
     Raises:
-        ValueError: a word is of another form, or two have the same label.
+        ValueError: a word is of another form, two have the same label, or native engines would be
+            left out because nobody compiled the kernels.
         BundleError: a bundle is unusable or has no such engine.
     """
     choices = [_choice(word, bundle) for word in words or _engine_names(bundle)]
@@ -33,7 +35,14 @@ def choose_engines(words: Sequence[str], bundle: Path) -> tuple[EngineChoice, ..
 
 
 def _engine_names(bundle: Path) -> list[str]:
-    return [entry.name for entry in engines_of(open_bundle(bundle)) if runs_here(entry)]
+    engines = engines_of(open_bundle(bundle))
+    native = [entry.name for entry in engines if entry.runner == "native"]
+    if native and not is_compiled():
+        raise ValueError(
+            f"{', '.join(native)} would be left out: the kernels here are not compiled; "
+            "run `python setup.py build_ext --inplace` in the checkout, or choose by --engine"
+        )
+    return [entry.name for entry in engines if runs_here(entry)]
 
 
 def _choice(word: str, bundle: Path) -> EngineChoice:

@@ -7,9 +7,9 @@ import numpy as np
 from cases.inputs import multi_vectors
 from numpy.typing import NDArray
 
-from peers.contract import Call, EngineChoice, Inputs, Setup, UnsupportedCase
-from peers.images import pixels_sequence
-from peers.reference import item_tasks
+from backends.contract import Call, EngineChoice, Inputs, Setup, UnsupportedCase
+from backends.images import pixels_sequence
+from backends.reference import item_tasks
 from trine.kernels.maxsim import maxsim_scores
 from trine.runtime.bundle.bundle import EMBEDDING_NAME, open_bundle
 from trine.runtime.bundle.model_config import MAX_TOKENS
@@ -104,7 +104,7 @@ class TrineThinParts:
                         model.image.max_pixels,
                         self.setup.threads,
                     )
-                    # Into a new array each time, as the other contestants do.
+                    # Into a new array each time, as the other backends do.
                     lay_out_images([image], model.vision, threads=self.setup.threads)
 
             return preprocess

@@ -2,7 +2,7 @@
 
 Calibrated on texts of 32 to 1,024 tokens from another seed than any case's.
 
-    python benchmarks/peers/openvino_export.py WORK NUM_IDS EXCLUDED_IDS
+    python benchmarks/backends/openvino_export.py WORK NUM_IDS EXCLUDED_IDS
 """
 
 import sys
@@ -15,7 +15,7 @@ import numpy as np
 from cases.inputs import token_ids
 from numpy.typing import NDArray
 
-from peers.padding import padded
+from backends.padding import padded
 
 __all__ = ["INT8_NAME", "quantise"]
 

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.contract import Call, Inputs, Setup
-from peers.openvino_export import INT8_NAME
-from peers.plain_onnx import text_call
+from backends.contract import Call, Inputs, Setup
+from backends.openvino_export import INT8_NAME
+from backends.plain_onnx import text_call
 
 __all__ = ["OpenVino"]
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from cases.inputs import multi_vectors
 
-from peers.contract import Call, Inputs, Setup, UnsupportedCase
+from backends.contract import Call, Inputs, Setup, UnsupportedCase
 
 __all__ = ["NumpyMaxSim", "PublishedProcessor", "TorchMaxSim"]
 
