@@ -219,7 +219,7 @@ def _make_engine(
         layers.finish()
         last = tightness == TIGHTNESS[-1] or precision == "fp32"
         bar = ProgressBar(talk, f"writing {precision}", maker.engine_bytes(precision), "B")
-        made = maker.make(precision, refined, bundle, bar.advance, keep_below_floor=last)
+        made = maker.make(precision, refined, bundle, bar.advance, keep_below_threshold=last)
         bar.finish()
         if made.entry is not None or last:
             break

@@ -11,7 +11,7 @@ from trine.export.graphs.trt.precision import TensorRtPrecision
 from trine.export.quantisation.plan_refinement import PlanLoss
 from trine.runtime.bundle.golden import Deviation
 from trine.runtime.bundle.manifest import EngineEntry
-from trine.runtime.bundle.precision import Precision, WiderTensor
+from trine.runtime.bundle.precision import Precision, PrecisionOverride
 from trine.runtime.errors import InputError
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "ExportOptions",
     "ExportReport",
     "MadeEngine",
-    "NarrowLayers",
+    "QuantisedLayers",
     "TensorRtPrecision",
     "chosen_precisions",
 ]
@@ -95,7 +95,7 @@ class EngineMeasurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NarrowLayers:
+class QuantisedLayers:
     """How many linear layers have fewer than 16 bits.
 
     Attributes:
@@ -118,8 +118,8 @@ class EngineReport:
         precision: of the engine.
         graphs: (path in the bundle, bytes with weights) of each graph.
         wider: what is kept wider than asked for.
-        narrow: layers in fewer than 16 bits, of graphs for TensorRT that were asked to have some;
-            None for other engines.
+        quantised: layers in fewer than 16 bits, of graphs for TensorRT that were asked to have
+            some; None for other engines.
         plan_loss: of its plan, fake-quantised in the reference; None for float32.
         measured: by running it, or None if it was not run.
         below_floor: why it is further from float32 than was asked for, or, if it is not, than its
@@ -130,8 +130,8 @@ class EngineReport:
     name: str
     precision: Precision | TensorRtPrecision
     graphs: tuple[tuple[str, int], ...]
-    wider: tuple[WiderTensor, ...]
-    narrow: NarrowLayers | None = None
+    wider: tuple[PrecisionOverride, ...]
+    quantised: QuantisedLayers | None = None
     plan_loss: PlanLoss | None
     measured: EngineMeasurement | None
     below_floor: tuple[str, ...]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from trine.export.options import EngineMeasurement, EngineReport, ExportReport, NarrowLayers
+from trine.export.options import EngineMeasurement, EngineReport, ExportReport, QuantisedLayers
 from trine.runtime.bundle.golden import worst
 from trine.runtime.commands.info.bundle_summary import table_lines
 from trine.runtime.commands.progress import format_bytes
@@ -34,8 +34,8 @@ def _engine_lines(engine: EngineReport) -> Iterator[str]:
         )
     for name, size in engine.graphs:
         yield f"  {name:<44} {format_bytes(size):>9}"
-    if engine.narrow is not None:
-        yield from _narrow_lines(engine.narrow)
+    if engine.quantised is not None:
+        yield from _quantised_lines(engine.quantised)
     if engine.wider:
         yield f"  kept wider: {len(engine.wider)} layers and operations"
         for tensor in engine.wider:
@@ -52,14 +52,14 @@ def _engine_lines(engine: EngineReport) -> Iterator[str]:
         yield from _measurement_lines(engine.measured)
 
 
-def _narrow_lines(narrow: NarrowLayers) -> Iterator[str]:
+def _quantised_lines(layers: QuantisedLayers) -> Iterator[str]:
     yield (
-        f"  in fewer than 16 bits: {narrow.count} of {narrow.total} layers; the rest has 16, but "
+        f"  in fewer than 16 bits: {layers.count} of {layers.total} layers; the rest has 16, but "
         "for the following"
     )
-    if narrow.count < narrow.total / 2:
+    if layers.count < layers.total / 2:
         yield (
-            f"  that is what a mean cosine of {narrow.min_cosine:g} leaves; a smaller --min-cosine "
+            f"  that is what a mean cosine of {layers.min_cosine:g} leaves; a smaller --min-cosine "
             "leaves more"
         )
 

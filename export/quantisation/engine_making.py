@@ -90,7 +90,7 @@ class EngineMaker:
         refined: RefinedPlan[EnginePlan],
         bundle: Bundle,
         written: Callable[[int], None],
-        keep_below_floor: bool,
+        keep_below_threshold: bool,
     ) -> MadeEngine:
         """Write one engine, measure it, and remove it again if it is below its accuracy threshold.
 
@@ -99,7 +99,7 @@ class EngineMaker:
             refined: its plan, and the plan's loss.
             bundle: to write it into; its manifest need not name this engine.
             written: called with the size in bytes of each tensor.
-            keep_below_floor: whether it may be kept all the same, if the maker allows that.
+            keep_below_threshold: whether it may be kept all the same, if the maker allows that.
 
         Raises:
             BundleError: a float32 engine is off.
@@ -120,7 +120,7 @@ class EngineMaker:
             measured = self._measure(bundle, entry, mapped=not small)
         below = _problems(THRESHOLDS[precision], measured, plan_loss)
         refused = _problems(self._planning.threshold(precision), measured, plan_loss)
-        kept = not refused or (keep_below_floor and self._planning.allow_below_floor)
+        kept = not refused or (keep_below_threshold and self._planning.allow_below_floor)
         if not kept:
             shutil.rmtree(place)
         return MadeEngine(

@@ -12,7 +12,7 @@ from typing import Generic, Self, TypeVar
 
 from trine.export.quantisation.fake_quantisation import BothStacks, GraphPlanT
 from trine.export.reference.model import Rounding
-from trine.runtime.bundle.precision import LinearPrecision, WiderTensor
+from trine.runtime.bundle.precision import LinearPrecision, PrecisionOverride
 
 __all__ = ["FLOAT32", "MixedPlan", "is_of_decoder", "of_stack"]
 
@@ -38,13 +38,13 @@ class MixedPlan(ABC, Generic[GraphPlanT]):
         """The formats that precision overrides step through, the most precise last."""
 
     @property
-    def wider(self) -> tuple[WiderTensor, ...]:
+    def wider(self) -> tuple[PrecisionOverride, ...]:
         """All precision overrides."""
         return self.vision.precision.wider + self.decoder.precision.wider
 
-    def is_narrow(self, name: str) -> bool:
+    def can_override(self, name: str) -> bool:
         """Return whether a layer or operation could have a more precise format than it has."""
-        return self._is_narrow(self.decoder if is_of_decoder(name) else self.vision, name)
+        return self._can_override(self.decoder if is_of_decoder(name) else self.vision, name)
 
     def fake_quantisation(self, names: Set[str] | None) -> Rounding:
         """Return what rounds some layers and operations, or all, as the engine would."""
@@ -67,7 +67,7 @@ class MixedPlan(ABC, Generic[GraphPlanT]):
         )
 
     @abstractmethod
-    def _is_narrow(self, graph: GraphPlanT, name: str) -> bool: ...
+    def _can_override(self, graph: GraphPlanT, name: str) -> bool: ...
 
     @abstractmethod
     def _rounding(self, graph: GraphPlanT, names: Set[str] | None) -> Rounding: ...

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trine.export.quantisation.mixed_plan import MixedPlan
 from trine.export.quantisation.prefix_search import fewest_that_pass
 from trine.export.quantisation.sensitivity import GroupLoss, layer_groups, measure_losses
-from trine.export.reference.model import Fork, Reference, ReferenceInput
+from trine.export.reference.model import Fork, Reference, ReferenceInput, Rounding
 from trine.runtime.bundle.model_config import ModelConfig
 from trine.runtime.bundle.precision import linear_role
 
@@ -120,10 +120,10 @@ def refine_plan(
         target: to be met.
         step: called with 1 after each layer that was computed.
     """
-    found = measure_plan(probing, plan, step)
+    found = measure_plan(probing, plan.fake_quantisation(None), step)
     if not target.missed(found.losses, probing.inputs):
         return RefinedPlan(plan, found)
-    groups = [g for g in layer_groups(probing.model) if any(plan.is_narrow(n) for n in g.names)]
+    groups = [g for g in layer_groups(probing.model) if any(plan.can_override(n) for n in g.names)]
     if not groups:
         return RefinedPlan(plan, found)
     worst = _worst(probing, found.losses)
@@ -145,7 +145,7 @@ def refine_plan(
     def attempt(level: int, count: int) -> bool:
         chosen = [losses[index] for index in order[:count]]
         tried = plan.overridden(_reasons(chosen), level)
-        loss = measure_plan(probing, tried, step)
+        loss = measure_plan(probing, tried.fake_quantisation(None), step)
         tries[level, count] = RefinedPlan(tried, loss)
         return not target.missed(loss.losses, probing.inputs)
 
@@ -160,10 +160,15 @@ def refine_plan(
     return tries[len(plan.steps) - 1, len(groups)]
 
 
-def measure_plan(probing: Probing, plan: MixedPlan[Any], step: Callable[[int], None]) -> PlanLoss:
-    """Return what a plan loses in all layers together."""
-    # One for all inputs, so that each weight is rounded once.
-    rounding = plan.fake_quantisation(None)
+def measure_plan(probing: Probing, rounding: Rounding, step: Callable[[int], None]) -> PlanLoss:
+    """Return what a plan loses in all layers together.
+
+    Args:
+        probing: how it is tried.
+        rounding: what the plan does to all layers; one for all inputs, so that each weight is
+            rounded once.
+        step: called with 1 after each layer that was computed.
+    """
     runs = [
         ReferenceInput(item.sequence, item.task, Fork(base=None, start="", rounding=rounding))
         for item in probing.inputs

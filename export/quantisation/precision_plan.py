@@ -18,7 +18,7 @@ from trine.runtime.bundle.precision import (
     LinearPrecision,
     Number,
     Precision,
-    WiderTensor,
+    PrecisionOverride,
     linear_role,
 )
 
@@ -58,7 +58,7 @@ class EnginePlan(MixedPlan[GraphPlan]):
         four_bits = any(p.weight == "int4" for p in self.decoder.precision.linears.values())
         return (INT8, FLOAT32) if four_bits else (FLOAT32,)
 
-    def _is_narrow(self, graph: GraphPlan, name: str) -> bool:
+    def _can_override(self, graph: GraphPlan, name: str) -> bool:
         return graph.precision.of(name) != FLOAT32
 
     def _rounding(self, graph: GraphPlan, names: Set[str] | None) -> Rounding:
@@ -151,7 +151,7 @@ def with_wider(plan: GraphPlan, names: Mapping[str, str], precision: LinearPreci
     old = plan.precision
     kept = tuple(tensor for tensor in old.wider if tensor.name not in names)
     new = tuple(
-        WiderTensor(name=name, precision=_at(linear_role(name), precision), reason=reason)
+        PrecisionOverride(name=name, precision=_at(linear_role(name), precision), reason=reason)
         for name, reason in names.items()
         if linear_role(name) in old.linears or old.of(name) != precision
     )

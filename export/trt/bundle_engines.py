@@ -21,7 +21,7 @@ from trine.runtime.bundle.precision import (
     GraphPrecision,
     LinearPrecision,
     PrecisionMap,
-    WiderTensor,
+    PrecisionOverride,
     linear_role,
 )
 
@@ -130,7 +130,7 @@ def _precision(plan: TrtPlan, layers: Sequence[str]) -> GraphPrecision:
     """Return a plan as the manifest has it: a rule for each role, and the layers apart from it."""
     found = {linear_role(name): _narrow(plan, name) for name in layers if plan.is_quantised(name)}
     left_out = (
-        WiderTensor(
+        PrecisionOverride(
             name=name,
             precision=plan.precision.of(name),
             reason=_why_wider(found[linear_role(name)]),

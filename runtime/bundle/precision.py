@@ -18,7 +18,7 @@ __all__ = [
     "Number",
     "Precision",
     "PrecisionMap",
-    "WiderTensor",
+    "PrecisionOverride",
     "linear_role",
 ]
 
@@ -71,7 +71,7 @@ class LinearPrecision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WiderTensor:
+class PrecisionOverride:
     """A linear layer or operation that is kept wider than its graph's rule, and why.
 
     Attributes:
@@ -101,7 +101,7 @@ class GraphPrecision:
     linears: Mapping[str, LinearPrecision]
     attention: Number
     swiglu: Number
-    wider: tuple[WiderTensor, ...] = ()
+    wider: tuple[PrecisionOverride, ...] = ()
     float32_inputs: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, name: str) -> LinearPrecision:

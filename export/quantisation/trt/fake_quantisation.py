@@ -1,5 +1,7 @@
 """Fake quantisation in TensorRT's formats: 16 bits, 8 with fixed scales, 4 for weights alone."""
 
+from collections.abc import Set
+
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,8 @@ from trine.kernels.rotation import rotate_rows
 __all__ = ["TrtRounding", "prepare_input", "round_input"]
 
 Array = NDArray[np.float32]
+#: Distance of two neighbouring values of a 16-bit format, relative to a value of 1.
+RELATIVE_STEP = {"fp16": 2.0**-10, "bf16": 2.0**-7}
 
 
 def prepare_input(x: Array, quantisation: Quantisation) -> Array:
@@ -47,7 +51,20 @@ def _blocks(weight: Array, quantisation: WeightQuantisation, half: str) -> Array
 
 
 class TrtRounding(StackRounding[TrtPlan]):
-    """Rounds as TensorRT's graphs do: 8 bits have one fixed scale for all inputs of a layer."""
+    """Rounds as TensorRT's graphs do: 8 bits have one fixed scale for all inputs of a layer.
+
+    Args:
+        plan: of the graph that the layers are of.
+        names: the layers and operations to round, as the graphs call them; None for all.
+        dither: moves what enters a rounded layer by up to half a step, so that its values are
+            rounded up where they else are rounded down; None leaves them as they are.
+    """
+
+    def __init__(
+        self, plan: TrtPlan, names: Set[str] | None, dither: np.random.Generator | None = None
+    ) -> None:
+        super().__init__(plan, names)
+        self._dither = dither
 
     def linear(self, module: str, x: Array, weight: Array, bias: Array | np.float32) -> Array:
         name = linear_name(module)
@@ -55,6 +72,9 @@ class TrtRounding(StackRounding[TrtPlan]):
         half = self._plan.precision.of(name).activation
         if self._plan.is_quantised(name):
             half = self._plan.half
+        if self._dither is not None and half in HALVES:
+            noise = self._dither.uniform(-0.5, 0.5, x.shape).astype(np.float32)
+            x = x * (1 + noise * RELATIVE_STEP[half])
         if quantisation is not None:
             inputs = round_input(round_half(x, half), quantisation)
         elif half in HALVES:

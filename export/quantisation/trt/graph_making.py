@@ -12,15 +12,24 @@ from trine.export.accuracy.thresholds import THRESHOLDS, AccuracyThreshold, Thre
 from trine.export.bundle.engine_files import engine_entry, graph_bytes, save_graphs
 from trine.export.bundle.golden_inputs import golden_inputs
 from trine.export.graphs.trt.precision import TensorRtPrecision
-from trine.export.options import EngineReport, MadeEngine, NarrowLayers
-from trine.export.quantisation.plan_refinement import PlanLoss, RefinedPlan, measure_plan
+from trine.export.options import EngineReport, MadeEngine, QuantisedLayers
+from trine.export.quantisation.plan_refinement import (
+    PlanLoss,
+    Probing,
+    RefinedPlan,
+    measure_plan,
+)
 from trine.export.quantisation.planning import TIGHTNESS, Planning
-from trine.export.quantisation.trt.graph_plans import NARROW, THRESHOLD_OF, TrtPlans, plan_trt
+from trine.export.quantisation.trt.graph_plans import QUANTISED, THRESHOLD_OF, TrtPlans, plan_trt
 from trine.export.reference.model import ReferenceInput
 from trine.export.trt.bundle_engines import trt_kind, trt_models
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 
 __all__ = ["PlannedTrt", "plan_graphs", "write_graphs"]
+
+
+#: In how many ways beside the usual one a plan's rounding errors are tried.
+NUM_DITHERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +40,13 @@ class PlannedTrt:
         refined: the plans, and their loss on golden inputs.
         below: why they are below their precision's usual accuracy threshold; empty if they are not.
         refused: why they are below the accuracy threshold that was asked for.
-        narrow: layers in fewer than 16 bits; None if none was to have them.
+        quantised: layers in fewer than 16 bits; None if none was to have them.
     """
 
     refined: RefinedPlan[TrtPlans]
     below: tuple[str, ...]
     refused: tuple[str, ...]
-    narrow: NarrowLayers | None
+    quantised: QuantisedLayers | None
 
 
 def plan_graphs(
@@ -72,20 +81,20 @@ def plan_graphs(
     threshold, scale = planning.threshold(of), planning.scale(of)
     for tightness in TIGHTNESS:
         refined = plan_trt(precision, ranges, probing, tightness * scale, step)
-        judged = measure_plan(golden, refined.plan, step)
+        judged = _judge(golden, refined.plan, step)
         refused = _problems(threshold, golden.inputs, judged)
         if not refused:
             break
-    narrow = None
-    if precision in NARROW:
-        narrow = NarrowLayers(
+    quantised = None
+    if precision in QUANTISED:
+        quantised = QuantisedLayers(
             count=refined.plan.num_quantised, total=len(ranges), min_cosine=threshold.mean_cosine
         )
     return PlannedTrt(
         RefinedPlan(refined.plan, judged),
         _problems(THRESHOLDS[of], golden.inputs, judged),
         refused,
-        narrow,
+        quantised,
     )
 
 
@@ -119,13 +128,27 @@ def write_graphs(
         precision=precision,
         graphs=tuple((f"engines/{kind.name}/{p.name}", graph_bytes(p)) for p in graphs.values()),
         wider=refined.plan.wider,
-        narrow=planned.narrow,
+        quantised=planned.quantised,
         plan_loss=refined.plan_loss,
         measured=None,
         below_floor=planned.refused or planned.below,
         written=written,
     )
     return MadeEngine(entry, report)
+
+
+def _judge(golden: Probing, plan: TrtPlans, step: Callable[[int], None]) -> PlanLoss:
+    """Return the most that each input loses, of several ways in which rounding errors may fall.
+
+    A value that is left over when two large ones cancel is all rounding error. In one order of
+    operations it may come out right by luck, and an engine computes in another.
+    """
+    roundings = (
+        plan.fake_quantisation(None),
+        *(plan.dithered(seed) for seed in range(NUM_DITHERS)),
+    )
+    found = [measure_plan(golden, rounding, step).losses for rounding in roundings]
+    return PlanLoss(tuple(map(max, zip(*found, strict=True))))
 
 
 def _problems(

@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from trine.export.accuracy.thresholds import TARGETS
 from trine.export.graphs.trt.precision import (
     Half,
@@ -18,6 +20,7 @@ from trine.export.graphs.trt.precision import (
     WeightQuantisation,
     uniform_plan,
 )
+from trine.export.quantisation.fake_quantisation import BothStacks
 from trine.export.quantisation.mixed_plan import FLOAT32, MixedPlan, of_stack
 from trine.export.quantisation.observer import LinearRange
 from trine.export.quantisation.plan_refinement import Probing, RefinedPlan, refine_plan
@@ -29,21 +32,17 @@ from trine.export.quantisation.precision_plan import (
 from trine.export.quantisation.trt.calibration import quantise_layers
 from trine.export.quantisation.trt.fake_quantisation import TrtRounding
 from trine.export.reference.model import Rounding
-from trine.runtime.bundle.precision import LinearPrecision, Precision, WiderTensor
+from trine.runtime.bundle.precision import LinearPrecision, Precision, PrecisionOverride
 
-__all__ = ["NARROW", "THRESHOLD_OF", "TrtPlans", "plan_halves", "plan_trt"]
+__all__ = ["QUANTISED", "THRESHOLD_OF", "TrtPlans", "plan_halves", "plan_trt"]
 
 #: Precisions that have layers in fewer than 16 bits.
-NARROW: tuple[TensorRtPrecision, ...] = ("int8", "fp8", "int4")
+QUANTISED: tuple[TensorRtPrecision, ...] = ("int8", "fp8", "int4")
 FLOAT16 = LinearPrecision(weight="fp16", activation="fp16")
 #: Inputs that share a scale in 4-bit weights, the first that divides their number: TensorRT
 #: documents blocks of 64 and 128, of which the smaller ones lose less.
 INT4_BLOCKS = (64,)
 
-#: Share of int8's target that plans in FP8 may lose: with three bits of mantissa, what one layer
-#: errs others can blow up for an image that was not tried. With all of it one of the hardest
-#: random checkpoint's fell to a cosine of 0.79; those in int8 stay above their accuracy threshold.
-FP8_SHARE = 0.75
 #: Whose accuracy threshold each precision must keep: 8 bits are 8 bits.
 THRESHOLD_OF: dict[TensorRtPrecision, Precision] = {
     "bf16": "bf16",
@@ -76,7 +75,7 @@ class TrtPlans(MixedPlan[TrtPlan]):
         half = LinearPrecision(weight=self.decoder.half, activation=self.decoder.half)
         return (half, FLOAT32) if self.num_quantised else (FLOAT32,)
 
-    def _is_narrow(self, graph: TrtPlan, name: str) -> bool:
+    def _can_override(self, graph: TrtPlan, name: str) -> bool:
         if graph.is_quantised(name):
             return True
         number = graph.precision.of(name).activation
@@ -84,19 +83,27 @@ class TrtPlans(MixedPlan[TrtPlan]):
             return number == "bf16" and name in self.fits_fp16
         return number != "fp32"
 
+    def dithered(self, seed: int) -> Rounding:
+        """Return what rounds everything as planned, with other rounding errors for each seed."""
+        dither = np.random.default_rng(seed)
+        return BothStacks(
+            vision=TrtRounding(self.vision, None, dither),
+            decoder=TrtRounding(self.decoder, None, dither),
+        )
+
     def _rounding(self, graph: TrtPlan, names: Set[str] | None) -> Rounding:
         return TrtRounding(graph, names)
 
     def _overridden(
         self, graph: TrtPlan, reasons: Mapping[str, str], to: LinearPrecision
     ) -> TrtPlan:
-        narrow = {name: reason for name, reason in reasons.items() if self.is_narrow(name)}
+        narrow = {name: reason for name, reason in reasons.items() if self.can_override(name)}
         tensors = []
         for name, reason in narrow.items():
             attended = name.endswith(".attended")
             if attended or to == FLOAT32:
                 precision = FLOAT16 if attended else FLOAT32
-                tensors.append(WiderTensor(name=name, precision=precision, reason=reason))
+                tensors.append(PrecisionOverride(name=name, precision=precision, reason=reason))
         known = {tensor.name for tensor in tensors}
         kept = tuple(tensor for tensor in graph.precision.wider if tensor.name not in known)
         return dataclasses.replace(
@@ -149,10 +156,9 @@ def plan_trt(
         tightness: of the target; 1 for the usual one, smaller for less loss.
         step: called with 1 after each layer of the reference.
     """
-    share = FP8_SHARE if precision == "fp8" else 1.0
-    target = TARGETS[THRESHOLD_OF[precision]].times(tightness * share)
+    target = TARGETS[THRESHOLD_OF[precision]].times(tightness)
     plans = plan_halves("fp16" if precision == "fp16" else "bf16", ranges)
-    if precision not in NARROW:
+    if precision not in QUANTISED:
         return refine_plan(plans, probing, target, step)
     halves = refine_plan(plans, probing, target.times(HALF_SHARE), step)
     return refine_plan(halves.plan.quantise(precision, ranges), probing, target, step)
@@ -176,7 +182,7 @@ def plan_halves(half: Half, ranges: Mapping[str, LinearRange]) -> TrtPlans:
     )
 
 
-def _with_fused_attention(plan: TrtPlan, wider: tuple[WiderTensor, ...]) -> TrtPlan:
+def _with_fused_attention(plan: TrtPlan, wider: tuple[PrecisionOverride, ...]) -> TrtPlan:
     """Return the plan with exceptions, those of attention in bfloat16 in place of float32."""
     other = LinearPrecision(weight="bf16", activation="bf16")
     tensors = tuple(

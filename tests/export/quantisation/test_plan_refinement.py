@@ -71,9 +71,11 @@ def test_an_imitated_plan_is_held_against_the_vectors_of_the_pass_before(
         singles=np.stack([vectors.single for vectors in found]),
         max_probe_tokens=1,
     )
-    exact = measure_plan(probing, plan_engine("fp32", {}), lambda _: None)
+    exact = measure_plan(probing, plan_engine("fp32", {}).fake_quantisation(None), lambda _: None)
     assert max(np.abs(exact.losses)) < 1e-6
-    rounded = measure_plan(probing, plan_engine("int8", scan.ranges), lambda _: None)
+    rounded = measure_plan(
+        probing, plan_engine("int8", scan.ranges).fake_quantisation(None), lambda _: None
+    )
     assert 1e-6 < rounded.mean < 1e-3
 
 

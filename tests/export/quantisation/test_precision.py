@@ -235,10 +235,10 @@ def test_what_is_enough_can_be_said(tmp_path: Path) -> None:
     assert not usual.below_floor
     assert loose.written
     assert loose.below_floor
-    assert loose.narrow is not None
-    assert usual.narrow is not None
-    assert loose.narrow.total == usual.narrow.total
-    assert loose.narrow.count > 2 * usual.narrow.count
+    assert loose.quantised is not None
+    assert usual.quantised is not None
+    assert loose.quantised.total == usual.quantised.total
+    assert loose.quantised.count > 2 * usual.quantised.count
     assert "a mean cosine of 0.999 leaves; a smaller --min-cosine leaves more" in usual_lines
     assert "--min-cosine leaves more" not in loose_lines
     assert open_bundle(tmp_path / "0.99").manifest.engines[1].below_floor

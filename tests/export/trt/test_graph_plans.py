@@ -29,15 +29,10 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return folder
 
 
-#: On an AMD Zen 3, AVX2 only, the plan of this one passes its threshold and its graphs' worst
-#: cosine is 0.786. The cause is not known.
-UNEXPLAINED = pytest.mark.xfail(reason="plan and graphs differ on a processor with AVX2 only")
-
-
 def _marks(case: tuple[str, str]) -> list[pytest.MarkDecorator]:
     if case in {("swiglu", "fp16"), ("all", "fp16"), ("golden", "int4")}:
         return []
-    return [pytest.mark.slow, *([UNEXPLAINED] if case == ("all", "fp8") else [])]
+    return [pytest.mark.slow]
 
 
 def _cases() -> list[Any]:
