@@ -9,6 +9,8 @@ PYTEST_ARGS ?=
 # numpy's and PyTorch's thread pools spin on the cores ONNX Runtime needs; with one thread each the
 # tests take a fraction of the time on a small machine.
 TEST_ENV ?= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# A process a core. A file's tests stay in one process, because they share its bundles.
+PARALLEL ?= -n auto --maxprocesses 8 --dist loadfile
 
 BIN := .venv/bin
 # With the system's certificates, as pip: a company's registry has its own.
@@ -28,7 +30,7 @@ test: .venv/stamp-test types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=build/ns $(BIN)/lint-imports
-	$(TEST_ENV) $(BIN)/pytest -m "not slow and not reference and not gpu and not sanitizers" --ignore tests/clients $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/pytest -m "not slow and not reference and not gpu and not sanitizers" --ignore tests/clients $(PARALLEL) $(PYTEST_ARGS)
 
 # What runs on the kernels, once for every instruction set that this processor has.
 test-processors: .venv/stamp-test

@@ -125,7 +125,7 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         planning = Planning(
             source=engine_source,
             reference=reference,
-            allow_below_floor=options.allow_below_floor,
+            allow_below_threshold=options.allow_below_threshold,
             min_cosine=options.min_cosine,
         )
         maker = EngineMaker(planning, check=options.check)
@@ -265,7 +265,7 @@ def _below_floor(reports: Sequence[EngineReport]) -> str:
     return (
         "nothing was written, for every engine is further from float32 than it may be "
         f"({reasons}); give inputs like yours with --calibration, choose a wider --precision, say "
-        "what is enough with --min-cosine, or keep it with --allow-below-floor"
+        "what is enough with --min-cosine, or keep it with --allow-below-threshold"
     )
 
 

@@ -50,7 +50,7 @@ class ExportOptions:
             precisions' own; what single vectors and rankings may lose goes with it. Plans aim
             there, and an engine that reaches it is written, marked if it is below its usual
             threshold.
-        allow_below_floor: write engines that are further from float32 than their precision may
+        allow_below_threshold: write engines that are further from float32 than their precision may
             be, marked so.
         tensorrt: precisions of graphs for TensorRT to write beside the engines, for `trine build`.
     """
@@ -67,7 +67,7 @@ class ExportOptions:
     check: bool | None = None
     calibration: Path | None = None
     min_cosine: float | None = None
-    allow_below_floor: bool = False
+    allow_below_threshold: bool = False
     tensorrt: tuple[TensorRtPrecision, ...] = ()
 
 

@@ -30,7 +30,7 @@ def _engine_lines(engine: EngineReport) -> Iterator[str]:
     if engine.below_floor and not engine.written:
         yield (
             "  what would help: --calibration with inputs like yours, a wider --precision, "
-            "--min-cosine to say what is enough, or --allow-below-floor to keep it all the same"
+            "--min-cosine to say what is enough, or --allow-below-threshold to keep it all the same"
         )
     for name, size in engine.graphs:
         yield f"  {name:<44} {format_bytes(size):>9}"

@@ -82,11 +82,31 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "larger one",
     )
     parser.add_argument(
-        "--allow-below-floor",
+        "--allow-below-threshold",
         action="store_true",
         help="keep an engine that is further from float32 than its precision may be",
     )
+    # The name of the release before.
+    parser.add_argument(
+        "--allow-below-floor",
+        action=_OldFlag,
+        nargs=0,
+        default=False,
+        dest="allow_below_threshold",
+        help=argparse.SUPPRESS,
+    )
     parser.set_defaults(run=run)
+
+
+class _OldFlag(argparse.Action):
+    """A flag of the release before: it sets what the new one sets, and says the new name."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object
+    ) -> None:
+        setattr(namespace, self.dest, True)
+        new = "--" + self.dest.replace("_", "-")
+        print(f"{parser.prog}: {self.option_strings[0]} is now called {new}", file=sys.stderr)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -118,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
             check=arguments.check,
             calibration=arguments.calibration,
             min_cosine=arguments.min_cosine,
-            allow_below_floor=arguments.allow_below_floor,
+            allow_below_threshold=arguments.allow_below_threshold,
             tensorrt=tensorrt,
         ),
         sys.stderr,

@@ -120,7 +120,7 @@ class EngineMaker:
             measured = self._measure(bundle, entry, mapped=not small)
         below = _problems(THRESHOLDS[precision], measured, plan_loss)
         refused = _problems(self._planning.threshold(precision), measured, plan_loss)
-        kept = not refused or (keep_below_threshold and self._planning.allow_below_floor)
+        kept = not refused or (keep_below_threshold and self._planning.allow_below_threshold)
         if not kept:
             shutil.rmtree(place)
         return MadeEngine(

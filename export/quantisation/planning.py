@@ -30,13 +30,13 @@ class Planning:
         source: of the weights.
         reference: what the float32 reference made of golden inputs, of calibration inputs unless
             only float32 is to be made, and of the corpus if engines are to be checked.
-        allow_below_floor: keep engines that are below their accuracy threshold.
+        allow_below_threshold: keep engines that are below their accuracy threshold.
         min_cosine: in place of the thresholds' mean cosine; None for the thresholds' own.
     """
 
     source: EngineSource
     reference: ReferencePass
-    allow_below_floor: bool
+    allow_below_threshold: bool
     min_cosine: float | None = None
 
     @property

@@ -44,6 +44,7 @@ class TorchReference:
 
     Attributes:
         tasks: names of the adapters, sorted.
+        model: the published classes of transformers, in evaluation mode.
 
     Raises:
         DependencyError: torch or transformers is not installed.
@@ -55,10 +56,10 @@ class TorchReference:
         self._weights = base_weights(checkpoint)
         self._adapters = adapter_changes(checkpoint / "adapters")
         self.tasks = tuple(sorted(self._adapters))
-        self._model = _empty_model(json_object(checkpoint / "config.json"))
+        self.model = _empty_model(json_object(checkpoint / "config.json"))
         self._projector = _empty_projector(self._torch, self._weights)
         self._parameters = {
-            **dict(self._model.named_parameters()),
+            **dict(self.model.named_parameters()),
             **{f"{PROJECTOR}.{name}": p for name, p in self._projector.named_parameters()},
         }
         self._check_adapters()
@@ -124,7 +125,7 @@ class TorchReference:
         """
         rows, grid_tensor = self._image_tensors(pixels, [grid])
         with self._torch.inference_mode():
-            return _array(self._model.get_image_features(rows, grid_tensor)[0])
+            return _array(self.model.get_image_features(rows, grid_tensor)[0])
 
     def _run(
         self,
@@ -148,7 +149,7 @@ class TorchReference:
         self._use_task(task)
         with self._torch.inference_mode():
             # Without a mask and position ids the model counts positions itself, by get_rope_index.
-            output = self._model(
+            output = self.model(
                 input_ids=self._torch.tensor([token_ids]),
                 pixel_values=rows,
                 image_grid_thw=grid_tensor,
@@ -157,9 +158,9 @@ class TorchReference:
         return output.last_hidden_state[0]
 
     def _check_image_tokens(self, token_ids: list[int], grids: list[Grid]) -> None:
-        merged = self._model.visual.spatial_merge_size**2
+        merged = self.model.visual.spatial_merge_size**2
         expected = sum(prod(grid) // merged for grid in grids)
-        found = token_ids.count(self._model.config.image_token_id)
+        found = token_ids.count(self.model.config.image_token_id)
         if found != expected:
             raise InputError(
                 f"{found} image tokens do not match grids {grids}, which make {expected}; "

@@ -114,7 +114,7 @@ def write_graphs(
     """
     source, refined = planning.source, planned.refined
     kind = trt_kind(source, precision, refined.plan)
-    written = not planned.refused or planning.allow_below_floor
+    written = not planned.refused or planning.allow_below_threshold
     graphs: Mapping[str, Path] = {}
     entry = None
     if written:

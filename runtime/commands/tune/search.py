@@ -16,7 +16,7 @@ from trine.runtime.engines.select import best_way, cpu_engine, engine_named, rea
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.runner import Runner
 
-__all__ = ["Measured", "Setting", "Tuning", "tune"]
+__all__ = ["Measured", "Setting", "Tuning", "pick_fastest", "tune"]
 
 #: Budgets that are tried, in tokens.
 BUDGETS = (512, 1024, 2048, 4096)
@@ -108,9 +108,9 @@ def tune(
             )
             report(found)
             measured.append(found)
-    fastest = _fastest(measured)
+    fastest = pick_fastest(measured)
     budgets = tuple(_budgets(bundle, fastest, seconds / 2, report))
-    best = _fastest(list(budgets)) if budgets else fastest
+    best = pick_fastest(list(budgets)) if budgets else fastest
     untuned = best_way(cpu_engine(bundle), read_host(bundle, 0)).name
     return Tuning(
         engines=tuple(measured),
@@ -163,7 +163,7 @@ def _budgets(
         yield found
 
 
-def _fastest(measured: list[Measured]) -> Measured:
+def pick_fastest(measured: list[Measured]) -> Measured:
     """Return the highest rate; among rates as good as equal the quickest query, else the first."""
     top = max(m.tokens_per_s for m in measured)
     near = [m for m in measured if m.tokens_per_s >= top * (1 - TIE)]

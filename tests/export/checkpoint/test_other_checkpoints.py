@@ -259,7 +259,7 @@ def test_positions_are_those_of_get_rope_index(
         for rows, columns in shapes
     ]
     sequence = image_sequence(images, ids, tokenizer.scaffold, tiny.model.token_ids, 2)
-    want, _ = tiny.torch._model.get_rope_index(
+    want, _ = tiny.torch.model.get_rope_index(
         torch.tensor(sequence.token_ids)[None], torch.tensor([(1, *grid) for grid in shapes])
     )
     np.testing.assert_array_equal(sequence.positions, want[:, 0].numpy())
@@ -272,7 +272,7 @@ def test_positions_are_those_of_get_rope_index(
 def test_windows_are_those_of_get_window_index(
     tiny: Comparison, grid: tuple[int, int], side: int
 ) -> None:
-    visual = tiny.torch._model.visual
+    visual = tiny.torch.model.visual
     before = visual.window_size
     visual.window_size = side * 28
     try:
@@ -289,7 +289,7 @@ def test_windows_are_those_of_get_window_index(
 def test_rotary_tables_are_those_of_the_published_decoder(tiny: Comparison, length: int) -> None:
     positions = np.random.default_rng(length).integers(0, length, (3, 500))
     cos, sin = rope_tables(positions, tiny.model.decoder)
-    rotary = tiny.torch._model.language_model.rotary_emb
+    rotary = tiny.torch.model.language_model.rotary_emb
     tables = rotary(torch.zeros(1), torch.tensor(positions)[:, None])
     half = tiny.model.decoder.head_dim // 2
     axis = np.repeat(np.arange(3), tiny.model.decoder.mrope_section)

@@ -209,14 +209,14 @@ def test_an_engine_below_its_floor_is_not_written_unless_told_to(
     monkeypatch.setitem(thresholds.THRESHOLDS, "int4", strict)
     monkeypatch.setattr("trine.export.export.TIGHTNESS", (1.0,))
     tasks = ("retrieval",)
-    with pytest.raises(BundleError, match="--allow-below-floor"):
+    with pytest.raises(BundleError, match="--allow-below-threshold"):
         export(GOLDEN, tmp_path / "a", precisions=("int4",), tasks=tasks)
     assert not (tmp_path / "a").exists()
     report = export(GOLDEN, tmp_path / "b", precisions=("fp32", "int4"), tasks=tasks)
     assert [engine.written for engine in report.engines] == [True, False]
     assert "NOT WRITTEN" in "\n".join(export_lines(report))
     assert not (tmp_path / "b" / "engines" / "ort-int4").exists()
-    export(GOLDEN, tmp_path / "c", precisions=("int4",), tasks=tasks, allow_below_floor=True)
+    export(GOLDEN, tmp_path / "c", precisions=("int4",), tasks=tasks, allow_below_threshold=True)
     assert open_bundle(tmp_path / "c").manifest.engines[0].below_floor
     assert "BELOW ITS FLOOR" in "\n".join(bundle_lines(open_bundle(tmp_path / "c")))
 

@@ -199,7 +199,7 @@ def test_the_single_vector_is_the_mean_of_the_pooled_hidden_states(golden, publi
 def test_image_positions_are_constant_in_time_and_follow_the_merged_grid(golden, torch):
     grid = (1, 6, 10)  # patches, so 3 by 5 image tokens after four leading tokens
     ids = image_ids(CHECKPOINTS["golden"], [grid])
-    positions, _ = golden._model.get_rope_index(torch.tensor([ids]), torch.tensor([grid]))
+    positions, _ = golden.model.get_rope_index(torch.tensor([ids]), torch.tensor([grid]))
     lead = [(i, i, i) for i in range(4)]
     image = [(4, 4 + row, 4 + column) for row in range(3) for column in range(5)]
     trail = [(4 + 5 + j,) * 3 for j in range(len(ids) - 4 - 15)]

@@ -301,7 +301,7 @@ def _plan(source: Path, precision: TensorRtPrecision, folder: Path) -> PlannedGr
         layout=choose_layout(peft, config.tasks, "merged", None),
     )
     reference = run_reference(engines, tokenizer, chosen, None, lambda _: None)
-    planning = Planning(source=engines, reference=reference, allow_below_floor=False)
+    planning = Planning(source=engines, reference=reference, allow_below_threshold=False)
     planned = plan_graphs(planning, precision, tokenizer, lambda _: None)
     return PlannedGraphs(planned.refined.plan, planned.refused)
 

@@ -32,18 +32,18 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
-        self._run = OrtCpuEngine.forward_decoder
-        self._stopped: int | None = None
-        self._runs = 0
+        self.run = OrtCpuEngine.forward_decoder
+        self.stopped: int | None = None
+        self.runs = 0
         gate = self
 
         def run(engine: OrtCpuEngine, inputs: Any, adapters: Any) -> Any:
-            if threading.get_ident() == gate._stopped:
-                gate._runs += 1
-                if gate._runs == 2:
+            if threading.get_ident() == gate.stopped:
+                gate.runs += 1
+                if gate.runs == 2:
                     gate.reached.set()
                     assert gate.opened.wait(SOON)
-            return gate._run(engine, inputs, adapters)
+            return gate.run(engine, inputs, adapters)
 
         monkeypatch.setattr(OrtCpuEngine, "forward_decoder", run)
 
@@ -51,7 +51,7 @@ class Gate:
         """Begin `work` in another thread; return when its second run is about to start."""
 
         def stopped() -> Any:
-            self._stopped = threading.get_ident()
+            self.stopped = threading.get_ident()
             return work()
 
         future = pool.submit(stopped)

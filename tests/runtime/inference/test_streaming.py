@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trine.runtime import Embedder, ImageText, InputError, StreamItem
+from trine.runtime.adapters.base import MergedAdapters
 from trine.runtime.engines.base import DecoderInputs
+from trine.runtime.engines.ort.engine import OrtCpuEngine
 from trine.runtime.hardware.memory import resident_bytes
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inputs import Item
@@ -25,7 +27,7 @@ TASKS = ("retrieval", "text-matching", "code")
 
 @pytest.fixture(scope="module")
 def embedder(nano_bundle: Path) -> Embedder:
-    return Embedder.load(nano_bundle, limits=SMALL)
+    return Embedder.load(nano_bundle, engine="ort-fp32", limits=SMALL)
 
 
 def image(seed: int) -> ImageText:
@@ -147,19 +149,19 @@ def test_the_engine_is_busy_while_images_are_prepared(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine and a preprocessor that only wait: what they do at once shows in the sum."""
-    engine, hidden_size = embedder._encoder.engine, embedder._encoder.model.decoder.hidden_size
+    model = embedder.bundle.manifest.model
     sequences = Preprocessor.sequences
     busy = 0.0
 
-    def fake_decoder(inputs: DecoderInputs, _: object) -> NDArray[np.float32]:
+    def fake_decoder(_: object, inputs: DecoderInputs, adapters: object) -> NDArray[np.float32]:
         nonlocal busy
         time.sleep(0.2)
         busy += 0.2
-        return np.ones((len(inputs.embeddings), hidden_size), np.float32)
+        return np.ones((len(inputs.embeddings), model.decoder.hidden_size), np.float32)
 
-    def fake_vision(inputs: VisionInputs) -> NDArray[np.float32]:
-        merge = embedder._encoder.model.vision.spatial_merge_size
-        return np.ones((len(inputs.patches) // merge**2, hidden_size), np.float32)
+    def fake_vision(_: object, inputs: VisionInputs) -> NDArray[np.float32]:
+        merge = model.vision.spatial_merge_size
+        return np.ones((len(inputs.patches) // merge**2, model.decoder.hidden_size), np.float32)
 
     def slow_preparation(*args: object) -> Iterator[object]:
         time.sleep(0.05)
@@ -167,8 +169,8 @@ def test_the_engine_is_busy_while_images_are_prepared(
 
     items = [image(2 * n) for n in range(60)]
     list(embedder.encode_stream(items[:1], "retrieval"))
-    monkeypatch.setattr(engine, "forward_decoder", fake_decoder)
-    monkeypatch.setattr(engine, "forward_vision", fake_vision)
+    monkeypatch.setattr(OrtCpuEngine, "forward_decoder", fake_decoder)
+    monkeypatch.setattr(OrtCpuEngine, "forward_vision", fake_vision)
     monkeypatch.setattr(Preprocessor, "sequences", slow_preparation)
     started = time.monotonic()
     assert len(list(embedder.encode_stream(items, "retrieval"))) == 60
@@ -197,7 +199,7 @@ def test_a_call_that_fails_leaves_no_thread_behind(
     def fail(engine: object, inputs: object, adapters: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(type(embedder._encoder.engine), "forward_decoder", fail)
+    monkeypatch.setattr(OrtCpuEngine, "forward_decoder", fail)
     with pytest.raises(MemoryError) as raised:
         embedder.encode(mixed(200), "retrieval")
     # The error is still held here, and with it every frame that it came through.
@@ -210,10 +212,9 @@ def test_an_adapter_that_comes_while_items_are_checked_is_no_fault(
 ) -> None:
     """It may be there for one look at the names and not for another: each look stands alone."""
     names = iter([("retrieval",), TASKS, TASKS])
-    adapters = type(embedder._encoder.engine.adapters)
     items = [StreamItem("a", "retrieval"), StreamItem("b", "code")]
     found = embedder.encode_stream(items)
-    monkeypatch.setattr(adapters, "names", property(lambda self: next(names)))
+    monkeypatch.setattr(MergedAdapters, "names", property(lambda self: next(names)))
     next(found)
     with pytest.raises(InputError, match=r"^item 1: task is 'code'; known are"):
         next(found)

@@ -28,6 +28,7 @@ from trine.runtime.commands.eval.pair_files import read_pairs
 from trine.runtime.commands.program import main
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import BundleError, InputError
+from trine.runtime.inference.encoder import Encoder
 from trine.runtime.inputs import ImageText, Item
 from trine.runtime.outputs import OUTPUT_DTYPES, OutputDtype, stored_shape
 from trine.runtime.scoring.quantisation import (
@@ -272,8 +273,7 @@ def test_an_unusable_type_is_refused_before_anything_is_embedded(
 ) -> None:
     bare = Embedder.load(write_bundle(nano_bundle, tmp_path / "bare", None), self_test=False)
     assert not bare.output_ranges.by_task
-    for model in (bare, embedder):
-        monkeypatch.setattr(model._encoder, "encode", None)
+    monkeypatch.setattr(Encoder, "encode", None)
     with pytest.raises(InputError, match=r"'float64'; known are .*'ubinary'"):
         embedder.encode(["a"], "code", output_dtype="float64")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="multi-vectors do not come in"):

@@ -13,7 +13,7 @@ from trine.kernels.cpu.library import why_unavailable
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.bundle.tuned_settings import TunedSettings, read_tuned, tuned_path, write_tuned
 from trine.runtime.commands.program import main
-from trine.runtime.commands.tune.search import Measured, Setting, _fastest
+from trine.runtime.commands.tune.search import Measured, Setting, pick_fastest
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.select import select_engine
 from trine.runtime.errors import BundleError
@@ -90,8 +90,8 @@ def test_numbers_below_1_are_refused(bundle: Path) -> None:
 
 def test_the_highest_rate_wins_and_among_equal_ones_the_quicker_query() -> None:
     slow, fast, quick = measured("a", 50, 1), measured("b", 100, 5), measured("c", 98, 4)
-    assert _fastest([slow, fast]) == fast
-    assert _fastest([slow, fast, quick]) == quick
+    assert pick_fastest([slow, fast]) == fast
+    assert pick_fastest([slow, fast, quick]) == quick
 
 
 @needs_kernels

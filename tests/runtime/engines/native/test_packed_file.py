@@ -9,11 +9,12 @@ import pytest
 
 from trine.kernels.cpu.library import why_unavailable
 from trine.runtime.bundle.bundle import Bundle, open_bundle
+from trine.runtime.bundle.safetensors_file import TensorFile
 from trine.runtime.embedder import Embedder
 from trine.runtime.engines.base import EngineOptions
 from trine.runtime.engines.native import packed_file
 from trine.runtime.engines.native.engine import NativeCpuEngine
-from trine.runtime.engines.native.packed_file import open_store, packed_path, write_packed
+from trine.runtime.engines.native.packed_file import packed_path, write_packed
 from trine.runtime.engines.select import engine_named
 from trine.runtime.errors import BundleError
 
@@ -60,8 +61,7 @@ def test_mapped_weights_give_the_same_vectors(bundle: Bundle) -> None:
 def test_data_begin_on_a_cache_line(bundle: Bundle) -> None:
     write_all(bundle)
     (graph,) = {engine_named(bundle, "native-int8").decoders["retrieval"]}
-    values = open_store(bundle, graph)._file
-    assert values is not None
+    values = TensorFile(packed_path(bundle, graph), BundleError)
     assert {info.offset % 64 for info in values.tensors.values()} == {0}
 
 
