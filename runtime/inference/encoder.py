@@ -10,6 +10,7 @@ import numpy as np
 from trine.runtime.adapters.base import AdapterHandle
 from trine.runtime.bundle.bundle import EMBEDDING_NAME, TOKENIZER_NAME, Bundle
 from trine.runtime.engines.base import Engine
+from trine.runtime.hardware.processors import num_processors
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.embedding_table import EmbeddingTable
 from trine.runtime.inference.runner import Runner
@@ -52,6 +53,8 @@ class Encoder:
         self.engine = engine
         self.model = model
         self._limits = limits
+        # Asked once: reading a container's limits takes as long as preparing a short text.
+        self._num_workers = num_processors()
         self._runner = Runner(model, engine, table, limits)
         self._preprocessor = Preprocessor(model, TextTokenizer(bundle.path(TOKENIZER_NAME)))
 
@@ -120,6 +123,7 @@ class Encoder:
             self._preprocessor,
             max_tokens=self._limits.window_tokens,
             tokens_per_pixel=1 / (vision.patch_size * vision.spatial_merge_size) ** 2,
+            num_workers=self._num_workers,
         )
         window: list[TokenSequence] = []
         tasks: list[str] = []

@@ -8,7 +8,6 @@ from itertools import chain
 from typing import TypeAlias
 
 from trine.runtime.errors import InputError
-from trine.runtime.hardware.processors import num_processors
 from trine.runtime.inputs import ImageText, Item, StreamItem
 from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.preprocessing.sequence import TokenSequence
@@ -93,7 +92,11 @@ def _checked(first: int, members: Sequence[StreamItem], check: Check) -> Chunk:
 
 
 def prefetch_chunks(
-    chunks: Iterator[Chunk], preprocessor: Preprocessor, max_tokens: int, tokens_per_pixel: float
+    chunks: Iterator[Chunk],
+    preprocessor: Preprocessor,
+    max_tokens: int,
+    tokens_per_pixel: float,
+    num_workers: int,
 ) -> Generator[PreparedChunk, None, None]:
     """Yield chunks in order, prepared; while the caller is busy, workers go on with those behind.
 
@@ -105,18 +108,18 @@ def prefetch_chunks(
         preprocessor: of the checkpoint.
         max_tokens: about as many are prepared and not yet yielded, at least two chunks a worker.
         tokens_per_pixel: of images after resizing.
+        num_workers: threads that prepare.
     """
     first = next(chunks, None)
     if first is None:
         return
     second = next(chunks, None) if first.error is None else None
     if second is None:
-        yield _prepare(first, preprocessor, num_processors())
+        yield _prepare(first, preprocessor, num_workers)
         return
     chunks = chain((first, second), chunks)
     pending: deque[tuple[int, Future[PreparedChunk]]] = deque()
     room = max_tokens
-    num_workers = num_processors()
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="trine-prepare")
     try:
         ended = False

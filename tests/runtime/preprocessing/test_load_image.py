@@ -147,7 +147,9 @@ def test_string_that_is_no_path(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", [None, 5, 1.5, {"image": 1}, [[1, 2]], object(), ImageText(("a.png",))], ids=repr
+    "source",
+    [None, 5, 1.5, {"image": 1}, [[1, 2]], object, ImageText(("a.png",))],
+    ids=repr,
 )
 def test_object_of_another_kind(source: Any) -> None:
     refuse(source, f"is a {type(source).__name__}", "give a path, bytes, a Pillow image or a uint8")
