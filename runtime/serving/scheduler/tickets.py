@@ -133,7 +133,7 @@ class Ticket:
         self._outstanding -= 1
         self._room.release(self._room.clip(entry.load.patches))
         if not self.closed:
-            self.reservation.change(-entry.load.tokens, -entry.load.patches)
+            self.reservation.change(entry.short, -entry.load.tokens, -entry.load.patches)
         self._give_back()
 
     def _give_back(self) -> None:

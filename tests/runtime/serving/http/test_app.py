@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from trine.runtime.serving.observability.logs import WRITE_AFTER_S
-from trine.runtime.serving.scheduler.admission import Work
+from trine.runtime.serving.scheduler.admission import Amount, Work
 from trine.runtime.serving.service.calls import ServiceError
 
 #: `Served` of conftest.py, which tests cannot import.
@@ -274,7 +274,7 @@ def test_a_full_queue_refuses_before_the_body_is_read(served: Served) -> None:
             parts += 1
             yield b"{}"
 
-        held = served.service._admission.admit(Work(10**6, 0, True), 60.0)
+        held = served.service.admission.admit(Work(Amount(10**6)), 60.0)
         try:
             async with served.client() as client:
                 response = await client.post(EMBEDDINGS, content=chunks())
@@ -289,7 +289,7 @@ def test_a_server_with_too_much_to_do_can_still_be_managed(
     golden_bundle: Path, serve: Serve
 ) -> None:
     with serve(golden_bundle, admin_key=digest("root"), max_requests=1) as one:
-        held = one.service._admission.admit(Work(10**6, 0, True), 60.0)
+        held = one.service.admission.admit(Work(Amount(10**6)), 60.0)
         one.lag.seconds = 10.0
         try:
             asked = one.request("POST", EMBEDDINGS, json=ONE)
@@ -352,7 +352,7 @@ def test_a_client_that_leaves_stops_its_work(served: Served) -> None:
     assert served.counted("trine_items_total", task="retrieval") == before
     assert served.counted("trine_requests_total", path=EMBEDDINGS, status="499") == 1
     served.request("POST", EMBEDDINGS, json=ONE)
-    assert served.service._admission.tokens == 0
+    assert served.service.admission.tokens == 0
     served.run(asyncio.wait_for(served.application.gate.wait_idle(), 5))
 
 
@@ -412,7 +412,7 @@ def test_a_refusal_of_the_queue_is_counted_once(served: Served) -> None:
     before = served.counted("trine_rejected_requests_total", reason="queue_full")
 
     async def ask() -> int:
-        held = served.service._admission.admit(Work(10**6, 0, True), 60.0)
+        held = served.service.admission.admit(Work(Amount(10**6)), 60.0)
         try:
             async with served.client() as client:
                 return (await client.post(EMBEDDINGS, json=ONE)).status_code
