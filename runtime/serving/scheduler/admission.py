@@ -33,6 +33,8 @@ CHARACTERS_PER_TOKEN = 4
 #: Part of the time left, or of the longest wait, that a call may be predicted to wait: the machine
 #: may have other work to do, and answers take a little longer than their place in the queue.
 SAFE_SHARE = 0.8
+#: Times the longest wait after which a call is given up that should not have waited as long.
+PATIENCE = 1.25
 #: Longest Retry-After in seconds that clients of OpenAI's kind obey.
 LONGEST_RETRY = 120
 
@@ -291,6 +293,28 @@ class Admission:
                 f"this request has and the {self._max_wait:.1f} s it may wait; try again later",
                 retry_after=self._retry_after(ahead - limit),
             )
+
+    def overdue(self, short: bool) -> ServiceError:
+        """Return the refusal of a call that waited longer than expected.
+
+        The machine has become slower since it was accepted. Its place goes to calls that come now
+        and are answered in time, instead of all of them being late.
+
+        Args:
+            short: whether the call is of the short lane.
+        """
+        return ServiceError(
+            429,
+            "queue_too_long",
+            f"the engine did not begin with this request within {self.patience:.1f} s, though that "
+            "was expected; try again later",
+            retry_after=self._retry_after(self._time_ahead(short)),
+        )
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a call with which the engine has not begun is given up."""
+        return PATIENCE * self._max_wait
 
     def batch_ended(self, short: bool, start: float, end: float) -> None:
         """Learn how much of the engine's time short items take.

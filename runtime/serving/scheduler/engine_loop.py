@@ -47,7 +47,8 @@ class EngineLoop:
     Args:
         queue: where entries come from.
         runner: of the engine.
-        deliver: called with each result, in the engine's thread.
+        begin: called with the entries of each batch before it is computed, in the engine's thread.
+        deliver: called with each result, likewise.
         failed: called in the engine's thread if it ends before the queue is closed.
     """
 
@@ -55,11 +56,13 @@ class EngineLoop:
         self,
         queue: WorkQueue,
         runner: Runner,
+        begin: Callable[[Sequence[Entry]], None],
         deliver: Callable[[BatchResult], None],
         failed: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._runner = runner
+        self._begin = begin
         self._deliver = deliver
         self._failed = failed
         #: What is being computed; may be read from any thread.
@@ -99,6 +102,7 @@ class EngineLoop:
         loads = [entry.load for entry in entries]
         amount = Amount(sum(load.tokens for load in loads), sum(load.patches for load in loads))
         self.under_way = UnderWay(amount, start)
+        self._begin(entries)
         try:
             found = forward_entries(self._runner, entries) if entries else []
         except Exception as cause:  # whatever it was, the other runs must go on

@@ -1,7 +1,6 @@
 """Watches an engine's runs: what they held, how long they took, how fast work goes."""
 
 import dataclasses
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -171,8 +170,22 @@ class Speed:
         self._meter = CostMeter()
         # Kept while the meter asks for larger batches to learn anew.
         self._last_cost: ForwardCost | None = None
+        self._largest = 0.0
         self._last_size = 0
         self._taken = (0.0, 0.0)
+
+    def begin_with(self, runs: Sequence[EngineBatch]) -> None:
+        """Predict from runs that were timed before there was any work.
+
+        Batches are planned by what real ones took: `cost` stays unknown.
+        """
+        meter = CostMeter()
+        for run in runs:
+            self.add(run)
+            if run.graph == "decoder":
+                meter.add(run.units, run.seconds)
+        self._runs = []
+        self._last_cost, self._largest = meter.cost, meter.largest
 
     def add(self, run: EngineBatch) -> None:
         """Learn from a run of a graph."""
@@ -206,7 +219,7 @@ class Speed:
         if cost is not None and (self._last_cost is None or size != self._last_size):
             if self._last_cost is None:
                 self._taken = (0.0, 0.0)  # it was relative to the average
-            self._last_cost = cost
+            self._last_cost, self._largest = cost, self._meter.largest
         self._last_size = size
 
     def cost(self) -> ForwardCost | None:
@@ -223,6 +236,18 @@ class Speed:
         """Return the seconds of so many units, in batches as full as they may be."""
         cost = self._last_cost
         if graph == "decoder" and cost is not None:
-            return math.ceil(units / self._batch_tokens) * cost.run + units * cost.token
+            full, rest = divmod(units, self._batch_tokens)
+            return full * self._batch(cost, self._batch_tokens) + self._batch(cost, rest)
         seconds, known = self._sums[graph]
         return units * seconds / known if known else 0.0
+
+    def _batch(self, cost: ForwardCost, tokens: int) -> float:
+        """Return the seconds of one batch.
+
+        One that is larger than any known so far takes at most as long a token as those did. The
+        line says less, but where runs were few and the machine busy it may even fall.
+        """
+        if not tokens:
+            return 0.0
+        known = min(tokens, self._largest)
+        return (cost.run + cost.token * known) * tokens / known

@@ -25,6 +25,9 @@ class Ticket:
         room: for decoded images.
         adapters: context that holds the call's adapters.
         merge: patches per image token along each side.
+
+    Attributes:
+        begun: whether the engine has taken some of it; set in the engine's thread.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Ticket:
         self.context = context
         self.reservation = reservation
         self.closed = False
+        self.begun = False
         self.accepted_at = time.monotonic()
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         num_items = len(call.items)

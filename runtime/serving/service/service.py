@@ -32,7 +32,7 @@ from trine.runtime.serving.scheduler.preparing import Preparer
 from trine.runtime.serving.scheduler.text_pool import TextPool
 from trine.runtime.serving.scheduler.tickets import Ticket, ticket_of
 from trine.runtime.serving.scheduler.vectors import stack_multi, stack_single
-from trine.runtime.serving.scheduler.work_queue import WorkQueue
+from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
 from trine.runtime.serving.service.call_checks import check_call, check_shown, sequence_groups
 from trine.runtime.serving.service.calls import (
     CallContext,
@@ -150,6 +150,10 @@ class EmbeddingService:
             self._speed.add(run)
             self._metrics.observe_run(run)
 
+        def begin(entries: Sequence[Entry]) -> None:
+            for entry in entries:
+                ticket_of(entry).begun = True
+
         def deliver(result: BatchResult) -> None:
             if result.entries:
                 self._speed.finish(result.end - result.start)
@@ -183,12 +187,10 @@ class EmbeddingService:
             budget=self._budget,
             max_wait=self._settings.max_wait,
         )
-        for run in core.timed:
-            self._speed.add(run)
-            self._speed.finish(run.seconds)
+        self._speed.begin_with(core.timed)
         self.core = core
         self._admin.open(core.engine.adapters)
-        self.engine_loop = EngineLoop(queue, core.runner, deliver, failed)
+        self.engine_loop = EngineLoop(queue, core.runner, begin, deliver, failed)
         self.engine_loop.start()
         if self._state == "loading":
             self._state = "ready"
@@ -351,8 +353,8 @@ class EmbeddingService:
         """Wait until the vectors of a call are there.
 
         Raises:
-            ServiceError: 413, 422 an item cannot be used; 500 the engine failed; 504 the deadline
-                passed.
+            ServiceError: 413, 422 an item cannot be used; 429 the engine did not begin in time; 500
+                it failed; 504 the deadline passed.
         """
         if self._feeder is None:
             raise RuntimeError("the service is not loaded")
@@ -360,19 +362,27 @@ class EmbeddingService:
             return
         loop = asyncio.get_running_loop()
         time_left = max(ticket.context.deadline - time.monotonic(), 0.0)
-        if self._feeder.feed_few(ticket, max_length):
-            timer = loop.call_later(time_left, ticket.end, too_late())
-            try:
-                await ticket.finished
-            finally:
-                timer.cancel()
-            return
+        overdue = loop.call_later(self.admission.patience, self._give_up, ticket)
         try:
+            if self._feeder.feed_few(ticket, max_length):
+                timer = loop.call_later(time_left, ticket.end, too_late())
+                try:
+                    await ticket.finished
+                finally:
+                    timer.cancel()
+                return
             async with asyncio.timeout(time_left):
                 await self._feeder.feed(ticket, max_length)
                 await ticket.finished
         except TimeoutError as cause:
             raise too_late() from cause
+        finally:
+            overdue.cancel()
+
+    def _give_up(self, ticket: Ticket) -> None:
+        if not ticket.begun:
+            short = self._estimate(ticket.call, self._max_length).all_short
+            ticket.end(self.admission.overdue(short))
 
     async def _result(self, ticket: Ticket, hashes: dict[str, str]) -> EmbedResult:
         call = ticket.call

@@ -187,12 +187,12 @@ def test_a_compressed_body_is_unfolded_within_the_limits(golden_bundle: Path, se
         assert ask(ONE, "deflate").status_code == 400
         assert isinstance(ask({"inputs": "a" * 6000}, path="/embed").json()["error"], str)
         # What was unfolded is held as long as the request, like bodies that come as they are.
-        small.application.gate._bodies.hold(2000)
+        small.application.gate.bodies.hold(2000)
         full = ask({"input": "a" * 4500})
         assert (full.status_code, full.json()["error"]["code"]) == (429, "bodies_full")
-        small.application.gate._bodies.release(2000)
+        small.application.gate.bodies.release(2000)
         assert ask({"input": "a" * 4500}).is_success
-        assert small.application.gate._bodies._pending == 0
+        assert small.application.gate.bodies.pending == 0
 
 
 def test_fetched_images_have_the_bounds_of_a_body(
@@ -213,10 +213,10 @@ def test_fetched_images_have_the_bounds_of_a_body(
         # The bytes are no image, which shows once they are through.
         assert code(*list(images)[:1]) == "invalid_input"
         assert code(*images) == "images_too_large"
-        small.application.gate._bodies.hold(7000)
+        small.application.gate.bodies.hold(7000)
         assert code(*list(images)[:1]) == "bodies_full"
-        small.application.gate._bodies.release(7000)
-        assert small.application.gate._bodies._pending == 0
+        small.application.gate.bodies.release(7000)
+        assert small.application.gate.bodies.pending == 0
 
 
 @pytest.mark.parametrize(("timeout", "status"), [("0.000001", 504), ("-1", 400), ("soon", 400)])

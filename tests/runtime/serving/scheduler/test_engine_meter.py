@@ -66,8 +66,17 @@ def test_many_small_requests_are_not_predicted_to_take_as_long_as_each_one_alone
         speed.add(run(10, 2.0))
         speed.finish(2.0)
     assert speed.cost() is None, "so long ago that large batches are to be tried again"
-    assert speed.seconds(1000, 0) == pytest.approx(101.0), "not 200"
-    assert speed.seconds(2500, 0) == pytest.approx(253.0), "three batches"
+    assert speed.seconds(100, 0) == pytest.approx(11.0), "not 20"
+    assert speed.seconds(1000, 0) == pytest.approx(110.0), "as much a token as the largest known"
+    assert speed.seconds(2050, 0) == pytest.approx(226.0), "three batches"
+
+
+def test_large_batches_are_not_taken_for_free_where_the_known_ones_were_held_up() -> None:
+    speed = Speed(1000)
+    for units, seconds in ((10, 3.0), (100, 2.0)) * 3:
+        speed.add(run(units, seconds))
+        speed.finish(seconds)
+    assert speed.seconds(1000, 0) > 10 * 2.0
 
 
 def test_a_machine_that_became_slower_is_expected_to_stay_so() -> None:
@@ -75,7 +84,7 @@ def test_a_machine_that_became_slower_is_expected_to_stay_so() -> None:
     for _ in range(60):
         speed.add(run(10, 6.0))
         speed.finish(6.0)
-    assert speed.seconds(1000, 0) >= 2 * 101.0
+    assert speed.seconds(1000, 0) > 2 * 101.0
 
 
 def test_patches_cost_what_they_did_beside_the_tokens() -> None:
@@ -84,3 +93,14 @@ def test_patches_cost_what_they_did_beside_the_tokens() -> None:
     speed.add(run(10, 2.0))
     speed.finish(7.0)
     assert speed.seconds(10, 200) == pytest.approx(12.0)
+
+
+def test_what_was_timed_at_the_start_predicts_but_does_not_plan() -> None:
+    speed = Speed(1000)
+    speed.begin_with([run(10, 2.0), run(100, 11.0)] * 3)
+    assert speed.seconds(100, 0) == pytest.approx(11.0)
+    assert speed.cost() is None
+    for _ in range(60):
+        speed.add(run(10, 4.0))
+        speed.finish(4.0)
+    assert speed.seconds(100, 0) == pytest.approx(22.0, rel=0.01)
