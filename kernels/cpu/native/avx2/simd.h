@@ -35,6 +35,10 @@ inline Floats load(const float *from) { return _mm256_loadu_ps(from); }
 inline Floats load(const float *from, Mask mask) {
   return mask.count == kLanes ? _mm256_loadu_ps(from) : _mm256_maskload_ps(from, mask.lanes());
 }
+// Of int32, as float32.
+inline Floats load_integers(const int32_t *from) {
+  return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+}
 inline void store(float *to, Floats x) { _mm256_storeu_ps(to, x); }
 inline void store(float *to, Mask mask, Floats x) {
   if (mask.count == kLanes) {

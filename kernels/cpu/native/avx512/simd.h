@@ -26,6 +26,8 @@ inline Floats zero() { return _mm512_setzero_ps(); }
 inline Floats set(float x) { return _mm512_set1_ps(x); }
 inline Floats load(const float *from) { return _mm512_loadu_ps(from); }
 inline Floats load(const float *from, Mask mask) { return _mm512_maskz_loadu_ps(mask, from); }
+// Of int32, as float32.
+inline Floats load_integers(const int32_t *from) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(from)); }
 inline void store(float *to, Floats x) { _mm512_storeu_ps(to, x); }
 inline void store(float *to, Mask mask, Floats x) { _mm512_mask_storeu_ps(to, mask, x); }
 

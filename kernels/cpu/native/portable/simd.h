@@ -36,6 +36,12 @@ inline Floats load(const float *from, Mask mask) {
   if (mask.count > 0) memcpy(&x, from, static_cast<size_t>(mask.count) * sizeof(float));
   return x;
 }
+// Of int32, as float32.
+inline Floats load_integers(const int32_t *from) {
+  Ints x;
+  memcpy(&x, from, sizeof x);
+  return __builtin_convertvector(x, Floats);
+}
 inline void store(float *to, Floats x) { memcpy(to, &x, sizeof x); }
 inline void store(float *to, Mask mask, Floats x) {
   if (mask.count > 0) memcpy(to, &x, static_cast<size_t>(mask.count) * sizeof(float));
