@@ -2,7 +2,16 @@
 
 from starlette.routing import Route
 
-from trine.runtime.serving.api import models, openai_jina, pooling, scoring, tei
+from trine.runtime.serving.api import (
+    cohere,
+    models,
+    ollama,
+    openai_jina,
+    pooling,
+    sagemaker,
+    scoring,
+    tei,
+)
 from trine.runtime.serving.api.endpoint import ApiContext
 from trine.runtime.serving.api.kserve import routes as kserve
 from trine.runtime.serving.api.openapi import document as openapi
@@ -11,7 +20,20 @@ from trine.runtime.serving.api.requests.token_ids import TokenIdPolicy, open_cl1
 from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.service.calls import Embedding
 
-__all__ = ["api_routes"]
+__all__ = ["DIALECTS", "api_routes"]
+
+DIALECTS = (
+    openai_jina,
+    pooling,
+    scoring,
+    models,
+    tei,
+    cohere,
+    ollama,
+    sagemaker,
+    kserve,
+    openapi,
+)
 
 
 def api_routes(
@@ -39,5 +61,4 @@ def api_routes(
         max_body_bytes=settings.max_body_bytes,
         token_ids=TokenIdPolicy(settings.token_ids, decode),
     )
-    dialects = (openai_jina, pooling, scoring, models, tei, kserve, openapi)
-    return [route for dialect in dialects for route in dialect.routes(api)]
+    return [route for dialect in DIALECTS for route in dialect.routes(api)]

@@ -1,5 +1,5 @@
-"""The paths of text-embeddings-inference: POST `/`, `/embed`, `/embed_all`, `/tokenize`, `/decode`
-and GET `/info`.
+"""The paths of text-embeddings-inference: POST `/`, `/embed`, `/embed_all`, `/similarity`,
+`/tokenize`, `/decode` and GET `/info`.
 
 Answers are bare lists: of one input too, `/embed` answers a list with one vector. `prompt_name`
 carries the task: a role (`query`) or a task's name (`retrieval.passage`).
@@ -33,7 +33,7 @@ from trine.runtime.serving.api.responses.output_types import (
 from trine.runtime.serving.service.calls import EmbedCall, ServiceError, TokenizedText, Truncation
 from trine.runtime.serving.service.item_fields import ItemField
 
-__all__ = ["DecodeBody", "EmbedBody", "TokenizeBody", "routes"]
+__all__ = ["DecodeBody", "EmbedBody", "SimilarityBody", "TokenizeBody", "routes"]
 
 #: Where requests have their items.
 INPUTS = (ItemField("inputs"),)
@@ -59,6 +59,28 @@ class EmbedBody(Body, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=0)] | None, Meta(description="leading dimensions to keep")
     ] = None
     encoding_format: Annotated[str | None, Meta(description="float or base64")] = None
+
+
+class SimilarityInputs(Body, frozen=True, kw_only=True):
+    """A text and those it is compared with."""
+
+    source_sentence: str
+    sentences: list[str]
+
+
+class SimilarityParameters(Body, frozen=True, kw_only=True):
+    """How texts are embedded that are compared."""
+
+    prompt_name: Annotated[str | None, Meta(description="query, passage or a task's name")] = None
+    truncate: bool | None = None
+    truncation_direction: str | None = None
+
+
+class SimilarityBody(Body, frozen=True, kw_only=True):
+    """Texts to compare, all embedded alike."""
+
+    inputs: SimilarityInputs
+    parameters: SimilarityParameters | None = None
 
 
 class TokenizeBody(Body, frozen=True, kw_only=True):
@@ -88,6 +110,7 @@ def routes(api: ApiContext) -> list[Route]:
         endpoint(api, "/", create_vectors),
         endpoint(api, "/embed", create_vectors),
         endpoint(api, "/embed_all", create_token_vectors),
+        endpoint(api, "/similarity", compare),
         endpoint(api, "/tokenize", tokenize),
         endpoint(api, "/decode", decode),
         endpoint(api, "/info", show_info, ("GET",)),
@@ -103,7 +126,7 @@ async def create_vectors(api: ApiContext, request: Request) -> Response:
     options = EmbedCall(
         items=(),
         dimensions=dimensions,
-        truncate=_truncation(body),
+        truncate=_truncation(body.truncate, body.truncation_direction),
         normalize=body.normalize is not False,
     )
     embedded = await _embed(api, request, body, options)
@@ -122,11 +145,36 @@ async def create_token_vectors(api: ApiContext, request: Request) -> Response:
         single=False,
         multi=True,
         multi_dimensions=dimensions,
-        truncate=_truncation(body),
+        truncate=_truncation(body.truncate, body.truncation_direction),
     )
     embedded = await _embed(api, request, body, options)
     matrices = [await encode_matrix(m, form) for m in multi_vectors_of(embedded.result)]
     return json_response(matrices, embedded.headers)
+
+
+async def compare(api: ApiContext, request: Request) -> Response:
+    """Answer with the cosine of each sentence with the source."""
+    body = await read_body(request, SimilarityBody, api.max_body_bytes)
+    parameters = body.parameters or SimilarityParameters()
+    sentences = body.inputs.sentences
+    if not sentences:
+        raise ServiceError(
+            422, "empty_input", "sentences is an empty list; give at least one", param="sentences"
+        )
+    choice = choose_task(api.service.info(), role=parameters.prompt_name, role_field="prompt_name")
+    options = EmbedCall(
+        items=(), truncate=_truncation(parameters.truncate, parameters.truncation_direction)
+    )
+    embedded = await embed_items(
+        api,
+        request,
+        [body.inputs.source_sentence, *sentences],
+        [choice] * (1 + len(sentences)),
+        options,
+        (ItemField("source_sentence"), ItemField("sentences", 1)),
+    )
+    source, *others = single_vectors_of(embedded.result)
+    return json_response([float(source @ other) for other in others], embedded.headers)
 
 
 async def tokenize(api: ApiContext, request: Request) -> Response:
@@ -202,15 +250,15 @@ async def _embed(
     return await embed_items(api, request, items, [choice] * len(items), options, INPUTS)
 
 
-def _truncation(body: EmbedBody) -> Truncation:
-    if body.truncate is False:
+def _truncation(truncate: bool | None, side: str | None) -> Truncation:
+    if truncate is False:
         return "none"
-    direction = (body.truncation_direction or "right").lower()
+    direction = (side or "right").lower()
     if direction not in DIRECTIONS:
         raise ServiceError(
             422,
             "invalid_field",
-            f"truncation_direction is {body.truncation_direction!r}; give Right or Left",
+            f"truncation_direction is {side!r}; give Right or Left",
             param="truncation_direction",
         )
     return DIRECTIONS[direction]

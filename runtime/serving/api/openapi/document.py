@@ -14,7 +14,7 @@ from trine.runtime.serving.api.openapi.operations import OPERATIONS, Operation
 from trine.runtime.serving.api.openapi.page import DOCS_POLICY, docs_page
 from trine.runtime.serving.api.openapi.schemas import ANSWERS, ERRORS
 from trine.runtime.serving.api.requests.tasks import model_names
-from trine.runtime.serving.api.responses.errors import TEI_PATHS
+from trine.runtime.serving.api.responses.errors import COHERE_PATHS, TEI_PATHS
 from trine.runtime.serving.service.calls import ModelInfo
 from trine.runtime.task_names import task_names
 
@@ -130,8 +130,10 @@ def _described(operation: Operation) -> dict[str, Any]:
 
 def _error(operation: Operation, description: str) -> dict[str, Any]:
     name = "Error"
-    if operation.path.startswith("/v2"):
-        name = "KServeError"
+    if operation.path in COHERE_PATHS:
+        name = "CohereError"
+    elif operation.path.startswith(("/v2", "/api/")):
+        name = "PlainError"
     elif operation.path in TEI_PATHS:
         name = "TeiError"
     schema = {"$ref": REF.format(name=name)}

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trine.runtime.serving.api.cohere import CohereBody
 from trine.runtime.serving.api.kserve.protocol import InferHeader
+from trine.runtime.serving.api.ollama import OllamaBody, OllamaPrompt
 from trine.runtime.serving.api.requests.bodies import Body
 from trine.runtime.serving.api.requests.embeddings import EmbeddingsBody
 from trine.runtime.serving.api.scoring import RerankBody, ScoreBody
-from trine.runtime.serving.api.tei import DecodeBody, EmbedBody, TokenizeBody
+from trine.runtime.serving.api.tei import DecodeBody, EmbedBody, SimilarityBody, TokenizeBody
 
 __all__ = ["OPERATIONS", "Operation"]
 
@@ -40,6 +42,9 @@ class Operation:
 _OPENAI = "OpenAI and Jina"
 _SCORES = "Scores"
 _TEI = "text-embeddings-inference"
+_COHERE = "Cohere"
+_OLLAMA = "Ollama"
+_SAGEMAKER = "SageMaker"
 _KSERVE = "KServe v2"
 _TEXTS = ["a chess game", "a compiler for C"]
 _EMBED_EXAMPLE = {"input": _TEXTS, "task": "retrieval.passage", "encoding_format": "float"}
@@ -104,6 +109,11 @@ OPERATIONS = (
         answer="TokenVectors", body=EmbedBody, example={"inputs": _TEXTS},
     ),
     Operation(
+        path="/similarity", method="POST", summary="Cosines of sentences with one", tag=_TEI,
+        answer="Similarities", body=SimilarityBody,
+        example={"inputs": {"source_sentence": "chess", "sentences": _TEXTS}},
+    ),
+    Operation(
         path="/tokenize", method="POST", summary="Tokens of texts", tag=_TEI,
         answer="Tokens", body=TokenizeBody, example={"inputs": _TEXTS},
     ),
@@ -113,6 +123,37 @@ OPERATIONS = (
     ),
     Operation(
         path="/info", method="GET", summary="What the model is", tag=_TEI, answer="Object"
+    ),
+    Operation(
+        path="/v2/embed", method="POST", summary="Embed texts and images", tag=_COHERE,
+        answer="CohereEmbeddings", body=CohereBody,
+        example={"texts": _TEXTS, "input_type": "search_document", "embedding_types": ["float"]},
+    ),
+    Operation(
+        path="/v1/embed", method="POST", summary="As /v2/embed", tag=_COHERE,
+        answer="CohereEmbeddings", body=CohereBody, example={"texts": _TEXTS},
+    ),
+    Operation(
+        path="/api/embed", method="POST", summary="Embed texts", tag=_OLLAMA,
+        answer="OllamaEmbeddings", body=OllamaBody, example={"input": _TEXTS},
+    ),
+    Operation(
+        path="/api/embeddings", method="POST", summary="Embed one text", tag=_OLLAMA,
+        answer="OllamaEmbedding", body=OllamaPrompt, example={"prompt": "chess"},
+    ),
+    Operation(
+        path="/api/tags", method="GET", summary="Names that requests may use", tag=_OLLAMA,
+        answer="Object",
+    ),
+    Operation(
+        path="/api/version", method="GET", summary="The server's version", tag=_OLLAMA,
+        answer="Object",
+    ),
+    Operation(path="/ping", method="GET", summary="Ready", tag=_SAGEMAKER, answer="Object"),
+    Operation(
+        path="/invocations", method="POST", tag=_SAGEMAKER,
+        summary="As /v1/embeddings, or as /embed where the body has inputs",
+        answer="Invocation", body=EmbeddingsBody, example=_EMBED_EXAMPLE,
     ),
     Operation(path="/v2", method="GET", summary="What the server is", tag=_KSERVE, answer="Object"),
     Operation(

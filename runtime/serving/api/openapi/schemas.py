@@ -99,6 +99,22 @@ ANSWERS: dict[str, dict[str, Any]] = {
         )
     ),
     "Texts": _list({"type": "string"}),
+    "Similarities": _list({"type": "number"}),
+    "CohereEmbeddings": _object(
+        {"id": {"type": "string"}, "texts": _list({"type": "string"}), "meta": {"type": "object"},
+         "embeddings": {"anyOf": [
+             _list(_NUMBERS),
+             {"type": "object", "additionalProperties": _list(
+                 {"anyOf": [_NUMBERS, {"type": "string"}]}
+             )},
+         ]}}
+    ),
+    "OllamaEmbeddings": _object(
+        {"model": {"type": "string"}, "embeddings": _list(_NUMBERS), "total_duration": _COUNT,
+         "load_duration": _COUNT, "prompt_eval_count": _COUNT}
+    ),
+    "OllamaEmbedding": _object({"embedding": _NUMBERS}),
+    "Invocation": {"anyOf": [{"$ref": "#/components/schemas/Embeddings"}, _list(_VECTOR)]},
     "Infer": _object(
         {"model_name": {"type": "string"}, "model_version": {"type": "string"},
          "outputs": _list(
@@ -118,13 +134,15 @@ _TEXT: dict[str, Any] = {"type": "string"}
 _MAYBE: dict[str, Any] = {"type": ["string", "null"]}
 _INDEX: dict[str, Any] = {"type": ["integer", "null"]}
 
-#: Bodies of errors: on the paths of text-embeddings-inference, of KServe, and on all others.
+#: Bodies of errors: on the paths of text-embeddings-inference, of Cohere, of KServe and Ollama, and
+#: on all others.
 ERRORS: dict[str, dict[str, Any]] = {
     "TeiError": _object(
         {"error": _TEXT, "error_type": _TEXT, "message": _TEXT, "detail": _TEXT, "code": _TEXT,
          "index": _INDEX}
     ),
-    "KServeError": _object({"error": _TEXT}),
+    "CohereError": _object({"message": _TEXT}),
+    "PlainError": _object({"error": _TEXT}),
     "Error": _object(
         {"detail": _TEXT, "message": _TEXT,
          "error": _object(

@@ -204,12 +204,13 @@ def plan_embeddings(
     )
 
 
-def kept_dimensions(asked: int | None, whole: int) -> int | None:
+def kept_dimensions(asked: int | None, whole: int, field: str = "dimensions") -> int | None:
     """Return how many leading dimensions to keep, or None for the model's default.
 
     Args:
         asked: of the request; 0 means all.
         whole: size of the vectors.
+        field: of the request that asks, for the message.
 
     Raises:
         ServiceError: 422 there are not as many.
@@ -220,18 +221,21 @@ def kept_dimensions(asked: int | None, whole: int) -> int | None:
         raise ServiceError(
             422,
             "invalid_dimensions",
-            f"dimensions is {asked}; give 1 to {whole}, or 0 for all",
-            param="dimensions",
+            f"{field} is {asked}; give 1 to {whole}, or 0 for all",
+            param=field,
         )
     return asked or whole
 
 
-def text_length(asked: int | None, info: ModelInfo) -> int | None:
+def text_length(
+    asked: int | None, info: ModelInfo, field: str = "truncate_prompt_tokens"
+) -> int | None:
     """Return how many tokens of a text to keep, or None for the server's limit.
 
     Args:
-        asked: `truncate_prompt_tokens`; -1 means the limit, as does more than it.
+        asked: of the request; -1 means the limit, as does more than it.
         info: has the limit.
+        field: of the request that asks, for the message.
 
     Raises:
         ServiceError: 422 it is 0 or below -1.
@@ -242,8 +246,8 @@ def text_length(asked: int | None, info: ModelInfo) -> int | None:
         raise ServiceError(
             422,
             "invalid_field",
-            f"truncate_prompt_tokens is {asked}; give 1 or more, or -1 for the limit",
-            param="truncate_prompt_tokens",
+            f"{field} is {asked}; give 1 or more, or -1 for the limit",
+            param=field,
         )
     return asked
 

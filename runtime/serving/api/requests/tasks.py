@@ -23,6 +23,9 @@ ROLES: dict[str, Prompt] = {
     "search_query": "query",
     "search_document": "passage",
 }
+#: What clients call the purposes that have no sides, and the task that serves them.
+SYMMETRIC = ("classification", "clustering")
+SYMMETRIC_TASK = "text-matching"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ def choose_task(
         info: of the model.
         model: the request's `model`; None for any.
         task: the request's `task`.
-        role: the request's `input_type` or `prompt_name`: one of `ROLES`, or a task's name.
+        role: the request's `input_type` or `prompt_name`: one of `ROLES` or `SYMMETRIC`, or a
+            task's name.
         role_field: that `role` came in, for messages.
 
     Raises:
@@ -72,13 +76,15 @@ def choose_task(
     if role is not None and prompt is None:
         if role in ROLES:
             prompt = ROLES[role]
+        elif role in SYMMETRIC and SYMMETRIC_TASK in info.tasks:
+            named = named or SYMMETRIC_TASK
         elif named is None:
             named, prompt = _split(info, role, role_field)
         else:
             raise ServiceError(
                 422,
                 "unknown_role",
-                f"{role_field} is {role!r}; known are {sorted(ROLES)}",
+                f"{role_field} is {role!r}; known are {sorted((*ROLES, *SYMMETRIC))}",
                 param=role_field,
             )
     return TaskChoice(named or info.default_task, prompt or info.default_prompt)

@@ -1,8 +1,9 @@
 """A `ServiceError` as the body that the clients of each path read.
 
-Three dialects: `error` is an object on OpenAI's and Jina's paths, a string on those of
-text-embeddings-inference and KServe. The first also carries `detail` and `message` as strings at
-the top, because Jina's clients read `detail` without looking at the status, and others `message`.
+`error` is an object on OpenAI's and Jina's paths, a string on those of text-embeddings-inference,
+Ollama and KServe; Cohere's clients read `message`. The first also carries `detail` and `message` as
+strings at the top, because Jina's clients read `detail` without looking at the status, and others
+`message`.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ from trine.runtime.serving.service.calls import ServiceError
 __all__ = ["answer_error", "answer_http_exception", "error_body", "error_response"]
 
 #: Paths of text-embeddings-inference. POST / is one of them.
-TEI_PATHS = ("/", "/embed", "/embed_all", "/info", "/tokenize", "/decode")
+TEI_PATHS = ("/", "/embed", "/embed_all", "/info", "/tokenize", "/decode", "/similarity")
+COHERE_PATHS = ("/v1/embed", "/v2/embed")
 
 #: OpenAI's `type` by status; others are "invalid_request_error" below 500, else "server_error".
 OPENAI_TYPES = {
@@ -41,7 +43,9 @@ TEI_TYPES = {
 
 def error_body(error: ServiceError, path: str) -> Mapping[str, object]:
     """Return the JSON object that answers `error` on a path of the server."""
-    if path == "/v2" or path.startswith("/v2/"):
+    if path in COHERE_PATHS:
+        return {"message": error.message}
+    if path.startswith(("/api/", "/v2/")) or path == "/v2":
         return {"error": error.message}
     if path in TEI_PATHS:
         fallback = "validation" if error.status < 500 else "backend"

@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
-from trine.runtime.serving.api import models, openai_jina, pooling, scoring, tei
 from trine.runtime.serving.api.endpoint import ApiContext
-from trine.runtime.serving.api.kserve import routes as kserve
-from trine.runtime.serving.api.openapi import document as openapi
 from trine.runtime.serving.api.openapi.document import openapi_document
 from trine.runtime.serving.api.openapi.operations import OPERATIONS, Operation
 from trine.runtime.serving.api.requests.token_ids import TokenIdPolicy
+from trine.runtime.serving.api.routes import DIALECTS
 
 #: Served, but not described: other names for the list of models, and the document itself.
 UNLISTED = {"/models", "/models/{model}", "/openapi.json", "/docs"}
@@ -31,7 +29,7 @@ def test_every_route_is_described_and_the_other_way_round(service: Any) -> None:
         token_ids=TokenIdPolicy(),
     )
     routes: list[Route] = []
-    for dialect in (openai_jina, pooling, scoring, models, tei, kserve, openapi):
+    for dialect in DIALECTS:
         routes += dialect.routes(api)
     served = {
         (re.sub(r":path}", "}", route.path), method)

@@ -46,8 +46,8 @@ def test_names_choose_adapter_and_prompt(
         ({"task": "classification"}, 422, "task"),
         ({"task": "retrieval.answer"}, 422, "task"),
         ({"task": ""}, 422, "task"),
-        ({"role": "clustering"}, 422, "input_type"),
-        ({"role": "clustering", "task": "code"}, 422, "input_type"),
+        ({"role": "reranking"}, 422, "input_type"),
+        ({"role": "reranking", "task": "code"}, 422, "input_type"),
     ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(
