@@ -94,43 +94,21 @@ void filter_column(const uint8_t *const *from, const int16_t *weights, int64_t t
   }
 }
 
-// Three channels of 16 pixels, of which `count` bytes may be read.
-inline uint8x16x3_t load_pixels(const uint8_t *from, int64_t count) {
-  constexpr int64_t kPixels = 3 * kVectorBytes;
-  if (count >= kPixels) return vld3q_u8(from);
-  uint8_t all[kPixels] = {};
-  memcpy(all, from, static_cast<size_t>(count));
-  return vld3q_u8(all);
-}
+struct Deinterleaved {
+  uint8x16x3_t load(const uint8_t *from, int64_t count) const {
+    constexpr int64_t kBytes = 3 * kPixels;
+    if (count >= kBytes) return vld3q_u8(from);
+    uint8_t all[kBytes] = {};
+    memcpy(all, from, static_cast<size_t>(count));
+    return vld3q_u8(all);
+  }
 
-void cut_patch(const Patchify &a, const uint8_t *corner, float *out) {
-  const int64_t size = a.patch, area = size * size;
-  for (int64_t row = 0; row < size; ++row)
-    for (int64_t column = 0; column < size; column += kVectorBytes) {
-      const int64_t count = least(kVectorBytes, size - column);
-      const uint8x16x3_t pixels = load_pixels(corner + (row * a.width + column) * 3, 3 * count);
-      for (int channel = 0; channel < 3; ++channel) {
-        uint8x16_t levels = pixels.val[channel];
-        for (int64_t start = column; start < column + count;
-             start += kLanes, levels = vextq_u8(levels, levels, kLanes)) {
-          const uint16x4_t words = vget_low_u16(vmovl_u8(vget_low_u8(levels)));
-          const Floats x = vcvtq_f32_u32(vmovl_u16(words));
-          // Divided, not multiplied by the inverse: equal to the published values to the last bit.
-          const Floats value = divide(subtract(x, set(a.mean[channel])), set(a.deviation[channel]));
-          float *to = out + channel * a.frames * area + row * size + start;
-          for (int32_t frame = 0; frame < a.frames; ++frame)
-            store(to + frame * area, lane_mask(size - start), value);
-        }
-      }
-    }
-}
+  uint8x16_t channel(const uint8x16x3_t &loaded, int number) const { return loaded.val[number]; }
+};
 
 }  // namespace
 
 Status resize(const Resize &a) { return resize_with(a, RowFilter{a}, filter_column); }
-
-Status patchify(const Patchify &a) {
-  return patchify_with(a, [&](const uint8_t *corner, float *out) { cut_patch(a, corner, out); });
-}
+Status patchify(const Patchify &a) { return patchify_with(a, Deinterleaved()); }
 
 }  // namespace trine::TRINE_ISA

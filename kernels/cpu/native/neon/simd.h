@@ -80,6 +80,12 @@ inline uint8x16_t load_bytes(const void *from, int64_t count) {
   return vld1q_u8(bytes);
 }
 
+// The first kLanes of 16 bytes as float32, and the bytes behind them.
+inline Floats bytes_as_floats(uint8x16_t bytes) {
+  return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vget_low_u8(bytes)))));
+}
+inline uint8x16_t skip_bytes(uint8x16_t bytes) { return vextq_u8(bytes, bytes, kLanes); }
+
 template <int number>
 inline Floats load_as_float(const void *base, int64_t index, Mask mask) {
   if constexpr (number == kFloat32) {
@@ -108,25 +114,15 @@ inline void store_bytes(uint8_t *to, Mask mask, Floats x) {
   memcpy(to, all, static_cast<size_t>(mask.count));
 }
 
-// e^x to within 2 units in the last place for x in [-87, 88]; below that 0, above e^88. Range reduction by
-// ln 2 in two parts and a polynomial of degree 6 (Cephes' expf).
-inline Floats exponential(Floats x) {
-  const Floats low = set(-87.33654f), high = set(88.0f);
-  const uint32x4_t kept = vcgeq_f32(x, low);
-  x = smaller(larger(x, low), high);
-  const Floats n = vrndnq_f32(multiply(x, set(1.44269504088896341f)));
-  Floats r = vfmsq_f32(x, n, set(0.693359375f));
-  r = vfmsq_f32(r, n, set(-2.12194440e-4f));
-  Floats p = set(1.9875691500e-4f);
-  p = multiply_add(p, r, set(1.3981999507e-3f));
-  p = multiply_add(p, r, set(8.3334519073e-3f));
-  p = multiply_add(p, r, set(4.1665795894e-2f));
-  p = multiply_add(p, r, set(1.6666665459e-1f));
-  p = multiply_add(p, r, set(5.0000001201e-1f));
-  p = multiply_add(p, multiply(r, r), add(r, set(1.0f)));
-  // 2^n by its bits: n is -126 to 127.
+inline Floats rounded(Floats x) { return vrndnq_f32(x); }
+// x * 2^n by the power's bits: n is -126 to 127.
+inline Floats times_power_of_two(Floats x, Floats n) {
   const int32x4_t power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
-  return vbslq_f32(kept, multiply(p, vreinterpretq_f32_s32(power)), zero());
+  return multiply(x, vreinterpretq_f32_s32(power));
+}
+// y where x is at least `limit`, else 0.
+inline Floats where_at_least(Floats x, Floats limit, Floats y) {
+  return vbslq_f32(vcgeq_f32(x, limit), y, zero());
 }
 
 // One butterfly of lanes whose numbers differ in bit kBit: (a, b) -> (a + b, a - b).
