@@ -1,5 +1,5 @@
 # make demo | test | test-processors | test-sanitizers | test-reference | test-clients | test-lowest
-# make test-libraries | types | format | clean
+# make test-libraries | wheels | test-wheels | types | format | clean
 # Everything is installed into .venv; the stamp files in it say what is there already.
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ SOURCES := $(shell find export runtime kernels -type f ! -name '*.pyc' ! -name '
 NATIVE := setup.py $(wildcard kernels/cpu/native/*/*)
 
 .PHONY: demo test test-processors test-sanitizers test-reference test-clients test-lowest
-.PHONY: test-libraries types format clean
+.PHONY: test-libraries wheels test-wheels types format clean
 
 demo: .venv/stamp-demo
 	$(BIN)/trine demo build/demo
@@ -86,6 +86,28 @@ $(LOWEST)/stamp: pyproject.toml setup.py $(NATIVE) | .venv/stamp-python
 	@$(UV) pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[cpu,export,pdf,heic,parquet,server,telemetry]'
 	@$(UV) pip install --quiet --python $(LOWEST)/bin/python 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5' 'httpx>=0.27'
 	@touch $@
+
+# The sdist and a wheel for each platform, in dist. Their tools are in an environment of their own.
+WHEELS := build/wheels
+wheels: $(WHEELS)/stamp
+	@rm -rf dist && $(WHEELS)/tools/bin/python .ci/build_wheels.py --out dist
+
+$(WHEELS)/stamp: pyproject.toml | .venv/stamp-python
+	@$(PYTHON) -m venv $(WHEELS)/tools
+	@$(WHEELS)/tools/bin/python -m pip --disable-pip-version-check install --quiet 'build>=1.2' 'ziglang>=0.15' 'auditwheel>=6.1'
+	@touch $@
+
+# The wheels as they are, then the quick tests of kernels and vectors from an installed one, in a fresh
+# environment without a compiler.
+WHEEL_TESTS := tests/kernels/cpu/test_kernels.py tests/kernels/cpu/test_library.py \
+  tests/kernels/test_maxsim.py tests/kernels/test_resize.py tests/kernels/test_patchify.py \
+  tests/runtime/test_published_vectors.py tests/runtime/inference/test_self_test.py
+test-wheels: wheels .venv/stamp-test
+	TRINE_WHEELS=dist $(TEST_ENV) $(BIN)/pytest tests/test_wheels.py $(PYTEST_ARGS)
+	@rm -rf $(WHEELS)/fresh && $(PYTHON) -m venv $(WHEELS)/fresh
+	@$(WHEELS)/fresh/bin/python -m pip --disable-pip-version-check install --quiet \
+	  "trine[cpu,export] @ file://$$(ls $(CURDIR)/dist/*_$$(uname -m).whl)" 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5'
+	PATH=$(CURDIR)/$(WHEELS)/fresh/bin $(TEST_ENV) $(WHEELS)/fresh/bin/python -m pytest -m "not slow and not reference" $(WHEEL_TESTS) $(PYTEST_ARGS)
 
 # Type checkers and import-linter cannot follow an editable install's import hook; these links are the same tree.
 types:
