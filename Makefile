@@ -1,5 +1,5 @@
 # make demo | test | test-processors | test-sanitizers | test-reference | test-clients | test-lowest
-# make wheels | test-wheels | types | format | clean
+# make wheels | test-wheels | test-libraries | types | format | clean
 # Everything is installed into .venv; the stamp files in it say what is there already.
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ SOURCES := $(shell find export runtime kernels -type f ! -name '*.pyc' ! -name '
 NATIVE := setup.py $(wildcard kernels/cpu/native/*/*)
 
 .PHONY: demo test test-processors test-sanitizers test-reference test-clients test-lowest types
-.PHONY: wheels test-wheels format clean
+.PHONY: wheels test-wheels test-libraries format clean
 
 demo: .venv/stamp-demo
 	$(BIN)/trine demo build/demo
@@ -59,6 +59,17 @@ $(CLIENTS)/stamp: tests/clients/requirements.txt pyproject.toml | .venv/stamp-py
 	@$(PIP) uv && $(PYTHON) -m venv $(CLIENTS)/venv
 	@$(UV) pip install --quiet --python $(CLIENTS)/venv/bin/python -r tests/clients/requirements.txt --editable '.[cpu,export,server]'
 	@if command -v npm >/dev/null; then npm install --silent --prefix $(CLIENTS) openai ai @ai-sdk/openai-compatible jina-ai-provider; fi
+	@touch $@
+
+# Libraries that load a bundle themselves, in an environment of their own: they need other versions
+# of transformers than the published code does.
+LIBRARIES := build/libraries
+test-libraries: $(LIBRARIES)/stamp
+	$(TEST_ENV) $(LIBRARIES)/bin/python -m pytest -W default tests/runtime/integrations $(PYTEST_ARGS)
+
+$(LIBRARIES)/stamp: pyproject.toml setup.py $(NATIVE) | .venv/stamp-python
+	@$(PYTHON) -m venv $(LIBRARIES)
+	@$(LIBRARIES)/bin/python -m pip --disable-pip-version-check install --quiet '$(TORCH)' --editable '.[cpu,export,sentence-transformers]' 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5'
 	@touch $@
 
 # The lowest version of every declared dependency that installs on a machine without a GPU, in an

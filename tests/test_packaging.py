@@ -40,6 +40,7 @@ sys.meta_path.insert(0, Blocker())
 NEED_AN_EXTRA = (
     *("trine.runtime.serving.", "trine.kernels.triton.", "trine.export.trt.build_worker"),
     "trine.kernels.cpu._native",
+    "trine.runtime.integrations.",
 )
 IMPORT_ALL = """
 import importlib, pkgutil
@@ -290,9 +291,10 @@ def test_importing_the_runtime_is_quick(tmp_path: Path) -> None:
 
 def test_loading_a_small_bundle_is_quick(nano_bundle: Path, tmp_path: Path) -> None:
     code = (
-        "import time; start = time.perf_counter(); from trine import Embedder\n"
-        f"ready = time.perf_counter(); Embedder.load({str(nano_bundle)!r})\n"
-        "print(time.perf_counter() - ready, time.perf_counter() - start)"
+        # Processor time: other tests have the other cores, and this one's at times.
+        "import time; start = time.process_time(); from trine import Embedder\n"
+        f"ready = time.process_time(); Embedder.load({str(nano_bundle)!r}, threads=1)\n"
+        "print(time.process_time() - ready, time.process_time() - start)"
     )
     load, whole = best_of(5, code, tmp_path)
     print(f"Embedder.load of nano: {load:.2f} s; with imports: {whole:.2f} s")
@@ -376,7 +378,7 @@ def test_no_file_is_too_long() -> None:
     assert not too_long
 
 
-def test_torch_is_imported_for_the_comparison_only() -> None:
+def test_torch_is_imported_for_the_comparison_and_inside_its_libraries_only() -> None:
     found = set()
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -384,7 +386,10 @@ def test_torch_is_imported_for_the_comparison_only() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if {name.split(".")[0] for name in names} & {"torch", "transformers", "peft"}:
                 found.add(path.relative_to(ROOT).as_posix())
-    assert found == {"export/reference/torch_reference.py"}
+    assert found == {
+        "export/reference/torch_reference.py",
+        "runtime/integrations/sentence_transformers.py",
+    }
 
 
 @pytest.fixture
