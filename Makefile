@@ -1,5 +1,5 @@
 # make demo | test | test-processors | test-sanitizers | test-reference | test-clients | test-lowest
-# make wheels | test-wheels | test-libraries | types | format | clean
+# make test-libraries | wheels | test-wheels | types | format | clean
 # Everything is installed into .venv; the stamp files in it say what is there already.
 
 PYTHON ?= python3
@@ -19,8 +19,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := $(shell find export runtime kernels -type f ! -name '*.pyc' ! -name '*.so')
 NATIVE := setup.py $(wildcard kernels/cpu/native/*/*)
 
-.PHONY: demo test test-processors test-sanitizers test-reference test-clients test-lowest types
-.PHONY: wheels test-wheels test-libraries format clean
+.PHONY: demo test test-processors test-sanitizers test-reference test-clients test-lowest
+.PHONY: test-libraries wheels test-wheels types format clean
 
 demo: .venv/stamp-demo
 	$(BIN)/trine demo build/demo
