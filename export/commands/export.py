@@ -59,6 +59,13 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "which graphs are written beside a float32 engine, and `trine build` builds the engines "
         "(default: cpu)",
     )
+    parser.add_argument(
+        "--layout",
+        choices=["bundle", "onnx"],
+        default="bundle",
+        help="bundle: what Trine runs; onnx: a folder a task with one plain ONNX model from token "
+        "ids to vectors, as other programs load it, fp32, fp16 or int8 (default: bundle)",
+    )
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
     parser.add_argument(
         "--check",
@@ -122,27 +129,28 @@ def run(arguments: argparse.Namespace) -> int:
 
     tasks = arguments.tasks
     precisions, tensorrt = chosen_precisions(arguments.target, arguments.precision)
-    report = export_checkpoint(
-        ExportOptions(
-            source=arguments.source,
-            bundle=arguments.bundle,
-            revision=arguments.revision,
-            tasks=None
-            if tasks is None
-            else tuple(t.strip() for t in tasks.split(",") if t.strip()),
-            adapters=arguments.adapters,
-            max_rank=arguments.max_rank,
-            onnx_adapters=arguments.onnx_adapters,
-            precisions=precisions,
-            force=arguments.force,
-            check=arguments.check,
-            calibration=arguments.calibration,
-            min_cosine=arguments.min_cosine,
-            allow_below_threshold=arguments.allow_below_threshold,
-            tensorrt=tensorrt,
-        ),
-        sys.stderr,
+    options = ExportOptions(
+        source=arguments.source,
+        bundle=arguments.bundle,
+        revision=arguments.revision,
+        tasks=None if tasks is None else tuple(t.strip() for t in tasks.split(",") if t.strip()),
+        adapters=arguments.adapters,
+        max_rank=arguments.max_rank,
+        onnx_adapters=arguments.onnx_adapters,
+        precisions=precisions,
+        force=arguments.force,
+        check=arguments.check,
+        calibration=arguments.calibration,
+        min_cosine=arguments.min_cosine,
+        allow_below_threshold=arguments.allow_below_threshold,
+        tensorrt=tensorrt,
     )
+    if arguments.layout == "onnx":
+        from trine.export.standalone.export import export_onnx
+
+        print("\n".join(export_onnx(options, sys.stderr).lines()), file=sys.stderr)
+        return 0
+    report = export_checkpoint(options, sys.stderr)
     for line in export_lines(report):
         print(line, file=sys.stderr)
     return 0 if all(engine.written for engine in report.engines) else 1
