@@ -54,7 +54,7 @@ def test_kernels_of_instruction_sets_use_no_code_of_the_standard_library() -> No
     """Its functions are shared by all folders: a linker may keep the one of the widest."""
     used = [
         f"{path.relative_to(NATIVE)}: {line.strip()}"
-        for folder in ("generic", *setup_module().FOLDERS)
+        for folder in {"generic", *setup_module().FOLDERS, *setup_module().ARM_FOLDERS}
         for path in (NATIVE / folder).iterdir()
         for line in path.read_text(encoding="utf-8").splitlines()
         if re.search(r"\bstd::", line.partition("//")[0])
@@ -153,3 +153,13 @@ def test_the_pool_under_the_thread_sanitizer(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "every item once\n"
     assert "WARNING: ThreadSanitizer" not in done.stderr
+
+
+def test_a_process_forked_while_others_compute_can_compute_too(tmp_path: Path) -> None:
+    program = tmp_path / "pool_fork"
+    words = ["-std=c++17", "-O1", "-pthread", "-DTRINE_ISA=common"]
+    sources = [ROOT / "tests/kernels/cpu/native/pool_fork.cpp", NATIVE / "common/pool.cpp"]
+    subprocess.run([needed("g++"), *words, *map(str, sources), "-o", str(program)], check=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "every child computed\n"
+    assert done.returncode == 0

@@ -11,6 +11,8 @@ struct Features {
   bool avx512_vbmi;  // permutations of bytes
   bool avx512_bf16;  // with avx512_vnni
   bool avx_saved, avx512_saved;  // what the operating system saves when threads change places
+  bool neon_dotprod;  // of ARM: 8-bit dot products
+  bool neon_i8mm;     // of ARM: 8-bit products of small matrices
 };
 
 Features find_features();
