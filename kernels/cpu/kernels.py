@@ -4,6 +4,7 @@ All arrays are C-ordered; outputs are the caller's and are written in place. Sha
 before a kernel reads or writes: a ValueError says which does not fit.
 """
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,14 +14,19 @@ from numpy.typing import NDArray
 from trine.kernels.cpu.library import NativeLibrary, load_library
 from trine.kernels.cpu.packed import (
     DEPTH_MULTIPLE,
+    PAIR,
+    PackedBFloat16,
     PackedInt8,
     PackedValues,
+    pack_bfloat16,
     pack_int8,
+    packed_shape,
     padded_depth,
 )
 from trine.kernels.cpu.structures import (
     ActivationCall,
     AttentionCall,
+    LinearBFloat16Call,
     LinearFloatCall,
     LinearInt8Call,
     ProjectCall,
@@ -127,6 +133,10 @@ class CpuKernels:
         """Return weights packed (`trine.kernels.cpu.packed.pack_int8`)."""
         return pack_int8(self._library, weights, self.threads)
 
+    def pack_bfloat16(self, *weights: NDArray[np.uint16]) -> PackedValues:
+        """Return weights packed (`trine.kernels.cpu.packed.pack_bfloat16`)."""
+        return pack_bfloat16(self._library, weights, self.threads)
+
     def prepare_rows(
         self,
         x: NDArray[np.float32],
@@ -205,27 +215,71 @@ class CpuKernels:
                 f"linear_int8: x has {depth} channels, the weights "
                 f"{weights.packed.values.shape[1] * DEPTH_MULTIPLE}"
             )
-        for side in sides:
-            if side is not None:
-                side.check("linear_int8", rows, weights.columns)
+        offsets = weights.packed.offsets
+        if offsets is None:
+            raise ValueError("linear_int8: the weights have no offsets; they are bfloat16")
         call = LinearInt8Call(
             x.values.ctypes.data,
             x.scales.ctypes.data,
             len(x.values),
             x.values.shape[1],
             weights.packed.values.ctypes.data,
-            weights.packed.offsets.ctypes.data,
+            offsets.ctypes.data,
             weights.scales.ctypes.data,
             _address(weights.bias),
             weights.columns,
             out.ctypes.data,
             out.strides[0] // 4,
+            _side_calls("linear_int8", sides, rows, weights.columns),
+            weights.gated,
+            add,
+            self.threads,
         )
-        for index, side in enumerate(sides):
-            if side is not None:
-                call.sides[index] = side.call()
-        call.gated, call.add, call.threads = weights.gated, add, self.threads
         self._library.run("linear_int8", call)
+
+    def linear_bfloat16(
+        self,
+        x: NDArray[np.float32],
+        weights: PackedBFloat16,
+        out: NDArray[np.float32],
+        sides: Sequence[Side | None] = (),
+        add: bool = False,
+    ) -> None:
+        """Write x · weights + bias + sides; of a gated pair silu(gate) · other.
+
+        x is rounded to bfloat16, half to even; sums are float32.
+
+        Args:
+            x: float32 [T, depth], rows may be strided.
+            weights: packed.
+            out, sides, add: as of `linear_int8`.
+        """
+        rows, depth = x.shape
+        _rows_fit("linear_bfloat16", "x", x, (rows, weights.depth))
+        _rows_fit("linear_bfloat16", "out", out, (rows, weights.columns))
+        values, parts = weights.packed.values, 2 if weights.gated else 1
+        shape = packed_shape((depth, weights.columns), parts, PAIR)
+        if values.shape != shape or values.dtype != np.uint16:
+            raise ValueError(
+                f"linear_bfloat16: weights are {values.dtype} {list(values.shape)}; they need "
+                f"uint16 {list(shape)}"
+            )
+        call = LinearBFloat16Call(
+            x.ctypes.data,
+            rows,
+            depth,
+            x.strides[0] // 4,
+            values.ctypes.data,
+            _address(weights.bias),
+            weights.columns,
+            out.ctypes.data,
+            out.strides[0] // 4,
+            _side_calls("linear_bfloat16", sides, rows, weights.columns),
+            weights.gated,
+            add,
+            self.threads,
+        )
+        self._library.run("linear_bfloat16", call)
 
     def linear_float(
         self,
@@ -409,6 +463,18 @@ class CpuKernels:
         call.scale, call.causal, call.threads = head_dim**-0.5, causal, self.threads
         call.half = self.bfloat16 and not exact
         self._library.run("attention", call)
+
+
+def _side_calls(
+    kernel: str, sides: Sequence[Side | None], rows: int, columns: int
+) -> "ctypes.Array[SideCall]":
+    """Return the structures of up to four sides, checked."""
+    calls = (SideCall * 4)()
+    for index, side in enumerate(sides):
+        if side is not None:
+            side.check(kernel, rows, columns)
+            calls[index] = side.call()
+    return calls
 
 
 def _fits(

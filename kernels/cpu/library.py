@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 #: Of the structures and layouts in `structures` and `native/`; raised with every change of them.
-ABI_VERSION = 5
+ABI_VERSION = 6
 EXTENSION = "trine.kernels.cpu._native"
 #: The environment variable that names the instruction set to use instead of the best.
 LEVEL_VARIABLE = "TRINE_CPU"

@@ -11,7 +11,7 @@ struct Level {
   const Kernels *kernels;   // null where there is a problem
 };
 
-constexpr int kLevels = 5;
+constexpr int kLevels = 6;
 
 // Of level `index`, 0 to kLevels - 1: later ones are faster where they can be used.
 Level level(int index);
