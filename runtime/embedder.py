@@ -10,7 +10,7 @@ from trine.runtime.bundle.golden import Deviation, Modality
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.engines.base import Engine, EngineOptions
 from trine.runtime.engines.opening import open_engine
-from trine.runtime.engines.select import read_host, select_engine
+from trine.runtime.engines.select import Quality, read_host, select_engine
 from trine.runtime.errors import InputError
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.encoder import Encoder
@@ -69,6 +69,7 @@ class Embedder(PublishedMethods):
         bundle: str | PathLike[str],
         *,
         engine: str = "auto",
+        quality: Quality | None = None,
         device: int = 0,
         tasks: Sequence[str] | None = None,
         threads: int | None = None,
@@ -84,6 +85,9 @@ class Embedder(PublishedMethods):
                 "trt-int8:tensorrt"; "auto" for one that a GPU of this machine can run, else what
                 `trine tune` found, else the first that the processor can, by the native kernels
                 where they are the faster. What was taken is in `description`.
+            quality: that "auto" keeps, of "lossless" (float32), "high" (16 bits too) and "fast"
+                (any): it then takes the fastest engine that does; None for the precision that the
+                bundle lists first.
             device: ordinal of the GPU, for engines that run on one.
             tasks: whose decoders to load; None for all. Loading fewer takes less memory.
             threads: for one run on the processor; None for what `trine tune` found, else one a
@@ -106,7 +110,7 @@ class Embedder(PublishedMethods):
         if not isinstance(engine, str):
             raise InputError(f"engine is {engine!r}; give a name, or 'auto'")
         opened = open_bundle(Path(bundle))
-        chosen = select_engine(opened, engine, read_host(opened, device))
+        chosen = select_engine(opened, engine, read_host(opened, device), quality)
         if chosen.tuned is not None:
             threads = chosen.tuned.threads if threads is None else threads
             limits = limits or BatchLimits(tokens=chosen.tuned.batch_tokens)

@@ -4,7 +4,12 @@ import shutil
 from collections.abc import Callable
 
 from trine.export.accuracy.parity import UNMEASURED, check_float32, measure_engine, tolerance_of
-from trine.export.accuracy.thresholds import TARGETS, THRESHOLDS, AccuracyThreshold, ThresholdCheck
+from trine.export.accuracy.thresholds import (
+    PROCESSOR_TARGETS,
+    THRESHOLDS,
+    AccuracyThreshold,
+    ThresholdCheck,
+)
 from trine.export.bundle.engine_files import (
     DEVICES,
     engine_bytes,
@@ -70,7 +75,9 @@ class EngineMaker:
         return refine_plan(
             plan_engine(precision, self._calibration.scan.ranges),
             self._planning.probing(self._calibration),
-            TARGETS[precision].times(tightness * self._room * self._planning.scale(precision)),
+            PROCESSOR_TARGETS[precision].times(
+                tightness * self._room * self._planning.scale(precision)
+            ),
             step,
         )
 

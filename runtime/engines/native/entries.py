@@ -11,9 +11,10 @@ that moves no score by more than rounding a layer to 8 bits does.
 import dataclasses
 from collections.abc import Collection
 
-from trine.kernels.cpu.library import has_amx, is_compiled, load_library, why_unavailable
+from trine.kernels.cpu.library import is_compiled, load_library, why_unavailable
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.bundle.precision import GraphPrecision, Number, PrecisionMap
+from trine.runtime.engines.rates import fastest, kind_of_processor
 
 __all__ = [
     "misses_kernels",
@@ -57,15 +58,13 @@ def tested_entry(entry: EngineEntry) -> EngineEntry | None:
 def prefers_native(entry: EngineEntry) -> bool:
     """Return whether the native kernels are the better choice for `entry` on this machine.
 
-    Where the processor has AMX tiles, ONNX Runtime's products use them and are faster; it is also
-    where the native kernels are those in plain C++.
-
     Raises:
         CpuLevelError: `TRINE_CPU` names an instruction set that is unknown or not here.
     """
-    if native_entry(entry) is None or why_unavailable() is not None:
+    native = native_entry(entry)
+    if native is None or why_unavailable() is not None:
         return False
-    return load_library().level != "portable" and not has_amx()
+    return "cpu" not in entry.devices or fastest((native, entry), kind_of_processor()) == native
 
 
 def misses_kernels(features: Collection[str]) -> bool:
