@@ -72,7 +72,7 @@ test-lowest: $(LOWEST)/stamp
 
 $(LOWEST)/stamp: pyproject.toml setup.py $(NATIVE) | .venv/stamp-python
 	@$(PIP) uv && $(UV) venv --quiet --clear --no-python-downloads --python $(BIN)/python $(LOWEST)
-	@$(UV) pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[cpu,export,pdf,parquet,server,telemetry]'
+	@$(UV) pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[cpu,export,pdf,heic,parquet,server,telemetry]'
 	@$(UV) pip install --quiet --python $(LOWEST)/bin/python 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5' 'httpx>=0.27'
 	@touch $@
 

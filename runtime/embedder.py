@@ -12,6 +12,7 @@ from trine.runtime.engines.base import Engine, EngineOptions
 from trine.runtime.engines.opening import open_engine
 from trine.runtime.engines.select import Quality, read_host, select_engine
 from trine.runtime.errors import InputError
+from trine.runtime.hub import locate_bundle
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.encoder import Encoder
 from trine.runtime.inference.self_test import SelfTest, measure_deviations
@@ -68,6 +69,7 @@ class Embedder(PublishedMethods):
         cls,
         bundle: str | PathLike[str],
         *,
+        revision: str | None = None,
         engine: str = "auto",
         quality: Quality | None = None,
         device: int = 0,
@@ -76,10 +78,12 @@ class Embedder(PublishedMethods):
         limits: BatchLimits | None = None,
         self_test: bool = True,
     ) -> "Embedder":
-        """Return an embedder for the bundle in a folder.
+        """Return an embedder for the bundle in a folder, or on the Hub.
 
         Args:
-            bundle: the folder that `trine export` wrote.
+            bundle: the folder that `trine export` wrote; or the Hub id of a bundle, `org/name` or
+                `org/name@revision`, of which the files that the engine needs are fetched.
+            revision: branch, tag or commit on the Hub; None for the main branch.
             engine: name of one of its engines, such as "ort-fp32"; a way to run one on a GPU,
                 "tensorrt", "tensorrt_rtx" or "ort_cuda", or of a certain one,
                 "trt-int8:tensorrt"; "auto" for one that a GPU of this machine can run, else what
@@ -106,10 +110,19 @@ class Embedder(PublishedMethods):
             DependencyError: the engine's package is not installed.
         """
         if not isinstance(bundle, str | PathLike):
-            raise InputError(f"bundle is {bundle!r}; give the path of a folder")
+            raise InputError(f"bundle is {bundle!r}; give the path of a folder, or a Hub id")
         if not isinstance(engine, str):
             raise InputError(f"engine is {engine!r}; give a name, or 'auto'")
-        opened = open_bundle(Path(bundle))
+        opened = open_bundle(
+            locate_bundle(
+                bundle,
+                revision=revision,
+                engine=engine,
+                quality=quality,
+                device=device,
+                tasks=tasks,
+            )
+        )
         chosen = select_engine(opened, engine, read_host(opened, device), quality)
         if chosen.tuned is not None:
             threads = chosen.tuned.threads if threads is None else threads

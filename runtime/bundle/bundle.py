@@ -15,6 +15,7 @@ parity.json               measured distance of each engine from the reference
 tuned/                    what `trine tune` found on a machine; not in the manifest
 """
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ __all__ = [
     "HUB_ID",
     "MANIFEST_NAME",
     "PARITY_NAME",
+    "REQUIRED",
     "TOKENIZER_NAME",
     "Bundle",
     "file_sha256",
@@ -82,6 +84,9 @@ def file_sha256(path: Path) -> str:
 def open_bundle(folder: Path) -> Bundle:
     """Return the bundle in `folder`, its manifest read and its files' presence and sizes checked.
 
+    In the Hub's cache files that nobody asked for are absent: engines and tasks without their files
+    are left out there. Anywhere else an absent file is an error.
+
     Raises:
         BundleError: no bundle is there, it is newer than this code, or files are missing or have
             another size; all such files are listed at once.
@@ -94,6 +99,8 @@ def open_bundle(folder: Path) -> Bundle:
     except (OSError, ValueError) as cause:
         raise BundleError(f"{path}: cannot be read ({cause}); check the path") from cause
     manifest = manifest_from_json(text, str(path))
+    if _is_in_hub_cache(folder):
+        manifest = _without_absent_engines(folder, manifest)
     problems = [
         f"{name} is missing from the manifest" for name in REQUIRED if name not in manifest.files
     ]
@@ -116,6 +123,38 @@ def open_bundle(folder: Path) -> Bundle:
     return Bundle(folder, manifest)
 
 
+def _is_in_hub_cache(folder: Path) -> bool:
+    """Return whether a folder is a commit in the cache of the Hub's client."""
+    snapshots = folder.absolute().parent
+    return snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--")
+
+
+def _without_absent_engines(folder: Path, manifest: Manifest) -> Manifest:
+    """Return a manifest of the engines and tasks whose files are there."""
+    files = {
+        name: entry
+        for name, entry in manifest.files.items()
+        if (folder / name).is_file() or name in REQUIRED
+    }
+
+    def whole(graph: str) -> bool:
+        data = str(PurePosixPath(graph).with_suffix(".data"))
+        return graph in files and (data in files or data not in manifest.files)
+
+    engines = (
+        dataclasses.replace(
+            entry,
+            decoders={task: path for task, path in entry.decoders.items() if whole(path)},
+            built=tuple(engine for engine in entry.built if engine.path in files),
+        )
+        for entry in manifest.engines
+        if whole(entry.vision)
+    )
+    return dataclasses.replace(
+        manifest, files=files, engines=tuple(entry for entry in engines if entry.decoders)
+    )
+
+
 def _no_bundle(folder: Path) -> str:
     """Return what a path without a manifest is, and how to come from it to a bundle."""
     if folder.is_dir():
@@ -123,8 +162,6 @@ def _no_bundle(folder: Path) -> str:
         if not (folder / "config.json").is_file():
             return f"{what}; make one with `trine export SOURCE DIR`, then give DIR"
         what += " but a checkpoint"
-    elif HUB_ID.match(folder.as_posix()):
-        what = "does not exist here, and models of the Hub are exported before they are loaded"
     else:
         return "does not exist; check the path, or make a bundle with `trine export SOURCE DIR`"
     return f"{what}; run `trine export {folder} DIR`, then give DIR"

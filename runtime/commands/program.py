@@ -34,6 +34,7 @@ VERBS = {
     "adapters": "trine.export.commands.adapters",
     "doctor": "trine.runtime.commands.doctor.command",
     "serve": "trine.runtime.commands.serve",
+    "push": "trine.runtime.commands.push.command",
     "build": "trine.export.commands.build",
     "export-triton": "trine.export.commands.export_triton",
     "demo": "trine.export.commands.demo",

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from trine.runtime.errors import missing_package
@@ -21,7 +22,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "come first, then the environment, then the file.",
     )
     parser.add_argument(
-        "bundle", metavar="BUNDLE", type=Path, nargs="?", help="a folder of `trine export`"
+        "bundle",
+        metavar="BUNDLE",
+        type=Path,
+        nargs="?",
+        help="a folder of `trine export`, or a Hub id",
     )
     from trine.runtime.serving.config.settings_sources import add_flags
 
@@ -41,4 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
         from trine.runtime.serving.workers.server import serve
     except ImportError as cause:
         raise missing_package(cause.name or "starlette", "server", "to serve") from cause
-    return serve(settings)
+    from trine.runtime.hub import locate_bundle
+
+    folder = locate_bundle(
+        settings.bundle,
+        engine=settings.engine,
+        quality=settings.quality,
+        device=settings.device,
+        tasks=settings.tasks or None,
+    )
+    return serve(replace(settings, bundle=folder))

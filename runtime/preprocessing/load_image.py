@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trine.runtime.errors import InputError
+from trine.runtime.errors import DependencyError, InputError, missing_package
 from trine.runtime.inputs import ImageSource
+from trine.runtime.preprocessing.coded_size import is_heic
 from trine.runtime.preprocessing.png_metadata import SIGNATURE, without_metadata
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_INPUT_PIXELS", "load_image"]
+__all__ = ["MAX_INPUT_PIXELS", "enable_heic", "load_image"]
 
 #: Larger images are refused from their header, before they are decoded (Pillow's own bomb limit).
 MAX_INPUT_PIXELS = 178_956_970
+#: Of a file, that tell its format.
+HEAD_BYTES = 12
 
 
 def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint8]:
@@ -37,6 +40,7 @@ def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint
 
     Raises:
         InputError: the source is of another kind, cannot be read or decoded, or is too large.
+        DependencyError: the file is HEIC, and pillow-heif is not installed.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, where)
@@ -71,6 +75,7 @@ def _open(file: io.BytesIO | str, label: str) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
+        enable_heic(_head(file))
         return Image.open(file)
     except UnidentifiedImageError as cause:
         raise InputError(
@@ -80,10 +85,32 @@ def _open(file: io.BytesIO | str, label: str) -> "Image.Image":
         raise InputError(
             f"{label} has more than {MAX_INPUT_PIXELS} pixels; shrink it first"
         ) from cause
-    except MemoryError:
+    except (MemoryError, DependencyError):
         raise
     except Exception as cause:  # what Pillow's decoders raise is of every kind
         raise InputError(f"{label} cannot be opened: {cause}; check the file") from cause
+
+
+def enable_heic(head: bytes) -> None:
+    """Have Pillow read HEIC files from now on, if a file that begins with `head` is one.
+
+    Raises:
+        DependencyError: it is, and pillow-heif is not installed.
+    """
+    if not is_heic(head):
+        return
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as cause:
+        raise missing_package("pillow_heif", "heic", "to read HEIC images") from cause
+    register_heif_opener()
+
+
+def _head(file: io.BytesIO | str) -> bytes:
+    if isinstance(file, io.BytesIO):
+        return file.getbuffer()[:HEAD_BYTES].tobytes()
+    with open(file, "rb") as opened:
+        return opened.read(HEAD_BYTES)
 
 
 def _read_file(file: io.IOBase, where: str) -> bytes:

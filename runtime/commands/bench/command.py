@@ -23,7 +23,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "and one page image, from token ids and patches to vectors; print rates, latencies and "
         "memory. Inputs are random, the same every time.",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`, or a Hub id"
+    )
     parser.add_argument(
         "--engine",
         metavar="NAME",
@@ -63,10 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.engines.native.entries import runs_here
     from trine.runtime.engines.select import engine_named, engines_of
     from trine.runtime.errors import InputError
+    from trine.runtime.hub import locate_bundle
 
     if arguments.threads is not None and arguments.threads < 1:
         raise InputError(f"--threads is {arguments.threads}; give at least 1")
     workloads = _workloads(arguments.case)
+    for name in arguments.engine or ["auto"]:
+        folder = locate_bundle(arguments.bundle, engine=name, device=arguments.device)
+    arguments.bundle = folder
     bundle = open_bundle(arguments.bundle)
     names = arguments.engine or [entry.name for entry in engines_of(bundle) if runs_here(entry)]
     results = []

@@ -47,7 +47,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "task, prompt if wanted), a .pdf (an image a page), an image, or - for the standard "
         "input (see --format), which is also read if there is no INPUT and no --text.",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`, or a Hub id"
+    )
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="files, or - for stdin")
     parser.add_argument(
         "--text", metavar="TEXT", action="append", default=[], help="a text; may be repeated"
@@ -136,7 +138,14 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.bulk.output_files import check_output
     from trine.runtime.bulk.row_embedding import embed_rows
     from trine.runtime.bundle.bundle import open_bundle
+    from trine.runtime.hub import locate_bundle
 
+    arguments.bundle = locate_bundle(
+        arguments.bundle,
+        engine=arguments.engine,
+        quality=arguments.quality,
+        device=arguments.device,
+    )
     bundle = open_bundle(arguments.bundle)
     known_tasks = _known_tasks(bundle, arguments)
     _split_task(arguments, known_tasks)

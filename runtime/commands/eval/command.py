@@ -28,7 +28,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "query, and print recall@1, @5 and @10, MRR@10 and nDCG@10, for each engine, kind and "
         "type of vectors. Candidates of equal score rank in the order of the file.",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`, or a Hub id"
+    )
     parser.add_argument(
         "--pairs",
         metavar="FILE",
@@ -83,7 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.bundle.bundle import open_bundle
     from trine.runtime.commands.eval.pair_files import read_pairs
     from trine.runtime.commands.info.bundle_summary import table_lines
+    from trine.runtime.hub import locate_bundle
 
+    for name in arguments.engine or ["auto"]:
+        folder = locate_bundle(arguments.bundle, engine=name, device=arguments.device)
+    arguments.bundle = folder
     bundle = open_bundle(arguments.bundle)
     engines = arguments.engine or _engines_here(bundle, arguments.device)
     options = _options(arguments, bundle, engines)

@@ -14,7 +14,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Show what a bundle holds: source, model, engines with sizes and memory, "
         "files, measured parity. Reads no weights and needs no engine.",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`, or a Hub id"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print manifest and parity as one JSON object"
     )
@@ -26,10 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
     import dataclasses
     import json
 
-    from trine.runtime.bundle.bundle import open_bundle
     from trine.runtime.commands.info.bundle_summary import bundle_lines, read_parity
+    from trine.runtime.hub import describe_bundle
 
-    bundle = open_bundle(arguments.bundle)
+    bundle = describe_bundle(arguments.bundle)
     if arguments.json:
         content = {
             "manifest": dataclasses.asdict(bundle.manifest),

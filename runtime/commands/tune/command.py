@@ -21,7 +21,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "into the bundle's folder `tuned`, where engine `auto` finds them. Weights of the native "
         "kernels are kept there packed: processes map and share them, and load in no time.",
     )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`")
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`, or a Hub id"
+    )
     parser.add_argument(
         "--seconds",
         type=float,
@@ -39,9 +41,11 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.commands.tune.search import tune
     from trine.runtime.errors import InputError
     from trine.runtime.hardware.cpu import read_cpu
+    from trine.runtime.hub import locate_bundle
 
     if not arguments.seconds > 0:
         raise InputError(f"--seconds is {arguments.seconds}; give a number above 0")
+    arguments.bundle = locate_bundle(arguments.bundle)
     bundle = open_bundle(arguments.bundle)
     _require_writable(tuned_path(bundle.folder))
     cpu = read_cpu()

@@ -39,7 +39,7 @@ class ServerSettings:
         InputError: a value is out of range.
     """
 
-    bundle: Path = field(metadata={"help": "folder of `trine export`"})
+    bundle: Path = field(metadata={"help": "folder of `trine export`, or a Hub id"})
     host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 for all")
     port: int = _option(8000, "port to listen on; 0 for a free one")
     workers: int = _option(1, "processes that share the socket")

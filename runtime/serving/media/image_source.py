@@ -7,18 +7,29 @@ pixels are intact shows when it is decoded.
 
 import asyncio
 import io
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from trine.runtime.errors import InputError
+from trine.runtime.errors import DependencyError, InputError
+from trine.runtime.preprocessing.coded_size import coded_sizes
 from trine.runtime.preprocessing.image_base64 import decode_image_base64
+from trine.runtime.preprocessing.load_image import enable_heic
 from trine.runtime.preprocessing.png_metadata import without_metadata
 from trine.runtime.serving.media.url_fetch import UrlFetcher
 from trine.runtime.serving.service.calls import ServiceError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 __all__ = ["FORMATS", "ImageLimits", "check_image", "decode_base64", "is_url", "read_image"]
 
-#: Formats that requests may use. TIFF is not one: its tiles may be far larger than its image.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+#: Formats that requests may use; AVIF and HEIF where Pillow can read them.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+#: Pixels on each side by which a codec may pad a frame.
+PADDING = 64
+#: Tags of the width and the height of a TIFF's tiles, which are decoded whole.
+TILE_TAGS = (322, 323)
 #: Scans of a progressive JPEG, which cost decoding time of the whole image each: 31 bytes buy
 #: 9 ms at 16 megapixels. Encoders write about 10, and a thumbnail in the metadata some more.
 MAX_JPEG_SCANS = 100
@@ -115,8 +126,14 @@ def check_image(data: bytes, limits: ImageLimits) -> None:
     if len(data) > limits.max_bytes:
         raise _too_many_bytes(len(data), limits.max_bytes)
     try:
-        with Image.open(io.BytesIO(without_metadata(data)), formats=FORMATS) as opened:
+        enable_heic(data)
+        Image.init()
+        known = [name for name in FORMATS if name in Image.OPEN]
+        with Image.open(io.BytesIO(without_metadata(data)), formats=known) as opened:
             (width, height), name = opened.size, opened.format
+            coded = _coded_sizes(opened, data)
+    except DependencyError as cause:
+        raise _unusable(f"this server reads no HEIC images: {cause}") from cause
     except UnidentifiedImageError as cause:
         raise _unusable(
             f"the {len(data)} bytes are no image in one of the formats {', '.join(FORMATS)}"
@@ -127,11 +144,22 @@ def check_image(data: bytes, limits: ImageLimits) -> None:
         raise _unusable(f"the image cannot be opened: {cause}") from cause
     if width < 1 or height < 1:
         raise _unusable(f"the image is {width}×{height} pixels; it has no content")
-    if width * height > limits.max_pixels:
-        raise _too_many_pixels(f"{width}×{height}", limits)
+    for shown in ((width, height), *coded):
+        if math.prod(shown) > limits.max_pixels:
+            raise _too_many_pixels(f"{shown[0]}×{shown[1]}", limits)
     # Within scans the byte 0xFF is always followed by others, so only metadata counts falsely.
     if name in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise _unusable(f"the JPEG has more than {MAX_JPEG_SCANS} scans; save it anew as baseline")
+
+
+def _coded_sizes(opened: "Image.Image", data: bytes) -> list[tuple[int, int]]:
+    """Return the sizes that are decoded where they may be larger than the image, less padding."""
+    if opened.format == "TIFF":
+        tags = opened.tag_v2  # type: ignore[attr-defined]
+        return [(tags.get(TILE_TAGS[0], 0), tags.get(TILE_TAGS[1], 0))]
+    if opened.format in ("AVIF", "HEIF"):
+        return [(max(w - PADDING, 0), max(h - PADDING, 0)) for w, h in coded_sizes(data)]
+    return []
 
 
 def _unusable(what: str) -> ServiceError:

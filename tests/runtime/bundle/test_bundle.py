@@ -29,7 +29,6 @@ def bundle(golden_bundle: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("jinaai/jina-embeddings-v4", "run `trine export jinaai/jina-embeddings-v4 DIR`"),
         ("missing", "check the path, or make a bundle with `trine export SOURCE DIR`"),
         ("checkpoint", "run `trine export checkpoint DIR`, then give DIR"),
         ("empty", "make one with `trine export SOURCE DIR`, then give DIR"),

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import struct
+import sys
 import time
 import tracemalloc
 import zlib
@@ -23,9 +24,15 @@ from tests.runtime.serving.image_servers import (
     reply,
     serving,
 )
-from trine.runtime.errors import InputError
+from trine.runtime.errors import DependencyError, InputError
+from trine.runtime.preprocessing.coded_size import coded_sizes
 from trine.runtime.preprocessing.load_image import load_image
-from trine.runtime.serving.media.image_source import ImageLimits, check_image, read_image
+from trine.runtime.serving.media.image_source import (
+    PADDING,
+    ImageLimits,
+    check_image,
+    read_image,
+)
 from trine.runtime.serving.service.calls import ServiceError
 
 LIMITS = ImageLimits(max_bytes=2_000_000, max_pixels=1_000_000)
@@ -72,20 +79,85 @@ def test_both_alphabets_with_and_without_padding_decode_alike(data: bytes) -> No
         assert decode_base64(text.rstrip(b"=").decode(), 300) == data
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def needs(form: str) -> None:
+    """Skip where Pillow cannot write a format."""
+    if form == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    if form not in Image.registered_extensions().values():
+        pytest.skip(f"Pillow was built without {form}")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
 def test_formats_of_the_list_are_taken(form: str) -> None:
+    needs(form)
     data = image(form=form)
     assert read(data) == data
     assert load_image(data).shape == (6, 8, 3)
 
 
-@pytest.mark.parametrize("form", ["TIFF", "ICO", "PPM", "TGA", "PDF", "EPS", "JPEG2000", "AVIF"])
+@pytest.mark.parametrize("form", ["ICO", "PPM", "TGA", "PDF", "EPS", "JPEG2000"])
 def test_other_formats_are_refused(form: str) -> None:
-    if form not in Image.registered_extensions().values():
-        form = "TIFF"
     with pytest.raises(ServiceError) as caught:
         read(image(form=form, size=(16, 16)))
     assert (caught.value.status, caught.value.code) == (422, "invalid_image")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+@pytest.mark.parametrize("form", ["AVIF", "HEIF"])
+def test_the_coded_frames_are_read_from_the_codecs_own_header(form: str, mode: str) -> None:
+    needs(form)
+    found = coded_sizes(image(form=form, mode=mode, size=(200, 75)))
+    assert len(found) == 1 + (mode == "RGBA")
+    for width, height in found:
+        assert 200 <= width < 200 + PADDING
+        assert 75 <= height < 75 + PADDING
+
+
+@pytest.mark.parametrize("form", ["AVIF", "HEIF"])
+def test_a_frame_larger_than_its_file_declares_is_refused(form: str) -> None:
+    """Pillow believes the container, and the decoder makes room for what the codec says."""
+    needs(form)
+    data = image(form=form, size=(2048, 1024))
+    at = data.index(b"ispe") + 8
+    lie = data[:at] + struct.pack(">II", 16, 16) + data[at + 8 :]
+    with Image.open(io.BytesIO(lie)) as opened:
+        assert opened.size == (16, 16)
+    with pytest.raises(ServiceError, match="pixels, more than the limit") as caught:
+        read(lie)
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("form", ["AVIF", "HEIF"])
+def test_damage_of_its_boxes_is_one_sentence(form: str) -> None:
+    needs(form)
+    data = image(form=form, size=(64, 64))
+    for at in range(12, len(data), 7):
+        for change in (data[:at], data[:at] + b"\xff" + data[at + 1 :]):
+            with suppress(ServiceError):
+                read(change)
+            with suppress(ValueError):
+                coded_sizes(change)
+
+
+def test_a_tiff_whose_tiles_are_larger_than_its_image_is_refused() -> None:
+    entries = [(256, 16), (257, 16), (258, 8), (259, 1), (262, 1), (322, 65536), (323, 4096)]
+    entries += [(324, 8), (325, 1)]
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + fields + b"\0" * 4
+    with Image.open(io.BytesIO(data)) as opened:
+        assert opened.size == (16, 16)
+    with pytest.raises(ServiceError, match="65536×4096 pixels"):
+        read(data)
+
+
+def test_without_its_package_a_heic_image_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    data = b"\0\0\0\x18ftypheic" + b"\0" * 12
+    with pytest.raises(ServiceError, match=r"trine\[heic\]") as caught:
+        read(data)
+    assert caught.value.status == 422
+    with pytest.raises(DependencyError, match=r"trine\[heic\]"):
+        load_image(data)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""`trine push`: a bundle into a repository of the Hugging Face Hub."""
