@@ -1,4 +1,4 @@
-"""How fast engines are by kind of processor: what was measured, and an order where nothing was."""
+"""Rates of engines by kind of processor as they were measured, and an order where none was."""
 
 from collections.abc import Mapping, Sequence
 
