@@ -1,5 +1,5 @@
 # make demo | test | test-processors | test-sanitizers | test-reference | test-clients | test-lowest
-# make types | format | clean
+# make test-libraries | wheels | test-wheels | types | format | clean
 # Everything is installed into .venv; the stamp files in it say what is there already.
 
 PYTHON ?= python3
@@ -19,8 +19,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCES := $(shell find export runtime kernels -type f ! -name '*.pyc' ! -name '*.so')
 NATIVE := setup.py $(wildcard kernels/cpu/native/*/*)
 
-.PHONY: demo test test-processors test-sanitizers test-reference test-clients test-lowest types
-.PHONY: format clean
+.PHONY: demo test test-processors test-sanitizers test-reference test-clients test-lowest
+.PHONY: test-libraries wheels test-wheels types format clean
 
 demo: .venv/stamp-demo
 	$(BIN)/trine demo build/demo
@@ -61,6 +61,17 @@ $(CLIENTS)/stamp: tests/clients/requirements.txt pyproject.toml | .venv/stamp-py
 	@if command -v npm >/dev/null; then npm install --silent --prefix $(CLIENTS) openai ai @ai-sdk/openai-compatible jina-ai-provider; fi
 	@touch $@
 
+# Libraries that load a bundle themselves, in an environment of their own: they need other versions
+# of transformers than the published code does.
+LIBRARIES := build/libraries
+test-libraries: $(LIBRARIES)/stamp
+	$(TEST_ENV) $(LIBRARIES)/bin/python -m pytest -W default tests/runtime/integrations $(PYTEST_ARGS)
+
+$(LIBRARIES)/stamp: pyproject.toml setup.py $(NATIVE) | .venv/stamp-python
+	@$(PYTHON) -m venv $(LIBRARIES)
+	@$(LIBRARIES)/bin/python -m pip --disable-pip-version-check install --quiet '$(TORCH)' --editable '.[cpu,export,sentence-transformers]' 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5'
+	@touch $@
+
 # The lowest version of every declared dependency that installs on a machine without a GPU, in an
 # environment of its own. The tests are those that go through the most packages in the least time:
 # an export, its self-test, and every format of input and output.
@@ -75,6 +86,28 @@ $(LOWEST)/stamp: pyproject.toml setup.py $(NATIVE) | .venv/stamp-python
 	@$(UV) pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[cpu,export,pdf,heic,parquet,server,telemetry]'
 	@$(UV) pip install --quiet --python $(LOWEST)/bin/python 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5' 'httpx>=0.27'
 	@touch $@
+
+# The sdist and a wheel for each platform, in dist. Their tools are in an environment of their own.
+WHEELS := build/wheels
+wheels: $(WHEELS)/stamp
+	@rm -rf dist && $(WHEELS)/tools/bin/python .ci/build_wheels.py --out dist
+
+$(WHEELS)/stamp: pyproject.toml | .venv/stamp-python
+	@$(PYTHON) -m venv $(WHEELS)/tools
+	@$(WHEELS)/tools/bin/python -m pip --disable-pip-version-check install --quiet 'build>=1.2' 'ziglang>=0.15' 'auditwheel>=6.1'
+	@touch $@
+
+# The wheels as they are, then the quick tests of kernels and vectors from an installed one, in a fresh
+# environment without a compiler.
+WHEEL_TESTS := tests/kernels/cpu/test_kernels.py tests/kernels/cpu/test_library.py \
+  tests/kernels/test_maxsim.py tests/kernels/test_resize.py tests/kernels/test_patchify.py \
+  tests/runtime/test_published_vectors.py tests/runtime/inference/test_self_test.py
+test-wheels: wheels .venv/stamp-test
+	TRINE_WHEELS=dist $(TEST_ENV) $(BIN)/pytest tests/test_wheels.py $(PYTEST_ARGS)
+	@rm -rf $(WHEELS)/fresh && $(PYTHON) -m venv $(WHEELS)/fresh
+	@$(WHEELS)/fresh/bin/python -m pip --disable-pip-version-check install --quiet \
+	  "trine[cpu,export] @ file://$$(ls $(CURDIR)/dist/*_$$(uname -m).whl)" 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5'
+	PATH=$(CURDIR)/$(WHEELS)/fresh/bin $(TEST_ENV) $(WHEELS)/fresh/bin/python -m pytest -m "not slow and not reference" $(WHEEL_TESTS) $(PYTEST_ARGS)
 
 # Type checkers and import-linter cannot follow an editable install's import hook; these links are the same tree.
 types:

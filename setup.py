@@ -1,12 +1,14 @@
 """Builds the processor's kernels: one library, each of its folders with flags of its own.
 
 pyproject.toml has all else. A folder whose instructions the compiler does not know is left out, and
-where there is no compiler the whole library is: `trine doctor` says so.
+where there is no compiler the whole library is: `trine doctor` says so. The library is loaded by
+ctypes and knows nothing of Python, so one wheel of a platform serves every version of Python 3.
 """
 
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError, CompileError
 
@@ -19,7 +21,7 @@ QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
 AVX512_BF16 = [*AVX512, "-mavx512bf16"]
-#: Folders with what the compiler must be told, by the machine that is compiled for.
+#: Folders with what the compiler must be told, of x86 and of 64-bit ARM.
 FOLDERS = {
     "portable": [],
     "avx2": AVX2,
@@ -28,7 +30,14 @@ FOLDERS = {
     "avx512_bf16": AVX512_BF16,
     "amx": [*AVX512_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
 }
-X86 = ("x86_64", "amd64")
+ARM_FOLDERS = {
+    "portable": [],
+    "neon": [],
+    "neon_dotprod": ["-march=armv8.2-a+dotprod"],
+    "neon_i8mm": ["-march=armv8.2-a+dotprod+i8mm"],
+}
+#: By the end of a platform's name, which is the machine that is compiled for.
+MACHINES = {"x86_64": FOLDERS, "amd64": FOLDERS, "aarch64": ARM_FOLDERS, "arm64": ARM_FOLDERS}
 
 
 def sources(folder: str) -> list[str]:
@@ -36,8 +45,20 @@ def sources(folder: str) -> list[str]:
     return sorted(path.as_posix() for path in (NATIVE / folder).glob("*.cpp"))
 
 
+def folders_of(platform: str) -> dict[str, list[str]]:
+    """Return the folders for a platform ("linux-x86_64"): on any other machine the plain ones."""
+    for machine, folders in MACHINES.items():
+        if platform.lower().endswith(machine):
+            return folders
+    return {"portable": []}
+
+
 class BuildKernels(build_ext):
     """Compiles each folder with its flags and links what could be compiled."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Return the library's path, without a Python version in its name."""
+        return "/".join(fullname.split(".")) + ".so"
 
     def build_extension(self, ext: Extension) -> None:
         """Build the kernels, or say once what is missing: all else works without them."""
@@ -53,8 +74,7 @@ class BuildKernels(build_ext):
     def _build(self, ext: Extension) -> None:
         """Compile the folders, tell `common` which there are, and link them into `ext`."""
         self._compile_empty([])
-        is_x86 = self.plat_name.lower().endswith(X86)
-        for folder, flags in FOLDERS.items() if is_x86 else [("portable", [])]:
+        for folder, flags in folders_of(self.plat_name).items():
             if not self._knows(flags):
                 self.warn(f"kernels without {folder}: the compiler does not know {flags}")
                 continue
@@ -85,9 +105,17 @@ class BuildKernels(build_ext):
         )
 
 
+class PlatformWheel(bdist_wheel):
+    """A wheel for one platform and every Python 3."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return the tags of Python, its ABI and the platform."""
+        return ("py3", "none", super().get_tag()[2])
+
+
 if __name__ == "__main__":
     setup(
-        cmdclass={"build_ext": BuildKernels},
+        cmdclass={"build_ext": BuildKernels, "bdist_wheel": PlatformWheel},
         ext_modules=[
             Extension(
                 "trine.kernels.cpu._native",

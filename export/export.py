@@ -13,7 +13,12 @@ import numpy as np
 from trine.export.accuracy.parity import write_parity
 from trine.export.bundle.adapter_files import choose_layout, write_adapters, write_onnx_adapters
 from trine.export.bundle.engine_files import DEVICES, EngineSource, engine_bytes
-from trine.export.bundle.runtime_files import write_embedding, write_heads, write_tokenizer
+from trine.export.bundle.runtime_files import (
+    write_embedding,
+    write_heads,
+    write_module_files,
+    write_tokenizer,
+)
 from trine.export.bundle.writer import check_destination, check_disk_space
 from trine.export.calibration.inputs import built_in_calibration
 from trine.export.calibration.run import affordable_size
@@ -38,6 +43,7 @@ from trine.runtime.bundle.atomic import write_folder
 from trine.runtime.bundle.bundle import (
     GOLDEN_NAME,
     MANIFEST_NAME,
+    MODULE_FILES,
     TOKENIZER_NAME,
     Bundle,
     file_sha256,
@@ -110,6 +116,7 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     )
     with write_folder(options.bundle, BundleError) as folder:
         tokenizer = write_tokenizer(checkpoint, folder)
+        write_module_files(folder)
         origin = _origin(source, checkpoint, adapters)
         reference = _run_reference(options, engine_source, tokenizer, talk)
         _write_golden(folder / GOLDEN_NAME, reference.golden)
@@ -327,7 +334,9 @@ def _write_manifest(
     talk: TextIO,
 ) -> int:
     """Write manifest.json with every file's size and hash; return the bundle's size in bytes."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.name not in MODULE_FILES
+    )
     bar = ProgressBar(talk, "hashing", sum(path.stat().st_size for path in paths), "B")
     files = {}
     for path in paths:
@@ -337,7 +346,7 @@ def _write_manifest(
     bar.finish()
     text = manifest_to_json(_manifest(origin, source, engines, files))
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
-    return sum(entry.size for entry in files.values()) + len(text.encode())
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _check_opens(folder: Path) -> None:

@@ -40,6 +40,7 @@ sys.meta_path.insert(0, Blocker())
 NEED_AN_EXTRA = (
     *("trine.runtime.serving.", "trine.kernels.triton.", "trine.export.trt.build_worker"),
     "trine.kernels.cpu._native",
+    "trine.runtime.integrations.",
 )
 IMPORT_ALL = """
 import importlib, pkgutil
@@ -83,7 +84,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT, source, ignore=left_out)
     found = {d.name: d.version for d in importlib.metadata.distributions(name="setuptools")}
     # An older setuptools cannot read pyproject.toml; then the builder fetches its own.
-    isolation = ["--no-isolation"] if int(found.get("setuptools", "0").split(".")[0]) >= 77 else []
+    has_own = int(found.get("setuptools", "0").split(".")[0]) >= 77 and importlib.util.find_spec(
+        "setuptools_scm"
+    )
+    isolation = ["--no-isolation"] if has_own else []
     target = source.parent / "dist"
     done = subprocess.run(
         [sys.executable, "-P", "-m", "build", *isolation, "--outdir", str(target), str(source)],
@@ -100,7 +104,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_packages_and_their_data_only(built: Path) -> None:
     (path,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(path).namelist())
-    version = PYPROJECT["project"]["version"]
+    version = path.stem.split("-")[1]
+    assert path.stem.split("-")[2:4] == ["py3", "none"]
     assert {name.split("/")[0] for name in names} == {"trine", f"trine-{version}.dist-info"}
     sources = {
         f"trine/{path.relative_to(ROOT).as_posix()}"
@@ -286,9 +291,10 @@ def test_importing_the_runtime_is_quick(tmp_path: Path) -> None:
 
 def test_loading_a_small_bundle_is_quick(nano_bundle: Path, tmp_path: Path) -> None:
     code = (
-        "import time; start = time.perf_counter(); from trine import Embedder\n"
-        f"ready = time.perf_counter(); Embedder.load({str(nano_bundle)!r})\n"
-        "print(time.perf_counter() - ready, time.perf_counter() - start)"
+        # Processor time: other tests have the other cores, and this one's at times.
+        "import time; start = time.process_time(); from trine import Embedder\n"
+        f"ready = time.process_time(); Embedder.load({str(nano_bundle)!r}, threads=1)\n"
+        "print(time.process_time() - ready, time.process_time() - start)"
     )
     load, whole = best_of(5, code, tmp_path)
     print(f"Embedder.load of nano: {load:.2f} s; with imports: {whole:.2f} s")
@@ -372,7 +378,7 @@ def test_no_file_is_too_long() -> None:
     assert not too_long
 
 
-def test_torch_is_imported_for_the_comparison_only() -> None:
+def test_torch_is_imported_for_the_comparison_and_inside_its_libraries_only() -> None:
     found = set()
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -380,7 +386,10 @@ def test_torch_is_imported_for_the_comparison_only() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if {name.split(".")[0] for name in names} & {"torch", "transformers", "peft"}:
                 found.add(path.relative_to(ROOT).as_posix())
-    assert found == {"export/reference/torch_reference.py"}
+    assert found == {
+        "export/reference/torch_reference.py",
+        "runtime/integrations/sentence_transformers.py",
+    }
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
-"""Writes the files of a bundle that the runtime reads itself: tokenizer, embedding table, heads."""
+"""Writes the files of a bundle that the runtime reads itself: tokenizer, embedding table, heads,
+and what tells sentence-transformers how to load it."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +13,21 @@ from trine.export.checkpoint.checkpoint import Checkpoint
 from trine.export.graphs.decoder_weights import merged_weight
 from trine.runtime.adapters.layout import PROJECTOR
 from trine.runtime.adapters.peft import LoraAdapters
-from trine.runtime.bundle.bundle import EMBEDDING_NAME, HEADS_NAME, TOKENIZER_NAME
+from trine.runtime.bundle.bundle import (
+    EMBEDDING_NAME,
+    HEADS_NAME,
+    MODULE_FILES,
+    TOKENIZER_NAME,
+)
 from trine.runtime.bundle.dtypes import check_finite, widen
+from trine.runtime.bundle.model_config import PROMPTS
 from trine.runtime.errors import BundleError, CheckpointError
 from trine.runtime.inference.embedding_table import EMBEDDING_TENSOR
 from trine.runtime.preprocessing.tokenizer import TextTokenizer
 
-__all__ = ["write_embedding", "write_heads", "write_tokenizer"]
+__all__ = ["write_embedding", "write_heads", "write_module_files", "write_tokenizer"]
 
+MODULE_CLASS = "trine.runtime.integrations.sentence_transformers.TrineModule"
 #: Rows of the embedding table copied at a time.
 CHUNK_ROWS = 8192
 #: Dtypes the embedding table is kept in; float64 has no use there.
@@ -71,6 +80,21 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> TextTokenizer:
         )
     shutil.copyfile(source, folder / TOKENIZER_NAME)
     return tokenizer
+
+
+def write_module_files(folder: Path) -> None:
+    """Write what sentence-transformers reads first: the class to load, and the prompts' names."""
+    modules = [{"idx": 0, "name": "0", "path": "", "type": MODULE_CLASS, "kwargs": ["task"]}]
+    prompts = {"query": PROMPTS["query"], "document": PROMPTS["passage"], **PROMPTS}
+    config = {
+        "model_type": "SentenceTransformer",
+        "prompts": prompts,
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    for name, content in zip(MODULE_FILES, (modules, config), strict=True):
+        text = json.dumps(content, indent=2) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def write_embedding(checkpoint: Checkpoint, folder: Path, written: Callable[[int], None]) -> None:

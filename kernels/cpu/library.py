@@ -1,11 +1,11 @@
 """Finds the compiled kernels and chooses those of the best instruction set that is here."""
 
 import ctypes
-import importlib.util
 import os
 from ctypes import c_char_p, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from trine.kernels.cpu.structures import STRUCTURES
 
@@ -27,7 +27,8 @@ __all__ = [
 
 #: Of the structures and layouts in `structures` and `native/`; raised with every change of them.
 ABI_VERSION = 6
-EXTENSION = "trine.kernels.cpu._native"
+#: A plain shared library: it knows nothing of Python.
+LIBRARY = Path(__file__).with_name("_native.so")
 #: The environment variable that names the instruction set to use instead of the best.
 LEVEL_VARIABLE = "TRINE_CPU"
 #: Answers of kernels: `Status` of calls.h.
@@ -94,8 +95,7 @@ class NativeLibrary:
 
 def is_compiled() -> bool:
     """Return whether the kernels were compiled when trine was installed."""
-    spec = importlib.util.find_spec(EXTENSION)
-    return spec is not None and spec.origin is not None
+    return LIBRARY.is_file()
 
 
 def why_unavailable() -> str | None:
@@ -188,14 +188,13 @@ def native_library() -> NativeLibrary | None:
 
 def _open() -> ctypes.CDLL:
     """Return the library's functions, its version and the sizes of its structures checked."""
-    spec = importlib.util.find_spec(EXTENSION)
-    if spec is None or spec.origin is None:
+    if not is_compiled():
         raise NativeLibraryError(
             "the native kernels were not compiled when trine was installed; install it again, with "
             "--no-cache-dir, on a machine with a C++ compiler (Debian: apt-get install g++)"
         )
     try:
-        functions = ctypes.CDLL(spec.origin)
+        functions = ctypes.CDLL(str(LIBRARY))
     except OSError as cause:
         raise NativeLibraryError(
             f"the native kernels cannot be loaded ({cause}); install trine again on this machine"
@@ -203,14 +202,14 @@ def _open() -> ctypes.CDLL:
     version = functions.trine_abi_version()
     if version != ABI_VERSION:
         raise NativeLibraryError(
-            f"{spec.origin}: has version {version} of the native kernels, this code needs "
+            f"{LIBRARY}: has version {version} of the native kernels, this code needs "
             f"{ABI_VERSION}; install trine again"
         )
     functions.trine_structure_sizes.restype = ctypes.POINTER(c_int64)
     sizes = functions.trine_structure_sizes()[: len(STRUCTURES) + 1]
     if sizes != [*(ctypes.sizeof(structure) for structure in STRUCTURES), 0]:
         raise NativeLibraryError(
-            f"{spec.origin}: its structures have {sizes} bytes, other than this code's; install "
+            f"{LIBRARY}: its structures have {sizes} bytes, other than this code's; install "
             "trine again"
         )
     return functions

@@ -1,4 +1,4 @@
-"""The arrays that kernels take, checked before one reads or writes them, and as calls.h has them."""
+"""The arrays that kernels take, checked before one is read or written, and as calls.h has them."""
 
 import ctypes
 from collections.abc import Sequence

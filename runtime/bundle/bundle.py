@@ -13,6 +13,9 @@ output_ranges.npz         ranges of int8 vectors (trine.runtime.scoring.quantisa
 golden.npz                inputs with reference vectors (trine.runtime.bundle.golden)
 parity.json               measured distance of each engine from the reference
 tuned/                    what `trine tune` found on a machine; not in the manifest
+modules.json, config_sentence_transformers.json
+                          how sentence-transformers loads it, which rewrites them when it saves a
+                          model; not in the manifest
 """
 
 import dataclasses
@@ -31,6 +34,7 @@ __all__ = [
     "HEADS_NAME",
     "HUB_ID",
     "MANIFEST_NAME",
+    "MODULE_FILES",
     "PARITY_NAME",
     "REQUIRED",
     "TOKENIZER_NAME",
@@ -45,6 +49,7 @@ EMBEDDING_NAME = "embedding.safetensors"
 HEADS_NAME = "heads.safetensors"
 GOLDEN_NAME = "golden.npz"
 PARITY_NAME = "parity.json"
+MODULE_FILES = ("modules.json", "config_sentence_transformers.json")
 #: A name of the Hub, organisation and model. A path may look alike.
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 REQUIRED = (TOKENIZER_NAME, EMBEDDING_NAME, HEADS_NAME, GOLDEN_NAME, PARITY_NAME)

@@ -26,6 +26,8 @@ MEASURED: Mapping[str, Mapping[Kind, int]] = {
 #: products an instruction, but those of 4 bits are widened first.
 ORDER: tuple[EnginePrecision, ...] = ("fp8", "int8", "int4", "bf16", "fp16", "fp32")
 PORTABLE = "portable"
+#: Beginnings of kinds whose kernels are not known to be faster than ONNX Runtime.
+UNTRIED = (PORTABLE, "neon")
 
 
 def kind_of_processor() -> str:
@@ -50,7 +52,8 @@ def rate_of(entry: EngineEntry, kind: str) -> int | None:
 def fastest(entries: Sequence[EngineEntry], kind: str) -> EngineEntry:
     """Return the engine with the highest rate if all have one, else the first by `ORDER`.
 
-    Of one precision the kernels here come before ONNX Runtime, unless they are those in plain C++.
+    Of one precision the kernels here come before ONNX Runtime, unless they are those in plain C++
+    or for ARM: there nobody has measured which is faster, and `trine tune` does.
 
     Args:
         entries: at least one; of equals the first.
@@ -63,6 +66,6 @@ def fastest(entries: Sequence[EngineEntry], kind: str) -> EngineEntry:
 
     def place(entry: EngineEntry) -> tuple[int, bool]:
         native = entry.runner == "native"
-        return ORDER.index(entry.precision), native if kind == PORTABLE else not native
+        return ORDER.index(entry.precision), native if kind.startswith(UNTRIED) else not native
 
     return min(entries, key=place)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.runtime.fake_hub import FakeHub, commit_of, serving
-from trine.runtime.bundle.bundle import MANIFEST_NAME, open_bundle
+from trine.runtime.bundle.bundle import MANIFEST_NAME, MODULE_FILES, open_bundle
 from trine.runtime.commands.program import main
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import BundleError, DependencyError
@@ -170,7 +170,8 @@ def test_a_bundle_is_pushed_with_its_card_and_loads(
     assert main(["push", str(nano_bundle), "acme/pushed"]) == 0
     assert commit_of("acme/pushed", "main") in capsys.readouterr().out
     files = hub.repositories["acme/pushed", "main"]
-    assert set(files) == {*open_bundle(nano_bundle).manifest.files, MANIFEST_NAME, "README.md"}
+    beside = {MANIFEST_NAME, "README.md", *MODULE_FILES}
+    assert set(files) == {*open_bundle(nano_bundle).manifest.files, *beside}
     card = files["README.md"].decode()
     assert 'Embedder.load("acme/pushed")' in card
     assert "| ort-fp32 | fp32 | merged | " in card

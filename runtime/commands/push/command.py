@@ -34,7 +34,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Push, and print the commit's address."""
-    from trine.runtime.bundle.bundle import MANIFEST_NAME, open_bundle
+    from trine.runtime.bundle.bundle import MANIFEST_NAME, MODULE_FILES, open_bundle
     from trine.runtime.commands.push.model_card import CARD_NAME, model_card
     from trine.runtime.hub import parse_hub_id
     from trine.runtime.libraries import quiet_libraries
@@ -56,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         import huggingface_hub as hub
     except ImportError as cause:
         raise missing_package("huggingface_hub", "hub", "to push a bundle") from cause
-    names = [MANIFEST_NAME, *bundle.manifest.files]
+    beside = [name for name in MODULE_FILES if bundle.path(name).is_file()]
+    names = [MANIFEST_NAME, *beside, *bundle.manifest.files]
     files = {name: str(bundle.path(name)) for name in names} | {CARD_NAME: card}
     try:
         api = hub.HfApi()

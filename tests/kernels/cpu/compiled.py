@@ -4,7 +4,6 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sysconfig
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,7 +43,7 @@ def compile_objects(
     found = list(folders)
     jobs = []
     for folder in (*found, "common"):
-        own = (more or {}).get(folder, setup.FOLDERS.get(folder, []))
+        own = (more or {}).get(folder, {**setup.FOLDERS, **setup.ARM_FOLDERS}.get(folder, []))
         known = [f"-DTRINE_WITH_{name.upper()}" for name in found] if folder == "common" else []
         thrown = [] if folder == "common" else ["-fno-exceptions"]
         for source in sorted((NATIVE / folder).glob("*.cpp")):
@@ -76,7 +75,7 @@ def link_tree(
     shutil.copytree(
         ROOT / "kernels", package / "kernels", ignore=shutil.ignore_patterns("*.so", "__pycache__")
     )
-    library = package / f"kernels/cpu/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    library = package / "kernels/cpu/_native.so"
     files = [str(path) for paths in objects.values() for path in paths]
     words = [compiler, "-shared", "-pthread", *files, "-o", str(library), *flags]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)

@@ -108,7 +108,7 @@ def test_kernels_of_instruction_sets_use_no_code_of_the_standard_library() -> No
     """Its functions are shared by all folders: a linker may keep the one of the widest."""
     used = [
         f"{path.relative_to(NATIVE)}: {line.strip()}"
-        for folder in ("generic", *setup_module().FOLDERS)
+        for folder in {"generic", *setup_module().FOLDERS, *setup_module().ARM_FOLDERS}
         for path in (NATIVE / folder).iterdir()
         for line in path.read_text(encoding="utf-8").splitlines()
         if re.search(r"\bstd::", line.partition("//")[0])

@@ -179,7 +179,7 @@ def test_kernels_that_were_not_compiled_are_missed_where_they_are_faster(
 def test_kernels_are_missed_on_processors_that_they_are_for(
     features: tuple[str, ...], missed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trine.kernels.cpu.library.EXTENSION", "trine.kernels.cpu.no_such_module")
+    monkeypatch.setattr("trine.kernels.cpu.library.LIBRARY", Path("no_such_library.so"))
     assert misses_kernels(features) == missed
 
 

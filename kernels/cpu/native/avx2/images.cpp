@@ -1,7 +1,7 @@
 // Images: the published 8-bit bicubic resize, and patches of the vision tower.
 #include "kernels.h"
 
-#include "../generic/images.h"
+#include "deinterleave.h"
 
 namespace trine::TRINE_ISA {
 namespace {
@@ -115,60 +115,9 @@ void filter_column(const uint8_t *const *from, const int16_t *weights, int64_t t
   }
 }
 
-// Bytes of channel c among 16 pixels of three bytes, from each of the three vectors that hold them.
-struct Deinterleave {
-  __m128i shuffle[3][3];
-  Deinterleave() {
-    for (int channel = 0; channel < 3; ++channel)
-      for (int part = 0; part < 3; ++part) {
-        alignas(16) int8_t bytes[16];
-        for (int pixel = 0; pixel < 16; ++pixel) {
-          const int place = 3 * pixel + channel - 16 * part;
-          bytes[pixel] = static_cast<int8_t>(place >= 0 && place < 16 ? place : -1);
-        }
-        shuffle[channel][part] = _mm_load_si128(reinterpret_cast<const __m128i *>(bytes));
-      }
-  }
-};
-
-void cut_patch(const Patchify &a, const Deinterleave &d, const uint8_t *corner, float *out) {
-  const int64_t size = a.patch, area = size * size;
-  for (int64_t row = 0; row < size; ++row)
-    for (int64_t column = 0; column < size; column += 16) {
-      const uint8_t *from = corner + (row * a.width + column) * 3;
-      const int64_t bytes = 3 * least(16, size - column);
-      const __m128i part[3] = {load_bytes(from, bytes), load_bytes(from + 16, bytes - 16),
-                               load_bytes(from + 32, bytes - 32)};
-      for (int channel = 0; channel < 3; ++channel) {
-        const __m128i *shuffle = d.shuffle[channel];
-        __m128i levels = _mm_or_si128(
-            _mm_or_si128(_mm_shuffle_epi8(part[0], shuffle[0]), _mm_shuffle_epi8(part[1], shuffle[1])),
-            _mm_shuffle_epi8(part[2], shuffle[2]));
-        for (int64_t start = column; start < least(column + 16, size);
-             start += kLanes, levels = _mm_srli_si128(levels, 8)) {
-          const Floats x = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(levels));
-          // Divided, not multiplied by the inverse: equal to the published values to the last bit.
-          const Floats value = divide(subtract(x, set(a.mean[channel])), set(a.deviation[channel]));
-          float *to = out + channel * a.frames * area + row * size + start;
-          for (int32_t frame = 0; frame < a.frames; ++frame)
-            store(to + frame * area, lane_mask(size - start), value);
-        }
-      }
-    }
-}
-
 }  // namespace
 
-Status resize(const Resize &a) {
-  const RowFilter filter(a);
-  return filter ? resize_with(a, filter, filter_column) : kNoMemory;
-}
-
-Status patchify(const Patchify &a) {
-  const Deinterleave deinterleave;
-  return patchify_with(a, [&](const uint8_t *corner, float *out) {
-    cut_patch(a, deinterleave, corner, out);
-  });
-}
+Status resize(const Resize &a) { return resize_by<RowFilter>(a, filter_column); }
+Status patchify(const Patchify &a) { return patchify_with(a, Deinterleaved()); }
 
 }  // namespace trine::TRINE_ISA

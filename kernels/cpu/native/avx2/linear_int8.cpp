@@ -181,13 +181,7 @@ void multiply_tiles(const LinearInt8 &a, const Tiling &tiling, int64_t first, in
 
 void finish_tiles(const LinearInt8 &a, int64_t first, int64_t last, int64_t panel,
                   const int32_t *sums) {
-  for (int64_t row = first; row < last; ++row, sums += kPanel) {
-    Floats values[kPanelVectors];
-    for (int v = 0; v < kPanelVectors; ++v)
-      values[v] = _mm256_cvtepi32_ps(
-          _mm256_loadu_si256(reinterpret_cast<const __m256i *>(sums + v * kLanes)));
-    finish_row(a, values, row, panel);
-  }
+  for (int64_t row = first; row < last; ++row, sums += kPanel) finish_sums(a, sums, row, panel);
 }
 
 // Rows `begin` to `begin` + `rows` - 1.

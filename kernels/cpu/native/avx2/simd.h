@@ -35,6 +35,10 @@ inline Floats load(const float *from) { return _mm256_loadu_ps(from); }
 inline Floats load(const float *from, Mask mask) {
   return mask.count == kLanes ? _mm256_loadu_ps(from) : _mm256_maskload_ps(from, mask.lanes());
 }
+// Of int32, as float32.
+inline Floats load_integers(const int32_t *from) {
+  return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+}
 inline void store(float *to, Floats x) { _mm256_storeu_ps(to, x); }
 inline void store(float *to, Mask mask, Floats x) {
   if (mask.count == kLanes) {
@@ -81,6 +85,10 @@ inline __m128i load_bytes(const void *from, int64_t count) {
   return _mm_load_si128(reinterpret_cast<const __m128i *>(bytes));
 }
 
+// The first kLanes of 16 bytes as float32, and the bytes behind them.
+inline Floats bytes_as_floats(__m128i bytes) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)); }
+inline __m128i skip_bytes(__m128i bytes) { return _mm_srli_si128(bytes, kLanes); }
+
 template <int number>
 inline Floats load_as_float(const void *base, int64_t index, Mask mask) {
   if constexpr (number == kFloat32) {
@@ -111,27 +119,17 @@ inline void store_bytes(uint8_t *to, Mask mask, Floats x) {
   }
 }
 
-// e^x to within 2 units in the last place for x in [-87, 88]; below that 0, above e^88. Range reduction by
-// ln 2 in two parts and a polynomial of degree 6 (Cephes' expf).
-inline Floats exponential(Floats x) {
-  const __m256 low = _mm256_set1_ps(-87.33654f), high = _mm256_set1_ps(88.0f);
-  const __m256 kept = _mm256_cmp_ps(x, low, _CMP_GE_OQ);
-  x = _mm256_min_ps(_mm256_max_ps(x, low), high);
-  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504088896341f)),
-                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-  __m256 p = _mm256_set1_ps(1.9875691500e-4f);
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.3981999507e-3f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.3334519073e-3f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1665795894e-2f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(5.0000001201e-1f));
-  p = _mm256_fmadd_ps(p, _mm256_mul_ps(r, r), _mm256_add_ps(r, _mm256_set1_ps(1.0f)));
-  // 2^n by its bits: n is -126 to 127.
-  const __m256i power = _mm256_slli_epi32(
-      _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-  return _mm256_and_ps(kept, _mm256_mul_ps(p, _mm256_castsi256_ps(power)));
+inline Floats rounded(Floats x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+// x * 2^n by the power's bits: n is -126 to 127.
+inline Floats times_power_of_two(Floats x, Floats n) {
+  const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  return _mm256_mul_ps(x, _mm256_castsi256_ps(power));
+}
+// y where x is at least `limit`, else 0.
+inline Floats where_at_least(Floats x, Floats limit, Floats y) {
+  return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_GE_OQ), y);
 }
 
 // One butterfly of lanes whose numbers differ in bit kBit: (a, b) -> (a + b, a - b).

@@ -2,7 +2,7 @@
 #include "kernels.h"
 
 #include "../common/features.h"
-#include "../generic/images.h"
+#include "../avx2/deinterleave.h"
 
 namespace trine::TRINE_ISA {
 namespace {
@@ -197,63 +197,9 @@ void filter_column(const uint8_t *const *from, const int16_t *weights, int64_t t
   }
 }
 
-// Bytes of channel c among 16 pixels of three bytes, from each of the three vectors that hold them.
-struct Deinterleave {
-  __m128i shuffle[3][3];
-  Deinterleave() {
-    for (int channel = 0; channel < 3; ++channel)
-      for (int part = 0; part < 3; ++part) {
-        alignas(16) int8_t bytes[16];
-        for (int pixel = 0; pixel < 16; ++pixel) {
-          const int place = 3 * pixel + channel - 16 * part;
-          bytes[pixel] = static_cast<int8_t>(place >= 0 && place < 16 ? place : -1);
-        }
-        shuffle[channel][part] = _mm_load_si128(reinterpret_cast<const __m128i *>(bytes));
-      }
-  }
-};
-
-inline __m128i load_bytes(const uint8_t *from, int64_t count) {
-  return _mm_maskz_loadu_epi8(lane_mask(count), from);
-}
-
-void cut_patch(const Patchify &a, const Deinterleave &d, const uint8_t *corner, float *out) {
-  const int64_t size = a.patch, area = size * size;
-  for (int64_t row = 0; row < size; ++row)
-    for (int64_t column = 0; column < size; column += kLanes) {
-      const uint8_t *from = corner + (row * a.width + column) * 3;
-      const int64_t bytes = 3 * least(kLanes, size - column);
-      const __m128i part[3] = {load_bytes(from, bytes), load_bytes(from + 16, bytes - 16),
-                               load_bytes(from + 32, bytes - 32)};
-      const __mmask16 m = lane_mask(size - column);
-      for (int channel = 0; channel < 3; ++channel) {
-        const __m128i *shuffle = d.shuffle[channel];
-        const __m128i levels = _mm_or_si128(
-            _mm_or_si128(_mm_shuffle_epi8(part[0], shuffle[0]), _mm_shuffle_epi8(part[1], shuffle[1])),
-            _mm_shuffle_epi8(part[2], shuffle[2]));
-        const __m512 x = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(levels));
-        // Divided, not multiplied by the inverse: equal to the published values to the last bit.
-        const __m512 value = _mm512_div_ps(_mm512_sub_ps(x, _mm512_set1_ps(a.mean[channel])),
-                                           _mm512_set1_ps(a.deviation[channel]));
-        float *to = out + channel * a.frames * area + row * size + column;
-        for (int32_t frame = 0; frame < a.frames; ++frame)
-          _mm512_mask_storeu_ps(to + frame * area, m, value);
-      }
-    }
-}
-
 }  // namespace
 
-Status resize(const Resize &a) {
-  const RowFilter filter(a);
-  return filter ? resize_with(a, filter, filter_column) : kNoMemory;
-}
-
-Status patchify(const Patchify &a) {
-  const Deinterleave deinterleave;
-  return patchify_with(a, [&](const uint8_t *corner, float *out) {
-    cut_patch(a, deinterleave, corner, out);
-  });
-}
+Status resize(const Resize &a) { return resize_by<RowFilter>(a, filter_column); }
+Status patchify(const Patchify &a) { return patchify_with(a, Deinterleaved()); }
 
 }  // namespace trine::TRINE_ISA

@@ -26,6 +26,8 @@ inline Floats zero() { return _mm512_setzero_ps(); }
 inline Floats set(float x) { return _mm512_set1_ps(x); }
 inline Floats load(const float *from) { return _mm512_loadu_ps(from); }
 inline Floats load(const float *from, Mask mask) { return _mm512_maskz_loadu_ps(mask, from); }
+// Of int32, as float32.
+inline Floats load_integers(const int32_t *from) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(from)); }
 inline void store(float *to, Floats x) { _mm512_storeu_ps(to, x); }
 inline void store(float *to, Mask mask, Floats x) { _mm512_mask_storeu_ps(to, mask, x); }
 
@@ -48,6 +50,15 @@ inline Floats where_negative(Floats sign, Floats x, Floats y) {
 inline float sum_of(Floats x) { return _mm512_reduce_add_ps(x); }
 inline float largest_of(Floats x) { return _mm512_reduce_max_ps(x); }
 
+// The first `count` of up to 16 bytes, zeros behind them; nothing beyond them is read.
+inline __m128i load_bytes(const uint8_t *from, int64_t count) {
+  return _mm_maskz_loadu_epi8(lane_mask(count), from);
+}
+
+// 16 bytes as float32, and the bytes behind them, of which there are none.
+inline Floats bytes_as_floats(__m128i bytes) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)); }
+inline __m128i skip_bytes(__m128i) { return _mm_setzero_si128(); }
+
 template <int number>
 inline Floats load_as_float(const void *base, int64_t index, Mask mask) {
   if constexpr (number == kFloat32) {
@@ -69,24 +80,13 @@ inline void store_bytes(uint8_t *to, Mask mask, Floats x) {
   _mm_mask_storeu_epi8(to, mask, _mm512_cvtepi32_epi8(_mm512_add_epi32(q, _mm512_set1_epi32(128))));
 }
 
-// e^x to within 2 units in the last place for x in [-87, 88]; below that 0. Range reduction by ln 2 in
-// two parts and a polynomial of degree 6 (Cephes' expf).
-inline Floats exponential(Floats x) {
-  const __m512 low = _mm512_set1_ps(-87.33654f), high = _mm512_set1_ps(88.37626f);
-  const __mmask16 kept = _mm512_cmp_ps_mask(x, low, _CMP_GE_OQ);
-  x = _mm512_min_ps(_mm512_max_ps(x, low), high);
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)),
-                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-  p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-  return _mm512_maskz_scalef_ps(kept, p, n);
+inline Floats rounded(Floats x) {
+  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline Floats times_power_of_two(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
+// y where x is at least `limit`, else 0.
+inline Floats where_at_least(Floats x, Floats limit, Floats y) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_GE_OQ), y);
 }
 
 // One butterfly of lanes whose numbers differ in bit kBit: (a, b) -> (a + b, a - b).

@@ -74,6 +74,56 @@ bool has_amx_int8() {
 
 }  // namespace trine
 
+#elif defined(__aarch64__)
+
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+namespace trine {
+namespace {
+
+#if defined(__linux__)
+
+// Of the kernel's interface (asm/hwcap.h), which older headers have not.
+constexpr unsigned long kDotProducts = 1ul << 20, kMatrixProducts = 1ul << 13;
+
+bool has_dotprod() { return (getauxval(AT_HWCAP) & kDotProducts) != 0; }
+bool has_i8mm() { return (getauxval(AT_HWCAP2) & kMatrixProducts) != 0; }
+
+#elif defined(__APPLE__)
+
+bool has(const char *feature) {
+  int answer = 0;
+  size_t size = sizeof answer;
+  return sysctlbyname(feature, &answer, &size, nullptr, 0) == 0 && answer != 0;
+}
+
+bool has_dotprod() { return has("hw.optional.arm.FEAT_DotProd"); }
+bool has_i8mm() { return has("hw.optional.arm.FEAT_I8MM"); }
+
+#else
+
+bool has_dotprod() { return false; }
+bool has_i8mm() { return false; }
+
+#endif
+
+}  // namespace
+
+Features find_features() {
+  Features f{};
+  f.neon_dotprod = has_dotprod();
+  f.neon_i8mm = f.neon_dotprod && has_i8mm();
+  return f;
+}
+
+bool has_amx_int8() { return false; }
+
+}  // namespace trine
+
 #else
 
 namespace trine {

@@ -13,6 +13,8 @@ struct Features {
   bool amx;          // tiles, and products of 8 bits and of bfloat16 on them
   bool avx_saved, avx512_saved;  // what the operating system saves when threads change places
   bool tiles_saved;  // and that it lets this process use
+  bool neon_dotprod;  // of ARM: 8-bit dot products
+  bool neon_i8mm;     // of ARM: 8-bit products of small matrices
 };
 
 Features find_features();

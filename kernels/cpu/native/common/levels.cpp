@@ -28,13 +28,30 @@
 #else
 #define TRINE_AMX nullptr
 #endif
+#if defined(TRINE_WITH_NEON)
+#define TRINE_NEON neon::kernels
+#else
+#define TRINE_NEON nullptr
+#endif
+#if defined(TRINE_WITH_NEON_DOTPROD)
+#define TRINE_NEON_DOTPROD neon_dotprod::kernels
+#else
+#define TRINE_NEON_DOTPROD nullptr
+#endif
+#if defined(TRINE_WITH_NEON_I8MM)
+#define TRINE_NEON_I8MM neon_i8mm::kernels
+#else
+#define TRINE_NEON_I8MM nullptr
+#endif
 
 namespace trine {
 namespace {
 
+#if !defined(__aarch64__)
 const char *const kNoVnni = "this processor has no AVX-512 VNNI";
 const char *const kUnsavedAvx = "the operating system does not save AVX registers";
 const char *const kUnsavedAvx512 = "the operating system does not save AVX-512 registers";
+#endif
 
 Level made(const char *name, const char *problem, const Kernels &(*kernels)()) {
   if (problem == nullptr && kernels == nullptr)
@@ -42,11 +59,29 @@ Level made(const char *name, const char *problem, const Kernels &(*kernels)()) {
   return Level{name, problem, problem == nullptr ? &kernels() : nullptr};
 }
 
-const char *problem(bool there, const char *missing, bool saved, const char *unsaved) {
+[[maybe_unused]] const char *problem(bool there, const char *missing, bool saved, const char *unsaved) {
   return !there ? missing : saved ? nullptr : unsaved;
 }
 
 }  // namespace
+
+#if defined(__aarch64__)
+
+Level level(int index) {
+  const Features f = find_features();
+  switch (index) {
+    case 1: return made("neon", nullptr, TRINE_NEON);
+    case 2:
+      return made("neon_dotprod", f.neon_dotprod ? nullptr : "this processor has no 8-bit dot products",
+                  TRINE_NEON_DOTPROD);
+    case 3:
+      return made("neon_i8mm", f.neon_i8mm ? nullptr : "this processor has no 8-bit matrix products (i8mm)",
+                  TRINE_NEON_I8MM);
+    default: return made("portable", nullptr, portable::kernels);
+  }
+}
+
+#else
 
 Level level(int index) {
   const Features f = find_features();
@@ -78,5 +113,7 @@ Level level(int index) {
     default: return made("portable", nullptr, portable::kernels);
   }
 }
+
+#endif
 
 }  // namespace trine

@@ -11,9 +11,13 @@ struct Level {
   const Kernels *kernels;   // null where there is a problem
 };
 
+#if defined(__aarch64__)
+constexpr int kLevels = 4;
+#else
 constexpr int kLevels = 6;
+#endif
 
-// Of level `index`, 0 to kLevels - 1: later ones are faster where they can be used.
+// Of level `index`, 0 to kLevels - 1, of this machine's processors: later ones are faster where they can be used.
 Level level(int index);
 
 }  // namespace trine

@@ -30,5 +30,8 @@ namespace avx_vnni { const Kernels &kernels(); }
 namespace avx512 { const Kernels &kernels(); }
 namespace avx512_bf16 { const Kernels &kernels(); }
 namespace amx { const Kernels &kernels(); }
+namespace neon { const Kernels &kernels(); }
+namespace neon_dotprod { const Kernels &kernels(); }
+namespace neon_i8mm { const Kernels &kernels(); }
 
 }  // namespace trine

@@ -73,4 +73,11 @@ inline void finish_row(const LinearInt8 &a, Floats (&values)[kPanelVectors], int
   finish_values(a, values, row, panel);
 }
 
+// The same of sums [kPanel] in int32.
+inline void finish_sums(const LinearInt8 &a, const int32_t *sums, int64_t row, int64_t panel) {
+  Floats values[kPanelVectors];
+  for (int v = 0; v < kPanelVectors; ++v) values[v] = load_integers(sums + v * kLanes);
+  finish_row(a, values, row, panel);
+}
+
 }  // namespace trine::TRINE_ISA

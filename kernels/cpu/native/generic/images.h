@@ -114,9 +114,16 @@ Status resize_with(const Resize &a, const RowFilter &filter, const Column &colum
   return kDone;
 }
 
+// The same with a filter that is made for `a`, and may find no memory for its tables.
+template <class RowFilter, class Column>
+Status resize_by(const Resize &a, const Column &column) {
+  const RowFilter filter(a);
+  return filter ? resize_with(a, filter, column) : kNoMemory;
+}
+
 // cut(corner, out): one patch of three channels.
 template <class Cut>
-Status patchify_with(const Patchify &a, const Cut &cut) {
+Status for_patches(const Patchify &a, const Cut &cut) {
   const int64_t side = a.patch * a.merge, columns = a.width / side;
   const int64_t features = 3 * a.frames * a.patch * a.patch;
   parallel_rows(a.threads, a.tokens, [&](int64_t token, int) {
@@ -127,6 +134,37 @@ Status patchify_with(const Patchify &a, const Cut &cut) {
         cut(a.pixels + ((row + i * a.patch) * a.width + column + j * a.patch) * 3, out);
   });
   return kDone;
+}
+
+constexpr int64_t kPixels = 16;  // taken apart at once
+
+// By vectors of 16 bytes. pixels.load(from, count): kPixels pixels, of which `count` bytes may be read;
+// pixels.channel(loaded, c): their bytes of one channel. bytes_as_floats widens the first kLanes of them, and
+// skip_bytes drops those.
+template <class Pixels>
+void cut_patch(const Patchify &a, const Pixels &pixels, const uint8_t *corner, float *out) {
+  const int64_t size = a.patch, area = size * size;
+  for (int64_t row = 0; row < size; ++row)
+    for (int64_t column = 0; column < size; column += kPixels) {
+      const int64_t count = least(kPixels, size - column);
+      const auto loaded = pixels.load(corner + (row * a.width + column) * 3, 3 * count);
+      for (int channel = 0; channel < 3; ++channel) {
+        auto bytes = pixels.channel(loaded, channel);
+        for (int64_t start = 0; start < kPixels && start < count; start += kLanes, bytes = skip_bytes(bytes)) {
+          const Mask mask = lane_mask(count - start);
+          // Divided, not multiplied by the inverse: equal to the published values to the last bit.
+          const Floats value =
+              divide(subtract(bytes_as_floats(bytes), set(a.mean[channel])), set(a.deviation[channel]));
+          float *to = out + channel * a.frames * area + row * size + column + start;
+          for (int32_t frame = 0; frame < a.frames; ++frame) store(to + frame * area, mask, value);
+        }
+      }
+    }
+}
+
+template <class Pixels>
+Status patchify_with(const Patchify &a, const Pixels &pixels) {
+  return for_patches(a, [&](const uint8_t *corner, float *out) { cut_patch(a, pixels, corner, out); });
 }
 
 }  // namespace trine::TRINE_ISA

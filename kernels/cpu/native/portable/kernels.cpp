@@ -42,7 +42,7 @@ void filter_column(const uint8_t *const *from, const int16_t *weights, int64_t t
 Status resize(const Resize &a) { return resize_with(a, RowFilter{a}, filter_column); }
 
 Status patchify(const Patchify &a) {
-  return patchify_with(a, [&](const uint8_t *corner, float *out) {
+  return for_patches(a, [&](const uint8_t *corner, float *out) {
     for (int channel = 0; channel < 3; ++channel) {
       const float mean = a.mean[channel], deviation = a.deviation[channel];
       for (int32_t frame = 0; frame < a.frames; ++frame)

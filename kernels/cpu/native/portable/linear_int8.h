@@ -20,10 +20,7 @@ inline Status linear_int8(const LinearInt8 &a) {
         for (int c = 0; c < kPanel; ++c, w += kDepth)
           sums[c] += x[0] * w[0] + x[1] * w[1] + x[2] * w[2] + x[3] * w[3];
       }
-      Floats values[kPanelVectors];
-      for (int v = 0; v < kPanelVectors; ++v)
-        for (int i = 0; i < kLanes; ++i) values[v][i] = static_cast<float>(sums[v * kLanes + i]);
-      finish_row(a, values, row, panel);
+      finish_sums(a, sums, row, panel);
     }
   });
   return kDone;

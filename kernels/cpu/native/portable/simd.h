@@ -36,6 +36,12 @@ inline Floats load(const float *from, Mask mask) {
   if (mask.count > 0) memcpy(&x, from, static_cast<size_t>(mask.count) * sizeof(float));
   return x;
 }
+// Of int32, as float32.
+inline Floats load_integers(const int32_t *from) {
+  Ints x;
+  memcpy(&x, from, sizeof x);
+  return __builtin_convertvector(x, Floats);
+}
 inline void store(float *to, Floats x) { memcpy(to, &x, sizeof x); }
 inline void store(float *to, Mask mask, Floats x) {
   if (mask.count > 0) memcpy(to, &x, static_cast<size_t>(mask.count) * sizeof(float));
@@ -115,26 +121,12 @@ inline void store_bytes(uint8_t *to, Mask mask, Floats x) {
   for (int i = 0; i < mask.count; ++i) to[i] = static_cast<uint8_t>(q[i]);
 }
 
-// e^x to within some units in the last place for x in [-87, 88]; below that 0, above e^88. Range reduction
-// by ln 2 in two parts and a polynomial of degree 6 (Cephes' expf).
-inline Floats exponential(Floats x) {
-  const Floats low = set(-87.33654f), high = set(88.0f);
-  const Ints kept = x >= low;
-  x = smaller(larger(x, low), high);
-  const Floats n = rounded(x * 1.44269504088896341f);
-  Floats r = x - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
-  Floats p = set(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + (r + 1.0f);
-  // 2^n by its bits: n is -126 to 127.
-  const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
-  return (Floats)(kept & (Ints)(p * (Floats)power));
+// x * 2^n by the power's bits: n is -126 to 127.
+inline Floats times_power_of_two(Floats x, Floats n) {
+  return x * (Floats)((__builtin_convertvector(n, Ints) + 127) << 23);
 }
+// y where x is at least `limit`, else 0.
+inline Floats where_at_least(Floats x, Floats limit, Floats y) { return select(x >= limit, y, zero()); }
 
 // One butterfly of lanes whose numbers differ in bit kBit: (a, b) -> (a + b, a - b).
 template <int kBit>

@@ -182,9 +182,9 @@ def test_auto_takes_the_native_kernels_where_they_are_faster(
 
 
 def test_without_the_kernels_auto_takes_onnx_runtime_and_native_says_why(
-    int8_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+    int8_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "none.so")
     bundle = open_bundle(int8_bundle("merged"))
     assert select_engine(bundle).entry.name == "ort-int8"
     with pytest.raises(EngineError, match=r"native-int8 cannot run here.*apt-get install g\+\+"):

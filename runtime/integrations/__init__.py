@@ -1,0 +1,1 @@
+"""Trine inside other libraries: each module is imported by name, and needs that library."""
