@@ -89,9 +89,8 @@ class Embedder(PublishedMethods):
                 "trt-int8:tensorrt"; "auto" for one that a GPU of this machine can run, else what
                 `trine tune` found, else the first that the processor can, by the native kernels
                 where they are the faster. What was taken is in `description`.
-            quality: that "auto" keeps, of "lossless" (float32), "high" (16 bits too) and "fast"
-                (any): it then takes the fastest engine that does; None for the precision that the
-                bundle lists first.
+            quality: that "auto" keeps by the fastest engine that does: "lossless" (float32),
+                "high" (16 bits too), "fast" (any); None for the bundle's first precision.
             device: ordinal of the GPU, for engines that run on one.
             tasks: whose decoders to load; None for all. Loading fewer takes less memory.
             threads: for one run on the processor; None for what `trine tune` found, else one a
@@ -109,20 +108,10 @@ class Embedder(PublishedMethods):
             InputError: a task or number is not among what the bundle has.
             DependencyError: the engine's package is not installed.
         """
-        if not isinstance(bundle, str | PathLike):
-            raise InputError(f"bundle is {bundle!r}; give the path of a folder, or a Hub id")
-        if not isinstance(engine, str):
-            raise InputError(f"engine is {engine!r}; give a name, or 'auto'")
-        opened = open_bundle(
-            locate_bundle(
-                bundle,
-                revision=revision,
-                engine=engine,
-                quality=quality,
-                device=device,
-                tasks=tasks,
-            )
+        folder = locate_bundle(
+            bundle, revision=revision, engine=engine, quality=quality, device=device, tasks=tasks
         )
+        opened = open_bundle(folder)
         chosen = select_engine(opened, engine, read_host(opened, device), quality)
         if chosen.tuned is not None:
             threads = chosen.tuned.threads if threads is None else threads

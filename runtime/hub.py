@@ -20,7 +20,7 @@ from trine.runtime.bundle.bundle import (
 )
 from trine.runtime.bundle.manifest import EngineEntry, Manifest, manifest_from_json
 from trine.runtime.engines.select import Quality, read_host, select_engine
-from trine.runtime.errors import BundleError, missing_package
+from trine.runtime.errors import BundleError, InputError, missing_package
 from trine.runtime.libraries import quiet_libraries
 
 __all__ = ["describe_bundle", "locate_bundle", "needed_files", "parse_hub_id"]
@@ -65,6 +65,8 @@ def locate_bundle(
         InputError: there is no engine of that name, or the manifest has no such task.
         DependencyError: huggingface_hub is not installed.
     """
+    if not isinstance(bundle, str | PathLike):
+        raise InputError(f"bundle is {bundle!r}; give the path of a folder, or a Hub id")
     folder = Path(bundle)
     named = None if folder.exists() else parse_hub_id(folder.as_posix())
     if named is None:

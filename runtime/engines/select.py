@@ -127,6 +127,8 @@ def select_engine(
         BundleError: the bundle has no engine of that name or quality, or its settings are damaged.
         InputError: the quality is unknown, or an engine is named beside it.
     """
+    if not isinstance(name, str):
+        raise InputError(f"engine is {name!r}; give a name, or 'auto'")
     if quality is not None:
         _check_quality(quality, name)
     if name != AUTO:
