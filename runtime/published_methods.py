@@ -108,8 +108,8 @@ class PublishedMethods(ABC):
                 so it changes neither results nor speed.
             return_multivector: one vector a token instead of one a text.
             return_numpy: accepted for compatibility; results always are numpy arrays.
-            truncate_dim: leading dimensions to keep of single vectors, one of the checkpoint's
-                Matryoshka dimensions, normalised again; None for what the checkpoint says.
+            truncate_dim: leading dimensions to keep of single vectors, normalised again, 0 for all;
+                None for what the checkpoint says. Its Matryoshka dimensions lose least.
                 Multi-vectors are never cut.
             prompt_name: "query", "passage", or None for the side that the task's name has, as in
                 "retrieval.passage", else "query".

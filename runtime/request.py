@@ -106,7 +106,8 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
         model: whose limits and defaults hold.
         num_items: how many items the call has.
         task, prompt_name: of all items, or one an item; as in `Request.of_items`.
-        truncate_dim: leading dimensions of single vectors; None for the checkpoint's own default.
+        truncate_dim: leading dimensions of single vectors, 0 for all; None for the checkpoint's own
+            default.
         max_length: of a text in tokens; None for the model's limit.
         max_pixels: of an image; None for the model's limit.
         batch_size: checked, and without any effect.
@@ -122,7 +123,7 @@ def check_request(  # noqa: PLR0913 - the one place where a call's options meet
         )
     if not single and not multi:
         raise InputError("return_single and return_multivector are both False; ask for one")
-    dim = check_dim("truncate_dim", truncate_dim, model)
+    dim = check_dim("truncate_dim", truncate_dim, model.decoder.hidden_size)
     length = MAX_TOKENS if max_length is None else check_count("max_length", max_length)
     pixels = model.image.max_pixels if max_pixels is None else check_count("max_pixels", max_pixels)
     if pixels < model.image.min_pixels:
@@ -166,17 +167,25 @@ def _known_task(name: object, known: Sequence[str]) -> tuple[str, Prompt | None]
     return found
 
 
-def check_dim(name: str, value: object, model: ModelConfig) -> int | None:
-    """Return the leading dimensions that an option called `name` keeps; None for all.
+def check_dim(name: str, value: object, whole: int) -> int | None:
+    """Return the leading dimensions that an option called `name` keeps; None if it is not given.
+
+    Every number of them makes vectors, normalised again; those that the model was trained for, its
+    `matryoshka_dims`, lose least.
+
+    Args:
+        name: as the caller knows it.
+        value: of the option; 0 means all.
+        whole: size of the vectors.
 
     Raises:
-        InputError: the model was not trained for that many.
+        InputError: there are not as many, or it is no whole number.
     """
     if value is None:
         return None
-    if not _is_whole(value) or value not in model.matryoshka_dims:
-        raise InputError(f"{name} is {value!r}; this model has {list(model.matryoshka_dims)}")
-    return int(value)
+    if not _is_whole(value) or not 0 <= value <= whole:
+        raise InputError(f"{name} is {value!r}; give 1 to {whole}, or 0 for all")
+    return int(value) or whole
 
 
 def check_count(name: str, value: object) -> int:

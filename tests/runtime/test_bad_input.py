@@ -158,11 +158,11 @@ def test_unknown_prompt(embedder: Embedder, prompt: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("dim", [0, -16, 17, 256, "64", 64.0, True], ids=repr)
+@pytest.mark.parametrize("dim", [-16, 129, 256, "64", 64.0, True], ids=repr)
 def test_unknown_dimension(embedder: Embedder, dim: Any) -> None:
     refuse(
         lambda: embedder.encode_text("a", "code", truncate_dim=dim),
-        f"truncate_dim is {dim!r}; this model has [16, 32, 64, 128]",
+        f"truncate_dim is {dim!r}; give 1 to 128, or 0 for all",
     )
 
 

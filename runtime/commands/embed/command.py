@@ -82,7 +82,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="what is an item of a .txt file: each line, or the whole file (default: lines)",
     )
     parser.add_argument(
-        "--dim", type=int, metavar="N", help="leading dimensions to keep of single vectors"
+        "--dim",
+        type=int,
+        metavar="N",
+        help="leading dimensions to keep of single vectors, normalised again; 0 for all",
     )
     parser.add_argument(
         "--multi-vector", action="store_true", help="a vector a token instead of one an item"
@@ -245,7 +248,7 @@ def _options(
             raise InputError(f"{name} is {value}; give a number of at least 1")
     if not 1 <= arguments.dpi <= MAX_DPI:
         raise InputError(f"--dpi is {arguments.dpi}; give a number from 1 to {MAX_DPI}")
-    check_dim("--dim", arguments.dim, bundle.manifest.model)
+    dim = check_dim("--dim", arguments.dim, bundle.manifest.model.decoder.hidden_size)
     prompt: Prompt = arguments.prompt or "query"
     tasks = [] if arguments.task is None else [arguments.task]
     request = check_request(
@@ -254,7 +257,7 @@ def _options(
         num_items=len(tasks),
         task=tasks,
         prompt_name=prompt,
-        truncate_dim=arguments.dim,
+        truncate_dim=dim,
         max_length=arguments.max_length,
         max_pixels=arguments.max_pixels,
         single=not arguments.multi_vector,
@@ -265,7 +268,7 @@ def _options(
     return RowOptions(
         task=arguments.task,
         prompt=prompt,
-        dim=arguments.dim,
+        dim=dim,
         max_length=arguments.max_length,
         max_pixels=arguments.max_pixels,
         multi=arguments.multi_vector,

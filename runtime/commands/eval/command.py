@@ -46,7 +46,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=int,
         action="append",
         default=[],
-        help="leading dimensions to keep of single vectors; may be repeated",
+        help="leading dimensions to keep of single vectors, 0 for all; may be repeated",
     )
     parser.add_argument(
         "--multi-vector",
@@ -203,10 +203,10 @@ def _options(
     from trine.runtime.request import check_dim
     from trine.runtime.scoring.quantisation import bundle_ranges
 
-    dims = tuple(dict.fromkeys(arguments.dim))
+    whole = bundle.manifest.model.decoder.hidden_size
+    asked = (check_dim("--dim", dim, whole) for dim in arguments.dim)
+    dims = tuple(dict.fromkeys(dim for dim in asked if dim is not None))
     dtypes = [check_output_dtype(name) for name in arguments.output_dtype or ["float32"]]
-    for dim in dims:
-        check_dim("--dim", dim, bundle.manifest.model)
     options = EvaluationOptions(
         task=arguments.task,
         dims=dims,

@@ -96,7 +96,7 @@ class ServerSettings:
     )
 
     max_wait: float = _option(
-        10.0, "seconds until the engine begins with a request; one that may wait longer is refused"
+        5.0, "seconds until the engine begins with a request; one that may wait longer is refused"
     )
 
     max_requests: int = _option(1024, "being answered at once, per worker")

@@ -27,7 +27,7 @@ class BodyReader:
     def __init__(self, max_bytes: int, max_pending: int) -> None:
         self.max_bytes = max_bytes
         self._max_pending = max_pending
-        self._pending = 0
+        self.pending = 0
 
     async def read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
         """Return a whole body; `release` its length when the request is done.
@@ -50,16 +50,16 @@ class BodyReader:
                     raise ClientLeft
                 part: bytes = message.get("body", b"")
                 size += len(part)
-                self._pending += len(part)
+                self.pending += len(part)
                 if size > self.max_bytes:
                     raise self._too_large()
-                if self._pending > self._max_pending:
+                if self.pending > self._max_pending:
                     raise _no_room()
                 parts.append(part)
                 if not message.get("more_body", False):
                     return b"".join(parts)
         except BaseException:
-            self._pending -= size
+            self.pending -= size
             raise
 
     def hold(self, size: int) -> None:
@@ -68,13 +68,13 @@ class BodyReader:
         Raises:
             ServiceError: 429 no room.
         """
-        if self._pending + size > self._max_pending:
+        if self.pending + size > self._max_pending:
             raise _no_room()
-        self._pending += size
+        self.pending += size
 
     def release(self, size: int) -> None:
         """Say that so many bytes are no longer held."""
-        self._pending -= size
+        self.pending -= size
 
     def _check_announced(self, length: str | None) -> None:
         if length is None:
@@ -83,7 +83,7 @@ class BodyReader:
             raise ServiceError(400, "invalid_length", "content-length is no number of bytes")
         if int(length) > self.max_bytes:
             raise self._too_large()
-        if self._pending + int(length) > self._max_pending:
+        if self.pending + int(length) > self._max_pending:
             raise _no_room()
 
     def _too_large(self) -> ServiceError:

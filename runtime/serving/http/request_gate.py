@@ -57,7 +57,7 @@ class RequestGate:
     ) -> None:
         self._app = app
         self._checks = checks
-        self._bodies = bodies
+        self.bodies = bodies
         self._tracer = tracer
         self._record = record
         self._timeout_s = timeout_s
@@ -146,7 +146,7 @@ class RequestGate:
             if exchange.scope["method"] in FREE_METHODS:
                 body = b""
             else:
-                body = await self._bodies.read(exchange.headers, receive)
+                body = await self.bodies.read(exchange.headers, receive)
                 exchange.held = len(body)
                 if exchange.headers.get("content-encoding", "identity") != "identity":
                     body = await self._unfold(exchange, body)
@@ -159,7 +159,7 @@ class RequestGate:
             raise (_slow_body() if body is None else _too_late()) from None
         finally:
             watch.stop()
-            self._bodies.release(exchange.held)
+            self.bodies.release(exchange.held)
 
     async def _unfold(self, exchange: Exchange, body: bytes) -> bytes:
         """Return a body without its Content-Encoding; what comes out counts as held, too.
@@ -167,22 +167,22 @@ class RequestGate:
         A thread does it: a few kilobytes may hold as much as a body may have.
         """
         encoding = exchange.headers["content-encoding"]
-        whole = await asyncio.to_thread(decompress, body, encoding, self._bodies.max_bytes)
+        whole = await asyncio.to_thread(decompress, body, encoding, self.bodies.max_bytes)
         self._hold(exchange, len(whole))
         return whole
 
     def _hold(self, exchange: Exchange, size: int) -> None:
-        self._bodies.hold(size)
+        self.bodies.hold(size)
         exchange.held += size
 
     def _hold_fetched(self, exchange: Exchange, size: int) -> None:
         """Count an image that was fetched: all of a request's have the bounds of a body."""
         exchange.fetched += size
-        if exchange.fetched > self._bodies.max_bytes:
+        if exchange.fetched > self.bodies.max_bytes:
             raise ServiceError(
                 413,
                 "images_too_large",
-                f"the images at the request's URLs have more than {self._bodies.max_bytes} bytes "
+                f"the images at the request's URLs have more than {self.bodies.max_bytes} bytes "
                 "together; split the request",
             )
         self._hold(exchange, size)

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from trine.runtime.serving.service.calls import EmbedCall, EmbedResult, ModelInfo
 
-__all__ = ["embedding_headers"]
+__all__ = ["embedding_headers", "list_items"]
 
 #: Names that stand in a header as they are: nearly all.
 PLAIN = re.compile(r"[A-Za-z0-9_.~/:-]*")
@@ -36,7 +36,7 @@ def embedding_headers(info: ModelInfo, call: EmbedCall, result: EmbedResult) -> 
         ),
         "x-trine-engine": info.engine,
         "x-trine-precision": info.precision,
-        "x-trine-truncated": _listed(call, result.truncated.nonzero()[0].tolist()),
+        "x-trine-truncated": list_items(call, result.truncated.nonzero()[0].tolist()),
         "server-timing": (
             f"prepare;dur={times.prepare_s * 1000:.1f}, queue;dur={times.queue_s * 1000:.1f}, "
             f"engine;dur={times.engine_s * 1000:.1f}, total;dur={times.total_s * 1000:.1f}"
@@ -44,7 +44,7 @@ def embedding_headers(info: ModelInfo, call: EmbedCall, result: EmbedResult) -> 
     }
 
 
-def _listed(call: EmbedCall, numbers: list[int]) -> str:
+def list_items(call: EmbedCall, numbers: list[int]) -> str:
     """Return items as a header lists them, e.g. "0,3" or, of very many, "0,1,…,199,+1848".
 
     Where a request had items in two fields, it says in which: "query:0,documents:2".

@@ -5,78 +5,54 @@ Everything here runs on the event loop's thread.
 
 import asyncio
 import math
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from trine.runtime.inputs import ImageText
-from trine.runtime.serving.scheduler.batching import SHORT_TURNS, BatchBudget
+from trine.runtime.serving.scheduler.batching import SHORT_TURNS, BatchBudget, is_short
 from trine.runtime.serving.service.call_checks import num_images
 from trine.runtime.serving.service.calls import EmbedItem, ServiceError
 
 __all__ = [
     "CHARACTERS_PER_TOKEN",
     "Admission",
+    "Amount",
     "PatchRoom",
     "Reservation",
+    "UnderWay",
     "Work",
-    "estimate_tokens",
+    "estimate_amount",
     "estimate_work",
     "expected_wait",
 ]
 
 #: Characters a token stands for in most European languages; other scripts are counted as one each.
 CHARACTERS_PER_TOKEN = 4
-#: Part of the time left, or of the longest wait, that the work ahead may be predicted to take.
-#: Predictions are rough, the machine may have other work to do, and a deep queue makes every answer
-#: late without making more.
-SAFE_SHARE = 0.5
+#: Part of the time left, or of the longest wait, that a call may be predicted to wait: the machine
+#: may have other work to do, and answers take a little longer than their place in the queue.
+SAFE_SHARE = 0.8
+#: Times the longest wait after which a call is given up that should not have waited as long.
+PATIENCE = 1.25
 #: Longest Retry-After in seconds that clients of OpenAI's kind obey.
 LONGEST_RETRY = 120
 
 
-def estimate_tokens(items: Iterable[EmbedItem], max_length: int) -> int:
-    """Return roughly how many tokens the texts of items have, without tokenising."""
-    return sum(_estimate(item, max_length) for item in items)
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Work of the engine.
 
-
-def estimate_work(
-    items: Sequence[EmbedItem], max_length: int, patches_per_image: int, budget: BatchBudget
-) -> "Work":
-    """Return roughly what a call asks of the engine.
-
-    Args:
-        items: of the call.
-        max_length: tokens of each text.
-        patches_per_image: at most.
-        budget: that says what is short.
+    Attributes:
+        tokens: of the decoder.
+        patches: of the vision tower.
     """
-    tokens = [_estimate(item, max_length) for item in items]
-    images = sum(num_images(item) for item in items)
-    short = not images and max(tokens, default=0) <= budget.short_tokens
-    return Work(sum(tokens), images * patches_per_image, short)
 
+    tokens: int = 0
+    patches: int = 0
 
-def expected_wait(short: bool, short_s: float, long_s: float, batch_s: float) -> float:
-    """Return the seconds until the engine would begin with a call that comes now.
-
-    Args:
-        short: whether the call is of the lane of short items.
-        short_s: seconds that what waits in that lane takes; 0 while speed is unknown.
-        long_s: seconds that what waits in the other lane takes.
-        batch_s: seconds of one full batch.
-    """
-    if not short:
-        return short_s + long_s
-    # Long batches that come between: one under way, and one for each few short ones.
-    return short_s + min(long_s, batch_s + short_s / SHORT_TURNS)
-
-
-def _estimate(item: EmbedItem, max_length: int) -> int:
-    content = item.content
-    text = content.text or "" if isinstance(content, ImageText) else content
-    rate = CHARACTERS_PER_TOKEN if isinstance(text, str) and text.isascii() else 1
-    return min(len(text) // rate + 4, max_length)
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(self.tokens + other.tokens, self.patches + other.patches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,35 +60,100 @@ class Work:
     """What a call asks of the engine.
 
     Attributes:
-        tokens: of the decoder.
-        patches: of the vision tower.
-        short: whether all its items are of the short lane.
+        short: its entries of the short lane.
+        long: its entries of the other lane.
+        largest: its largest entry of that other lane.
     """
 
-    tokens: int
-    patches: int
-    short: bool
+    short: Amount = Amount()
+    long: Amount = Amount()
+    largest: Amount = Amount()
+
+    @property
+    def tokens(self) -> int:
+        """Of both lanes."""
+        return self.short.tokens + self.long.tokens
+
+    @property
+    def all_short(self) -> bool:
+        """Whether it waits for the short lane alone."""
+        return self.long == Amount()
 
 
-class Reservation:
-    """What one accepted call still asks of the engine."""
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """The batch that the engine is computing.
 
-    def __init__(self, lane: "_Backlog", work: Work) -> None:
-        self._lane = lane
-        self.tokens = self.patches = 0
-        self.change(work.tokens, work.patches)
+    Attributes:
+        amount: of work in it.
+        start: on `time.monotonic()`'s clock.
+    """
 
-    def change(self, tokens: int, patches: int) -> None:
-        """Add to what is still to do; negative numbers for what was done or overestimated."""
-        tokens, patches = max(tokens, -self.tokens), max(patches, -self.patches)
-        self.tokens += tokens
-        self.patches += patches
-        self._lane.tokens += tokens
-        self._lane.patches += patches
+    amount: Amount
+    start: float
 
-    def release(self) -> None:
-        """Give back what is left."""
-        self.change(-self.tokens, -self.patches)
+
+def estimate_amount(
+    items: Iterable[EmbedItem], max_length: int, patches_per_image: int = 0
+) -> Amount:
+    """Return roughly what items ask of the engine, without tokenising or decoding.
+
+    Args:
+        items: of a call.
+        max_length: tokens of each text.
+        patches_per_image: at most.
+    """
+    tokens = images = 0
+    for item in items:
+        tokens += _estimate_tokens(item, max_length)
+        images += num_images(item)
+    return Amount(tokens, images * patches_per_image)
+
+
+def estimate_work(entries: Iterable[Amount], budget: BatchBudget) -> Work:
+    """Return what a call asks of the engine in each lane.
+
+    Args:
+        entries: what each sequence of the call asks.
+        budget: that says what is short.
+    """
+    short, long, largest = Amount(), Amount(), Amount()
+    for entry in entries:
+        if is_short(entry.tokens, entry.patches, budget):
+            short += entry
+        else:
+            long += entry
+            largest = Amount(max(largest.tokens, entry.tokens), max(largest.patches, entry.patches))
+    return Work(short, long, largest)
+
+
+def expected_wait(
+    short: bool, short_s: float, long_s: float, batch_s: float, short_share: float = 0.0
+) -> float:
+    """Return the seconds until the engine would begin with a call that comes now.
+
+    Args:
+        short: whether the call is of the lane of short items.
+        short_s: seconds that what waits in that lane takes.
+        long_s: seconds that what waits in the other lane takes.
+        batch_s: seconds of one batch, as long as one may be.
+        short_share: part of the last seconds in which the engine computed short items: as many are
+            expected to come, and to go before a long one as their turns allow.
+    """
+    if short:
+        # Long batches that come between: one under way, and one for each few short ones.
+        return short_s + min(long_s, batch_s + short_s / SHORT_TURNS)
+    alternating = SHORT_TURNS * batch_s + (1 + SHORT_TURNS) * long_s
+    if short_share >= 1:
+        return alternating
+    return min((short_s + long_s) / (1 - short_share), alternating)
+
+
+def _estimate_tokens(item: EmbedItem, max_length: int) -> int:
+    content = item.content
+    text = content.text or "" if isinstance(content, ImageText) else content
+    rate = CHARACTERS_PER_TOKEN if isinstance(text, str) and text.isascii() else 1
+    return min(len(text) // rate + 4, max_length)
 
 
 @dataclass(slots=True)
@@ -121,6 +162,52 @@ class _Backlog:
 
     tokens: int = 0
     patches: int = 0
+
+
+class Reservation:
+    """What one accepted call still asks of the engine.
+
+    Args:
+        lanes: the short lane and the other.
+        work: of the call.
+        released: called once, when the call asks for nothing any more.
+    """
+
+    def __init__(
+        self,
+        lanes: tuple[_Backlog, _Backlog],
+        work: Work,
+        released: Callable[["Reservation"], object] = lambda _: None,
+    ) -> None:
+        self._lanes = lanes
+        self._held = (_Backlog(), _Backlog())
+        self._released = released
+        self.change(True, work.short.tokens, work.short.patches)
+        self.change(False, work.long.tokens, work.long.patches)
+
+    @property
+    def tokens(self) -> int:
+        """Still to be computed, of both lanes."""
+        return sum(held.tokens for held in self._held)
+
+    @property
+    def patches(self) -> int:
+        """Still to be computed, of both lanes."""
+        return sum(held.patches for held in self._held)
+
+    def change(self, short: bool, tokens: int, patches: int) -> None:
+        """Add to what is still to do in a lane; negative numbers for what was done."""
+        held = self._held[not short]
+        tokens, patches = max(tokens, -held.tokens), max(patches, -held.patches)
+        for backlog in (held, self._lanes[not short]):
+            backlog.tokens += tokens
+            backlog.patches += patches
+
+    def release(self) -> None:
+        """Give back what is left."""
+        for short, held in zip((True, False), self._held, strict=True):
+            self.change(short, -held.tokens, -held.patches)
+        self._released(self)
 
 
 class Admission:
@@ -132,9 +219,11 @@ class Admission:
 
     Args:
         max_tokens: accepted and not yet computed, of each lane.
-        budget: of one run.
+        budget: of one batch.
         seconds: that so many tokens and patches take; 0 while that is unknown.
         max_wait: seconds within which the engine is to begin with a call.
+        under_way: returns the batch that is being computed, if any.
+        now: the clock of `UnderWay.start`.
     """
 
     def __init__(
@@ -143,6 +232,8 @@ class Admission:
         budget: BatchBudget,
         seconds: Callable[[int, int], float],
         max_wait: float,
+        under_way: Callable[[], UnderWay | None] = lambda: None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._short = _Backlog()
         self._long = _Backlog()
@@ -150,6 +241,11 @@ class Admission:
         self._budget = budget
         self._seconds = seconds
         self._max_wait = max_wait
+        self._under_way = under_way
+        self._now = now
+        self._oversized: dict[Reservation, Amount] = {}
+        self._short_share = 0.0
+        self._last_end = -math.inf
 
     @property
     def tokens(self) -> int:
@@ -171,8 +267,12 @@ class Admission:
         Raises:
             ServiceError: 429 too much waits already, or is ahead of it to be done in time.
         """
-        self.check(work.short, time_left)
-        return Reservation(self._short if work.short else self._long, work)
+        self.check(work.all_short, time_left)
+        reservation = Reservation((self._short, self._long), work, self._forget)
+        largest = work.largest
+        if largest.tokens > self._budget.tokens or largest.patches > self._budget.patches:
+            self._oversized[reservation] = largest
+        return reservation
 
     def check(self, short: bool, time_left: float) -> None:
         """Return if a call of a lane would be accepted now; otherwise as `admit`."""
@@ -194,14 +294,60 @@ class Admission:
                 retry_after=self._retry_after(ahead - limit),
             )
 
+    def overdue(self, short: bool) -> ServiceError:
+        """Return the refusal of a call that waited longer than expected.
+
+        The machine has become slower since it was accepted. Its place goes to calls that come now
+        and are answered in time, instead of all of them being late.
+
+        Args:
+            short: whether the call is of the short lane.
+        """
+        return ServiceError(
+            429,
+            "queue_too_long",
+            f"the engine did not begin with this request within {self.patience:.1f} s, though that "
+            "was expected; try again later",
+            retry_after=self._retry_after(self._time_ahead(short)),
+        )
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a call with which the engine has not begun is given up."""
+        return PATIENCE * self._max_wait
+
+    def batch_ended(self, short: bool, start: float, end: float) -> None:
+        """Learn how much of the engine's time short items take.
+
+        Args:
+            short: whether a batch held none but them.
+            start, end: of it, on `now`'s clock; batches come in order.
+        """
+        since = max(min(end - self._last_end, self._max_wait), 1e-9)
+        part = min((end - start) / since, 1.0) if short else 0.0
+        kept = math.exp(-since / self._max_wait)
+        self._short_share = kept * self._short_share + (1 - kept) * part
+        self._last_end = end
+
+    def _forget(self, reservation: Reservation) -> None:
+        self._oversized.pop(reservation, None)
+
     def _time_ahead(self, short: bool) -> float:
-        """Return the seconds of work that would be done before that of a new call."""
-        return expected_wait(
+        """Return the seconds until the engine would begin with a new call."""
+        batches = [Amount(self._budget.tokens, self._budget.patches), *self._oversized.values()]
+        wait = expected_wait(
             short,
             self._seconds(self._short.tokens, self._short.patches),
             self._seconds(self._long.tokens, self._long.patches),
-            self._seconds(self._budget.tokens, self._budget.patches),
+            max(self._seconds(batch.tokens, batch.patches) for batch in batches),
+            self._short_share,
         )
+        current = self._under_way()
+        if current is None:
+            return wait
+        # What is being computed is still in the backlog as a whole; part of it is done.
+        done = self._seconds(current.amount.tokens, current.amount.patches)
+        return max(wait - min(self._now() - current.start, done), 0.0)
 
     @staticmethod
     def _retry_after(seconds: float) -> int:
@@ -213,11 +359,14 @@ class PatchRoom:
 
     Args:
         capacity: in patches.
+
+    Attributes:
+        free: patches that nobody has.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._free = capacity
+        self.free = capacity
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def clip(self, patches: int) -> int:
@@ -230,8 +379,8 @@ class PatchRoom:
         Args:
             patches: a number of `clip`.
         """
-        if not self._waiting and patches <= self._free:
-            self._free -= patches
+        if not self._waiting and patches <= self.free:
+            self.free -= patches
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((patches, turn))
@@ -247,12 +396,12 @@ class PatchRoom:
 
     def release(self, patches: int) -> None:
         """Give room back."""
-        self._free += patches
+        self.free += patches
         self._wake()
 
     def _wake(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
+        while self._waiting and self._waiting[0][0] <= self.free:
             patches, turn = self._waiting.popleft()
             if not turn.cancelled():
-                self._free -= patches
+                self.free -= patches
                 turn.set_result(None)

@@ -1,8 +1,8 @@
 """Decides what the engine computes next: pure functions from waiting items to one run.
 
-Two lanes keep short items from standing behind long ones. Within a lane the earliest deadline goes
-first; as a deadline comes nearer with time, waiting raises an item's rank and none is passed over
-for ever. A run of the long lane is due at the latest after `SHORT_TURNS` turns of the short one.
+Two lanes keep short items from standing behind long ones. Within a lane goes first what is due
+first: at its deadline, or when it will have waited as long as any may, so that none is passed over
+for long. A run of the long lane is due at the latest after `SHORT_TURNS` turns of the short one.
 
 A turn of the short lane is what waits at its beginning, as far as one run could hold it. How many
 runs it is computed in depends on what a run costs: see `leading`.
@@ -85,14 +85,14 @@ class Plan:
     turns: Turns
 
 
-def is_short(load: Load, budget: BatchBudget) -> bool:
-    """Return whether an item belongs to the short lane."""
-    return _size(load) <= budget.short_tokens
+def is_short(tokens: int, patches: int, budget: BatchBudget) -> bool:
+    """Return whether an item of so many tokens and patches belongs to the short lane."""
+    return _size(tokens, patches) <= budget.short_tokens
 
 
-def _size(load: Load) -> int:
+def _size(tokens: int, patches: int) -> int:
     """Return the tokens that take about as long as an item."""
-    return load.tokens + load.patches // PATCHES_PER_TOKEN
+    return tokens + patches // PATCHES_PER_TOKEN
 
 
 def leading(sizes: Sequence[int], cost: ForwardCost | None) -> int:
@@ -161,7 +161,7 @@ def plan_batch(
     of the short ones that are there, which then are done no later than if they had waited.
 
     Args:
-        short: items of the short lane, earliest deadline first.
+        short: items of the short lane, earliest due first.
         long: items of the long lane, likewise; the lanes are not both empty.
         budget: of the run.
         costs: of batches of this engine, as the planner of `Runner.encode` takes them.
@@ -172,7 +172,7 @@ def plan_batch(
     if short and (not long or goes_on or turns.short < SHORT_TURNS):
         run = OpenBatch(short[0], budget.tokens, budget.patches, costs)
         whole = (0, *_fill(run, short, 1))
-        sizes = [_size(short[number]) for number in whole]
+        sizes = [_size(short[number].tokens, short[number].patches) for number in whole]
         taken = whole[: leading(sizes, cost)]
         if not long:
             return Plan(taken, (), Turns())
@@ -181,7 +181,8 @@ def plan_batch(
         return Plan(taken, (), Turns(begun.short, max(left, 0)))
     run = OpenBatch(long[0], budget.tokens, budget.patches, costs)
     whole = (0, *_fill(run, long, 1))
-    taken = whole[: fewest([_size(long[number]) for number in whole], cost)]
+    sizes = [_size(long[number].tokens, long[number].patches) for number in whole]
+    taken = whole[: fewest(sizes, cost)]
     run = OpenBatch(long[0], budget.tokens, budget.patches, costs)
     for number in taken[1:]:
         run.take(long[number])

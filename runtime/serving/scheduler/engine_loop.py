@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from trine.runtime.inference.runner import Runner
 from trine.runtime.serving.http.priority import give_way
+from trine.runtime.serving.scheduler.admission import Amount, UnderWay
 from trine.runtime.serving.scheduler.vectors import ItemVectors, forward_entries
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
 
@@ -46,7 +47,8 @@ class EngineLoop:
     Args:
         queue: where entries come from.
         runner: of the engine.
-        deliver: called with each result, in the engine's thread.
+        begin: called with the entries of each batch before it is computed, in the engine's thread.
+        deliver: called with each result, likewise.
         failed: called in the engine's thread if it ends before the queue is closed.
     """
 
@@ -54,13 +56,17 @@ class EngineLoop:
         self,
         queue: WorkQueue,
         runner: Runner,
+        begin: Callable[[Sequence[Entry]], None],
         deliver: Callable[[BatchResult], None],
         failed: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._runner = runner
+        self._begin = begin
         self._deliver = deliver
         self._failed = failed
+        #: What is being computed; may be read from any thread.
+        self.under_way: UnderWay | None = None
         self._thread = threading.Thread(target=self._run, name="trine-engine", daemon=True)
 
     def start(self) -> None:
@@ -93,11 +99,16 @@ class EngineLoop:
         start = time.monotonic()
         found: list[list[ItemVectors]] = []
         error: str | None = None
+        loads = [entry.load for entry in entries]
+        amount = Amount(sum(load.tokens for load in loads), sum(load.patches for load in loads))
+        self.under_way = UnderWay(amount, start)
+        self._begin(entries)
         try:
             found = forward_entries(self._runner, entries) if entries else []
         except Exception as cause:  # whatever it was, the other runs must go on
             logger.exception("a run of %d sequences failed", len(entries))
             error = type(cause).__name__
+        self.under_way = None
         return BatchResult(
             entries=entries,
             vectors=found,

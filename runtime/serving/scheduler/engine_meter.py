@@ -22,7 +22,7 @@ from trine.runtime.serving.scheduler.forward_cost import CostMeter, ForwardCost
 
 __all__ = ["EngineBatch", "MeteredEngine", "MeteredVectorEngine", "Speed", "metered"]
 
-#: What a run's share shrinks by with each that follows: some ten runs make the average.
+#: What a batch's share shrinks by with each that follows: some ten runs make the average.
 FADE = 0.9
 
 
@@ -150,17 +150,42 @@ def _decoder_run(inputs: DecoderInputs, seconds: float) -> EngineBatch:
 
 
 class Speed:
-    """How long work takes, learned from the last runs, larger ones counting for more.
+    """How long work takes, learned from the last batches.
+
+    A batch of the decoder costs so much a batch and so much a token; as long as that is unknown,
+    a token costs what it did on average, larger batches counting for more. What the last batches
+    took beyond that, for their vectors or because others use the machine, is expected to go on.
 
     `seconds` and `cost` may be used from any thread while one other calls `add` and `finish`: what
     they read is replaced whole.
+
+    Args:
+        batch_tokens: of one batch, at most.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch_tokens: int) -> None:
+        self._batch_tokens = batch_tokens
         self._sums = {"decoder": (0.0, 0.0), "vision": (0.0, 0.0)}
-        self._around = (0.0, 0.0)
         self._runs: list[EngineBatch] = []
         self._meter = CostMeter()
+        # Kept while the meter asks for larger batches to learn anew.
+        self._last_cost: ForwardCost | None = None
+        self._largest = 0.0
+        self._last_size = 0
+        self._taken = (0.0, 0.0)
+
+    def begin_with(self, runs: Sequence[EngineBatch]) -> None:
+        """Predict from runs that were timed before there was any work.
+
+        Batches are planned by what real ones took: `cost` stays unknown.
+        """
+        meter = CostMeter()
+        for run in runs:
+            self.add(run)
+            if run.graph == "decoder":
+                meter.add(run.units, run.seconds)
+        self._runs = []
+        self._last_cost, self._largest = meter.cost, meter.largest
 
     def add(self, run: EngineBatch) -> None:
         """Learn from a run of a graph."""
@@ -169,19 +194,33 @@ class Speed:
         self._runs.append(run)
 
     def finish(self, whole: float) -> None:
-        """Learn from a batch whose graphs' runs were all added: it takes longer than they do, for
-        its preprocessor, its vectors, and the wait for a processor that others use.
+        """Learn from a batch whose graphs' runs were all added.
 
         Args:
-            whole: seconds of the batch.
+            whole: seconds of the batch, with its preprocessor and its vectors.
         """
         runs, self._runs = self._runs, []
-        before = self._around
-        graphs = sum(run.seconds for run in runs)
-        self._around = (before[0] * FADE + whole, before[1] * FADE + graphs)
+        predicted = sum(self._predict(run.graph, run.units) for run in runs)
+        taken = self._taken
+        self._taken = (taken[0] * FADE + whole, taken[1] * FADE + predicted)
         # Of a batch of several runs it is not known what each one took.
         if len(runs) == 1 and runs[0].graph == "decoder":
             self._meter.add(runs[0].units, whole)
+            self._adopt_cost(runs[0].units)
+
+    def _adopt_cost(self, tokens: int) -> None:
+        """Predict from the meter's line from now on, if batches of several sizes made it lately.
+
+        While all are of one size, a machine that became slower would bend the line, since its
+        other end is remembered from before.
+        """
+        size = tokens.bit_length()
+        cost = self._meter.cost
+        if cost is not None and (self._last_cost is None or size != self._last_size):
+            if self._last_cost is None:
+                self._taken = (0.0, 0.0)  # it was relative to the average
+            self._last_cost, self._largest = cost, self._meter.largest
+        self._last_size = size
 
     def cost(self) -> ForwardCost | None:
         """Return what a run of the decoder costs, with all around it; None while unknown."""
@@ -189,9 +228,26 @@ class Speed:
 
     def seconds(self, tokens: int, patches: int) -> float:
         """Return how long that much work would take; 0 until something was run."""
-        total = 0.0
-        for graph, amount in (("decoder", tokens), ("vision", patches)):
-            seconds, units = self._sums[graph]
-            total += amount * seconds / units if units else 0.0
-        whole, graphs = self._around
-        return total * max(whole / graphs, 1.0) if graphs else total
+        predicted = self._predict("decoder", tokens) + self._predict("vision", patches)
+        taken, expected = self._taken
+        return predicted * taken / expected if expected else predicted
+
+    def _predict(self, graph: str, units: int) -> float:
+        """Return the seconds of so many units, in batches as full as they may be."""
+        cost = self._last_cost
+        if graph == "decoder" and cost is not None:
+            full, rest = divmod(units, self._batch_tokens)
+            return full * self._batch(cost, self._batch_tokens) + self._batch(cost, rest)
+        seconds, known = self._sums[graph]
+        return units * seconds / known if known else 0.0
+
+    def _batch(self, cost: ForwardCost, tokens: int) -> float:
+        """Return the seconds of one batch.
+
+        One that is larger than any known so far takes at most as long a token as those did. The
+        line says less, but where runs were few and the machine busy it may even fall.
+        """
+        if not tokens:
+            return 0.0
+        known = min(tokens, self._largest)
+        return (cost.run + cost.token * known) * tokens / known

@@ -9,7 +9,8 @@ from typing import Any
 
 from trine.runtime.engines.base import Engine
 from trine.runtime.inference.batch_planner import Load
-from trine.runtime.serving.scheduler.admission import PatchRoom, estimate_tokens
+from trine.runtime.serving.scheduler.admission import PatchRoom, estimate_amount
+from trine.runtime.serving.scheduler.batching import BatchBudget, is_short
 from trine.runtime.serving.scheduler.preparing import Prepared, Preparer
 from trine.runtime.serving.scheduler.text_pool import TextPool
 from trine.runtime.serving.scheduler.tickets import Ticket
@@ -42,6 +43,8 @@ class Feeder:
         image_threads: threads for images.
         max_call_tokens: of all items of a call.
         patches_per_image: at most.
+        budget: of one batch.
+        max_wait: seconds within which the engine is to begin with an item.
     """
 
     def __init__(  # noqa: PLR0913 - the parts that meet here
@@ -55,6 +58,8 @@ class Feeder:
         image_threads: ThreadPoolExecutor,
         max_call_tokens: int,
         patches_per_image: int,
+        budget: BatchBudget,
+        max_wait: float,
     ) -> None:
         self._preparer = preparer
         self._engine = engine
@@ -64,6 +69,8 @@ class Feeder:
         self._image_threads = image_threads
         self._max_call_tokens = max_call_tokens
         self._patches_per_image = patches_per_image
+        self._budget = budget
+        self._max_wait = max_wait
         self._ready: list[Entry] = []
 
     def feed_few(self, ticket: Ticket, max_length: int) -> bool:
@@ -91,7 +98,7 @@ class Feeder:
                 if error is not None:
                     raise error
                 if found is not None:
-                    self._enqueue(ticket, found, indices, max_length)
+                    self._enqueue(ticket, found, max_length)
             except Exception as cause:  # it is raised where the call waits
                 ticket.end(cause)
 
@@ -132,14 +139,14 @@ class Feeder:
         for chunk in _chunks(texts, [_characters((items[index],)) for index in texts]):
             work = functools.partial(self._preparer.texts, ticket.call, chunk, max_length)
             found = await self._texts.run(work, _characters(items[index] for index in chunk))
-            self._enqueue(ticket, found, chunk, max_length)
+            self._enqueue(ticket, found, max_length)
 
     async def _feed_document(self, ticket: Ticket, group: range, max_length: int) -> None:
         found = await self._texts.run(
             lambda: [self._preparer.document(ticket.call, group, max_length)],
             _characters(ticket.call.items[index] for index in group),
         )
-        self._enqueue(ticket, found, group, max_length)
+        self._enqueue(ticket, found, max_length)
 
     async def _feed_image(self, ticket: Ticket, index: int, max_length: int) -> None:
         images = num_images(ticket.call.items[index])
@@ -149,7 +156,7 @@ class Feeder:
         used = 0
         try:
             found = await asyncio.wrap_future(job)
-            (entry,) = self._enqueue(ticket, [found], (index,), max_length)
+            (entry,) = self._enqueue(ticket, [found], max_length)
             used = self._room.clip(entry.load.patches)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -173,9 +180,7 @@ class Feeder:
 
         job.add_done_callback(ended)
 
-    def _enqueue(
-        self, ticket: Ticket, found: Sequence[Prepared], indices: Sequence[int], max_length: int
-    ) -> list[Entry]:
+    def _enqueue(self, ticket: Ticket, found: Sequence[Prepared], max_length: int) -> list[Entry]:
         """Queue what items came to, unless the call has too many tokens by now."""
         call = ticket.call
         for prepared in found:
@@ -187,24 +192,29 @@ class Feeder:
                 413,
                 "too_many_tokens",
             )
-        items = [call.items[index] for index in indices]
-        # What was estimated at acceptance gives way to what it came to.
-        ticket.reservation.change(
-            sum(len(prepared.sequence) for prepared in found) - estimate_tokens(items, max_length),
-            sum(image.num_patches for prepared in found for image in prepared.sequence.images)
-            - sum(num_images(item) for item in items) * self._patches_per_image,
-        )
         entries = []
         for prepared in found:
             adapter = ticket.handles[call.items[prepared.index].task]
+            tokens = len(prepared.sequence)
             patches = sum(image.num_patches for image in prepared.sequence.images)
+            short = is_short(tokens, patches, self._budget)
+            # What was estimated at acceptance gives way to what it came to.
+            last = prepared.index + max(len(prepared.spans), 1)
+            guess = estimate_amount(
+                call.items[prepared.index : last], max_length, self._patches_per_image
+            )
+            guessed_short = is_short(guess.tokens, guess.patches, self._budget)
+            ticket.reservation.change(guessed_short, -guess.tokens, -guess.patches)
+            ticket.reservation.change(short, tokens, patches)
             entries.append(
                 Entry(
                     sequence=prepared.sequence,
                     adapter=adapter,
-                    load=Load(len(prepared.sequence), patches, self._engine.batch_group(adapter)),
+                    load=Load(tokens, patches, self._engine.batch_group(adapter)),
+                    short=short,
                     spans=prepared.spans,
                     deadline=ticket.context.deadline,
+                    due=min(ticket.context.deadline, ticket.accepted_at + self._max_wait),
                     abandoned=ticket.abandoned,
                     owner=ticket,
                     index=prepared.index,

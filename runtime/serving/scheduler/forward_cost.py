@@ -77,6 +77,8 @@ class CostMeter:
         self._sizes: dict[int, deque[tuple[int, int, float]]] = {}
         self._number = 0
         self._cost: ForwardCost | None = None
+        #: Tokens of the largest runs that are remembered.
+        self.largest = 0.0
 
     @property
     def cost(self) -> ForwardCost | None:
@@ -103,6 +105,7 @@ class CostMeter:
             if len(size) >= FEWEST_RUNS:
                 points.append((median(run[1] for run in size), median(run[2] for run in size)))
         tokens = [point[0] for point in points]
+        self.largest = max(tokens, default=0.0)
         if not points or max(tokens) < SPREAD * min(tokens):
             return None
         return fit_cost(points)

@@ -25,6 +25,9 @@ class Ticket:
         room: for decoded images.
         adapters: context that holds the call's adapters.
         merge: patches per image token along each side.
+
+    Attributes:
+        begun: whether the engine has taken some of it; set in the engine's thread.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Ticket:
         self.context = context
         self.reservation = reservation
         self.closed = False
+        self.begun = False
         self.accepted_at = time.monotonic()
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         num_items = len(call.items)
@@ -133,7 +137,7 @@ class Ticket:
         self._outstanding -= 1
         self._room.release(self._room.clip(entry.load.patches))
         if not self.closed:
-            self.reservation.change(-entry.load.tokens, -entry.load.patches)
+            self.reservation.change(entry.short, -entry.load.tokens, -entry.load.patches)
         self._give_back()
 
     def _give_back(self) -> None:

@@ -1,4 +1,4 @@
-"""Prepared items on their way to the engine: two lanes, ordered by deadline, shared by threads."""
+"""Prepared items on their way to the engine: two lanes, ordered by when they are due."""
 
 import bisect
 import itertools
@@ -12,9 +12,9 @@ from trine.runtime.inference.batch_planner import BatchCosts, Load
 from trine.runtime.preprocessing.sequence import TokenSequence
 from trine.runtime.serving.scheduler.batching import (
     LOOK_AHEAD,
+    SHORT_TURNS,
     BatchBudget,
     Turns,
-    is_short,
     plan_batch,
 )
 from trine.runtime.serving.scheduler.forward_cost import ForwardCost
@@ -30,8 +30,10 @@ class Entry:
         sequence: its tokens and patches.
         adapter: held by the call until the entry is done.
         load: what it asks of the engine.
+        short: whether it is of the short lane.
         spans: (first, end) tokens of each text in it, with late chunking; empty for one item.
         deadline: on `time.monotonic()`'s clock.
+        due: likewise, when the engine is to begin with it; its rank in the queue.
         abandoned: whether nobody waits for it any more.
         owner: of the entry; entries are removed by it.
         index: of its first item in the call.
@@ -42,8 +44,10 @@ class Entry:
     sequence: TokenSequence
     adapter: AdapterHandle
     load: Load
+    short: bool
     spans: tuple[tuple[int, int], ...]
     deadline: float
+    due: float
     abandoned: Callable[[], bool]
     owner: object
     index: int
@@ -54,13 +58,13 @@ class Entry:
 
 @dataclass(slots=True)
 class _Lane:
-    """Entries ordered by deadline, then by arrival."""
+    """Entries ordered by when they are due, then by arrival."""
 
     entries: list[Entry] = field(default_factory=list)
     keys: list[tuple[float, int]] = field(default_factory=list)
 
     def add(self, entry: Entry, number: int) -> None:
-        key = (entry.deadline, number)
+        key = (entry.due, number)
         place = bisect.bisect(self.keys, key)
         self.keys.insert(place, key)
         self.entries.insert(place, entry)
@@ -78,10 +82,12 @@ class _Lane:
 
         Those further back are asked when it is their turn: a long queue costs a run no more.
         """
-        late = bisect.bisect(self.keys, (now, math.inf))
-        looked_at = itertools.islice(self.entries, late, late + LOOK_AHEAD)
-        left = [late + i for i, entry in enumerate(looked_at) if entry.abandoned()]
-        return self.pull([*range(late), *left])
+        # None is due after its deadline.
+        overdue = bisect.bisect(self.keys, (now, math.inf))
+        looked_at = itertools.islice(self.entries, overdue + LOOK_AHEAD)
+        return self.pull(
+            [i for i, entry in enumerate(looked_at) if entry.deadline <= now or entry.abandoned()]
+        )
 
     def head(self) -> list[Load]:
         """Return the loads that a run may be made of."""
@@ -121,7 +127,7 @@ class WorkQueue:
         """Add entries."""
         with self._changed:
             for entry in entries:
-                lane = self._short if is_short(entry.load, self._budget) else self._long
+                lane = self._short if entry.short else self._long
                 lane.add(entry, next(self._numbers))
             self._changed.notify()
 
@@ -160,7 +166,7 @@ class WorkQueue:
                 self._long.head(),
                 self._budget,
                 self._costs,
-                self._turns,
+                Turns(SHORT_TURNS) if self._long_overdue(time) else self._turns,
                 self._cost(),
             )
             self._turns = plan.turns
@@ -171,6 +177,12 @@ class WorkQueue:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _long_overdue(self, now: float) -> bool:
+        """Return whether a long item has waited as long as it may, and a short one has not."""
+        if not self._long.keys or self._long.keys[0][0] > now:
+            return False
+        return not self._short.keys or self._long.keys[0] < self._short.keys[0]
 
     def _count(self) -> int:
         return len(self._short.entries) + len(self._long.entries)

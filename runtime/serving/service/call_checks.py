@@ -94,6 +94,13 @@ def num_images(item: EmbedItem) -> int:
     return len(item.content.images) if isinstance(item.content, ImageText) else 0
 
 
+def sequence_groups(call: EmbedCall) -> list[range]:
+    """Return the numbers of the items of each sequence: one, or with late chunking a document."""
+    if call.late_chunking:
+        return document_groups(call)
+    return [range(index, index + 1) for index in range(len(call.items))]
+
+
 def document_groups(call: EmbedCall) -> list[range]:
     """Return the numbers of the items of each document, with late chunking."""
     groups, start = [], 0

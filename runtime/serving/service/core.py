@@ -19,6 +19,7 @@ from trine.runtime.inference.self_test import SelfTest
 from trine.runtime.preprocessing.preprocessor import Preprocessor
 from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.scheduler.engine_meter import EngineBatch, metered
+from trine.runtime.serving.scheduler.first_speed import time_batches
 from trine.runtime.serving.service.tokenization import ServingTokenizer
 
 __all__ = ["Core", "chosen_engine", "chosen_tasks", "open_core"]
@@ -33,12 +34,14 @@ class Core:
         runner: of that engine.
         preprocessor: of items into sequences.
         tokenizer: that the preprocessor uses.
+        timed: batches that were run and timed when the engine was opened.
     """
 
     engine: Engine
     runner: Runner
     preprocessor: Preprocessor
     tokenizer: ServingTokenizer
+    timed: tuple[EngineBatch, ...]
 
 
 def chosen_engine(bundle: Bundle, settings: ServerSettings) -> tuple[EngineEntry, ServerSettings]:
@@ -118,16 +121,21 @@ def open_core(
     engine = open_engine(bundle, entry, options)
     tokens = settings.batch_tokens or BatchLimits().tokens
     limits = BatchLimits(tokens=tokens, patches=settings.batch_patches)
-    self_test = SelfTest(bundle, entry, Encoder(bundle, engine, limits), enabled=True)
+    tested: list[EngineBatch] = []
+    encoder = Encoder(bundle, metered(engine, tested.append), limits)
+    self_test = SelfTest(bundle, entry, encoder, enabled=True)
     self_test.require("text")
     self_test.require("image")
     model = bundle.manifest.model
     watched = metered(engine, report)
     table = EmbeddingTable(bundle.path(EMBEDDING_NAME), model.decoder)
     tokenizer = ServingTokenizer(bundle.path(TOKENIZER_NAME))
+    # The texts' first batches read the weights; the image's vision tower is timed as it comes.
+    seen = [run for run in tested if run.graph == "vision"][-1:]
     return Core(
         watched,
         Runner(model, watched, table, limits),
         Preprocessor(model, tokenizer),
         tokenizer,
+        (*seen, *time_batches(Runner(model, engine, table, limits))),
     )

@@ -20,6 +20,8 @@ from trine.runtime.serving.scheduler.admission import (
     CHARACTERS_PER_TOKEN,
     Admission,
     PatchRoom,
+    Work,
+    estimate_amount,
     estimate_work,
 )
 from trine.runtime.serving.scheduler.batching import BatchBudget
@@ -30,8 +32,8 @@ from trine.runtime.serving.scheduler.preparing import Preparer
 from trine.runtime.serving.scheduler.text_pool import TextPool
 from trine.runtime.serving.scheduler.tickets import Ticket, ticket_of
 from trine.runtime.serving.scheduler.vectors import stack_multi, stack_single
-from trine.runtime.serving.scheduler.work_queue import WorkQueue
-from trine.runtime.serving.service.call_checks import check_call, check_shown
+from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
+from trine.runtime.serving.service.call_checks import check_call, check_shown, sequence_groups
 from trine.runtime.serving.service.calls import (
     CallContext,
     EmbedCall,
@@ -63,6 +65,11 @@ class EmbeddingService:
         metrics: to count with.
         limits: of tokens by key.
 
+    Attributes:
+        admission: of calls.
+        room: for decoded images.
+        queue, engine_loop, core: what computes; None until `load`.
+
     Raises:
         BundleError: the bundle is missing, damaged or newer than this code.
         InputError: a task or engine is not in the bundle.
@@ -82,26 +89,30 @@ class EmbeddingService:
         self._max_length = min(settings.max_length, self._model.max_tokens)
         self._max_pixels = settings.max_pixels or self._model.image.max_pixels
         self._admin = AdapterAdmin(self._bundle, self._entry, self._tasks, settings)
-        self._speed = Speed()
         self._budget = BatchBudget(
             tokens=settings.batch_tokens or BatchLimits().tokens,
             patches=settings.batch_patches,
             short_tokens=settings.short_tokens,
         )
-        self._admission = Admission(
-            settings.queue_tokens, self._budget, self._speed.seconds, settings.max_wait
+        self._speed = Speed(self._budget.tokens)
+        self.admission = Admission(
+            settings.queue_tokens,
+            self._budget,
+            self._speed.seconds,
+            settings.max_wait,
+            lambda: None if self.engine_loop is None else self.engine_loop.under_way,
         )
-        self._room = PatchRoom(settings.queue_patches)
-        self._queue: WorkQueue | None = None
+        self.room = PatchRoom(settings.queue_patches)
+        self.queue: WorkQueue | None = None
         threads = settings.prepare_threads
         self._texts = TextPool(threads)
         self._image_threads = ThreadPoolExecutor(threads, "trine-image")
         self._state: ReadyState = "loading"
         self._failure = asyncio.Event()
         self._closed = False
-        self._core: Core | None = None
+        self.core: Core | None = None
         self._feeder: Feeder | None = None
-        self._engine_loop: EngineLoop | None = None
+        self.engine_loop: EngineLoop | None = None
         self._info: ModelInfo | None = None
 
     @property
@@ -139,6 +150,10 @@ class EmbeddingService:
             self._speed.add(run)
             self._metrics.observe_run(run)
 
+        def begin(entries: Sequence[Entry]) -> None:
+            for entry in entries:
+                ticket_of(entry).begun = True
+
         def deliver(result: BatchResult) -> None:
             if result.entries:
                 self._speed.finish(result.end - result.start)
@@ -159,21 +174,24 @@ class EmbeddingService:
         finally:
             loader.shutdown(wait=False)
         preparer = Preparer(self._model, core.preprocessor, core.tokenizer, self._max_pixels)
-        self._queue = queue = WorkQueue(self._budget, core.runner.costs, self._speed.cost)
+        self.queue = queue = WorkQueue(self._budget, core.runner.costs, self._speed.cost)
         self._feeder = Feeder(
             preparer=preparer,
             engine=core.engine,
             queue=queue,
-            room=self._room,
+            room=self.room,
             texts=self._texts,
             image_threads=self._image_threads,
             max_call_tokens=self._settings.max_call_tokens,
             patches_per_image=self._patches_per_image(),
+            budget=self._budget,
+            max_wait=self._settings.max_wait,
         )
-        self._core = core
+        self._speed.begin_with(core.timed)
+        self.core = core
         self._admin.open(core.engine.adapters)
-        self._engine_loop = EngineLoop(queue, core.runner, deliver, failed)
-        self._engine_loop.start()
+        self.engine_loop = EngineLoop(queue, core.runner, begin, deliver, failed)
+        self.engine_loop.start()
         if self._state == "loading":
             self._state = "ready"
             self._metrics.ready.set(1)
@@ -197,10 +215,10 @@ class EmbeddingService:
         """Compute what is queued, then end the threads."""
         self.drain()
         self._closed = True
-        if self._queue is not None:
-            self._queue.close()
-        if self._engine_loop is not None:
-            await asyncio.to_thread(self._engine_loop.join)
+        if self.queue is not None:
+            self.queue.close()
+        if self.engine_loop is not None:
+            await asyncio.to_thread(self.engine_loop.join)
         self._texts.shutdown()
         self._image_threads.shutdown(wait=False, cancel_futures=True)
 
@@ -216,7 +234,7 @@ class EmbeddingService:
         if self._state not in ("ready", "leaving"):
             raise not_ready(self._state)
         # What is asked is not known yet: refused is what would be in the quicker lane, too.
-        self._admission.check(True, time_left)
+        self.admission.check(True, time_left)
 
     async def embed(self, call: EmbedCall, context: CallContext) -> EmbedResult:
         self._require_ready()
@@ -282,9 +300,9 @@ class EmbeddingService:
 
     def _require_ready(self) -> Core:
         # A request that came before draining began may still ask.
-        if self._core is None or self._closed:
+        if self.core is None or self._closed:
             raise not_ready(self._state)
-        return self._core
+        return self.core
 
     def _patches_per_image(self) -> int:
         return max(self._max_pixels // self._model.vision.patch_size**2, 1)
@@ -300,16 +318,16 @@ class EmbeddingService:
         time_left = context.deadline - time.monotonic()
         if time_left <= 0:
             raise too_late()
-        work = estimate_work(call.items, max_length, self._patches_per_image(), self._budget)
+        work = self._estimate(call, max_length)
         estimate = work.tokens
-        reservation = self._admission.admit(work, time_left)
+        reservation = self.admission.admit(work, time_left)
         try:
             self._limits.take_tokens(context.key_name, estimate)
             ticket = Ticket(
                 call,
                 context,
                 reservation,
-                self._room,
+                self.room,
                 core.engine.adapters.hold({item.task for item in call.items}),
                 self._model.vision.spatial_merge_size,
             )
@@ -323,12 +341,20 @@ class EmbeddingService:
         self._show_pending()
         return ticket, estimate
 
+    def _estimate(self, call: EmbedCall, max_length: int) -> Work:
+        patches = self._patches_per_image()
+        entries = (
+            estimate_amount(call.items[group.start : group.stop], max_length, patches)
+            for group in sequence_groups(call)
+        )
+        return estimate_work(entries, self._budget)
+
     async def _compute(self, ticket: Ticket, max_length: int) -> None:
         """Wait until the vectors of a call are there.
 
         Raises:
-            ServiceError: 413, 422 an item cannot be used; 500 the engine failed; 504 the deadline
-                passed.
+            ServiceError: 413, 422 an item cannot be used; 429 the engine did not begin in time; 500
+                it failed; 504 the deadline passed.
         """
         if self._feeder is None:
             raise RuntimeError("the service is not loaded")
@@ -336,19 +362,27 @@ class EmbeddingService:
             return
         loop = asyncio.get_running_loop()
         time_left = max(ticket.context.deadline - time.monotonic(), 0.0)
-        if self._feeder.feed_few(ticket, max_length):
-            timer = loop.call_later(time_left, ticket.end, too_late())
-            try:
-                await ticket.finished
-            finally:
-                timer.cancel()
-            return
+        overdue = loop.call_later(self.admission.patience, self._give_up, ticket)
         try:
+            if self._feeder.feed_few(ticket, max_length):
+                timer = loop.call_later(time_left, ticket.end, too_late())
+                try:
+                    await ticket.finished
+                finally:
+                    timer.cancel()
+                return
             async with asyncio.timeout(time_left):
                 await self._feeder.feed(ticket, max_length)
                 await ticket.finished
         except TimeoutError as cause:
             raise too_late() from cause
+        finally:
+            overdue.cancel()
+
+    def _give_up(self, ticket: Ticket) -> None:
+        if not ticket.begun:
+            short = self._estimate(ticket.call, self._max_length).all_short
+            ticket.end(self.admission.overdue(short))
 
     async def _result(self, ticket: Ticket, hashes: dict[str, str]) -> EmbedResult:
         call = ticket.call
@@ -375,8 +409,8 @@ class EmbeddingService:
         return await asyncio.to_thread(stack)
 
     def _close_ticket(self, ticket: Ticket) -> None:
-        if not ticket.complete and self._queue is not None:
-            for entry in self._queue.remove(ticket):
+        if not ticket.complete and self.queue is not None:
+            for entry in self.queue.remove(ticket):
                 ticket.dropped(entry)
         ticket.close()
 
@@ -391,8 +425,11 @@ class EmbeddingService:
         for entry in result.dropped:
             ticket = ticket_of(entry)
             ticket.fail(entry, client_left() if ticket.context.disconnected() else too_late())
+        if result.entries:
+            all_short = all(entry.short for entry in result.entries)
+            self.admission.batch_ended(all_short, result.start, result.end)
         self._show_pending()
 
     def _show_pending(self) -> None:
-        self._metrics.pending_tokens.set(self._admission.tokens)
-        self._metrics.pending_patches.set(self._admission.patches)
+        self._metrics.pending_tokens.set(self.admission.tokens)
+        self._metrics.pending_patches.set(self.admission.patches)

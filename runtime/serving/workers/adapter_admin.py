@@ -53,7 +53,7 @@ class AdapterAdmin:
         #: Why an adapter that other workers have is not here, by name.
         self._missed: dict[str, str] = {}
         self._adapters: AdapterSource | None = None
-        self._changing: set[asyncio.Task[Any]] = set()
+        self.changing: set[asyncio.Task[Any]] = set()
         self._folder = settings.adapter_folder
         self._timeout_s = settings.request_timeout
         self._one_at_a_time = asyncio.Lock()
@@ -180,8 +180,8 @@ class AdapterAdmin:
         A thread that reads an adapter cannot be stopped: what it makes resident must be known.
         """
         task = asyncio.ensure_future(change)
-        self._changing.add(task)
-        task.add_done_callback(self._changing.discard)
+        self.changing.add(task)
+        task.add_done_callback(self.changing.discard)
         return await asyncio.shield(task)
 
     @property

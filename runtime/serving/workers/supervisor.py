@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -76,14 +77,23 @@ class Supervisor:
     Args:
         settings: of the server.
         listener: bound and listening; all workers accept from it.
+        context: that makes processes.
+
+    Attributes:
+        workers: what is known of each.
     """
 
-    def __init__(self, settings: ServerSettings, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        listener: socket.socket,
+        context: SpawnContext | None = None,
+    ) -> None:
         threads = settings.threads or max(num_processors() // settings.workers, 1)
         self._settings = dataclasses.replace(settings, threads=threads)
         self._listener = listener
-        self._context = multiprocessing.get_context("spawn")
-        self._workers = [_Worker(number) for number in range(settings.workers)]
+        self._context = context or multiprocessing.get_context("spawn")
+        self.workers = [_Worker(number) for number in range(settings.workers)]
         self._changes: dict[str, AdapterChange] = {}
         self._rounds: deque[_Asked] = deque()
         self._round_number = 0
@@ -101,12 +111,17 @@ class Supervisor:
             self._wake_writer.setblocking(False)
             code = 0
             while not self._stopping and not code:
-                self._start_due(Path(folder))
+                self.start_due(Path(folder))
                 code = self._watch()
             # The workers have it, too; it is closed for clients once the last of them lets go.
             self._listener.close()
-            self._end()
+            self.end()
             return code
+
+    def close(self) -> None:
+        """Let go of what signals are told by."""
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self._stopping:
@@ -115,9 +130,14 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):  # it is awake already
             self._wake_writer.send(b"\0")
 
-    def _start_due(self, folder: Path) -> None:
+    def start_due(self, folder: Path) -> None:
+        """Start the workers whose time has come.
+
+        Args:
+            folder: that they share.
+        """
         now = time.monotonic()
-        for worker in self._workers:
+        for worker in self.workers:
             if worker.process is None and worker.due <= now:
                 self._start(worker, folder)
 
@@ -156,9 +176,9 @@ class Supervisor:
 
     def _watch(self) -> int:
         """Wait for what happens next and deal with it; return an exit code if all is to end."""
-        dues = [worker.due for worker in self._workers if not worker.process]
+        dues = [worker.due for worker in self.workers if not worker.process]
         for worker in self._hear([self._wake_reader], min(dues) if dues else None):
-            code = self._bury(worker)
+            code = self.bury(worker)
             if code:
                 return code
         return 0
@@ -170,17 +190,17 @@ class Supervisor:
             others: that may become readable.
             until: when to wait no longer, on `time.monotonic()`'s clock; None for ever.
         """
-        alive = [worker for worker in self._workers if worker.process is not None]
+        alive = [worker for worker in self.workers if worker.process is not None]
         pipes = {worker.pipe: worker for worker in alive if worker.pipe is not None}
         ends = {worker.process.sentinel: worker for worker in alive}
         timeout = None if until is None else max(until - time.monotonic(), 0)
         happened = wait([*pipes, *ends, *others], timeout)
         for source in happened:
             if source in pipes:
-                self._read(pipes[source])
+                self.read(pipes[source])
         return [ends[source] for source in happened if source in ends]
 
-    def _read(self, worker: _Worker) -> None:
+    def read(self, worker: _Worker) -> None:
         """Take one message of a worker."""
         if worker.pipe is None:
             return
@@ -204,7 +224,7 @@ class Supervisor:
         A worker that is still loading takes it from its pipe once it is ready.
         """
         self._round_number += 1
-        for worker in self._workers:
+        for worker in self.workers:
             self._ask(worker)
         self._go_on()
 
@@ -222,7 +242,7 @@ class Supervisor:
         current = asked.round
         while current.step is not None and not current.waits:
             for number in current.advance():
-                self._ask(self._workers[number])
+                self._ask(self.workers[number])
             if current.stands:
                 # In the order in which a new worker would have to make them.
                 self._changes.pop(current.change.name, None)
@@ -245,7 +265,7 @@ class Supervisor:
             return False
         return True
 
-    def _bury(self, worker: _Worker) -> int:
+    def bury(self, worker: _Worker) -> int:
         """Deal with a worker that ended; return an exit code if all is to end with it."""
         # Its end shows a moment before its exit code does.
         worker.process.join()
@@ -254,7 +274,7 @@ class Supervisor:
         first, worker.replaced = not worker.replaced, True
         self._forget(worker)
         # What was served before is served on by the others; the cause may pass.
-        if code == FAILED and (first or not any(other.process for other in self._workers)):
+        if code == FAILED and (first or not any(other.process for other in self.workers)):
             return FAILED
         now = time.monotonic()
         short = now - worker.started < SHORT_LIFE_S
@@ -283,12 +303,12 @@ class Supervisor:
             self._rounds[0].round.ended(worker.number)
             self._go_on()
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Have all workers drain, and kill those that do not end in time."""
         self._signal_all(signal.SIGTERM)
         settings = self._settings
         limit = time.monotonic() + settings.drain_delay + settings.drain_timeout + END_S
-        while any(worker.process for worker in self._workers) and time.monotonic() < limit:
+        while any(worker.process for worker in self.workers) and time.monotonic() < limit:
             # A change that was asked for before is made to its end, and its asker answered.
             for worker in self._hear([], limit):
                 worker.process.join()  # its end shows a moment before its exit code does
@@ -296,7 +316,7 @@ class Supervisor:
         self._signal_all(signal.SIGKILL)
 
     def _signal_all(self, number: int) -> None:
-        for worker in self._workers:
+        for worker in self.workers:
             if worker.process is not None and worker.process.is_alive():
                 os.kill(worker.process.pid, number)
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from trine.runtime.serving.observability.tracing import NoTracer, OpenTelemetryT
 from trine.runtime.serving.service.service import EmbeddingService
 from trine.runtime.serving.workers.control import WorkerChannel
 
-__all__ = ["FAILED", "RATE_FILE", "WorkerOptions", "run_worker"]
+__all__ = ["FAILED", "RATE_FILE", "WorkerOptions", "load_service", "run_worker"]
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +130,32 @@ async def run_worker(
         return await _Worker(settings, listener, service, application, channel).run(options)
 
 
+async def load_service(
+    service: EmbeddingService, channel: WorkerChannel | None, stop: Callable[[], object]
+) -> int:
+    """Load the bundle, and the adapters that other workers have; return an exit code.
+
+    Args:
+        service: to load.
+        channel: to the supervisor, if there is one.
+        stop: called when the supervisor is gone.
+    """
+    try:
+        await service.load()
+    except TrineError as error:
+        logger.error("loading failed: %s", error)
+        return FAILED
+    if channel is not None:
+        await channel.start(service.adapters, stop)
+    # What a loaded server consists of stays; a collection that walks it stops the event loop
+    # for some 70 ms, longer than a refusal may take.
+    gc.collect()
+    gc.freeze()
+    info = service.info()
+    logger.info("ready", extra={"engine": info.engine, "tasks": info.tasks})
+    return 0
+
+
 class _Worker:
     """One worker's life."""
 
@@ -165,7 +191,7 @@ class _Worker:
     async def run(self, options: WorkerOptions) -> int:
         self._catch_signals(supervised=options.shared is not None)
         serving = asyncio.ensure_future(self._serve()) if options.early else None
-        loading = asyncio.ensure_future(self._load())
+        loading = asyncio.ensure_future(load_service(self._service, self._channel, self._stop.set))
         stopping = asyncio.ensure_future(self._stop.wait())
         failing = asyncio.ensure_future(self._service.wait_failed())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -196,23 +222,6 @@ class _Worker:
         if info.note is not None:
             logger.warning(info.note)
         await self._server.serve(sockets=[self._listener])
-
-    async def _load(self) -> int:
-        """Load the bundle, and the adapters that other workers have; return an exit code."""
-        try:
-            await self._service.load()
-        except TrineError as error:
-            logger.error("loading failed: %s", error)
-            return FAILED
-        if self._channel is not None:
-            await self._channel.start(self._service.adapters, self._stop.set)
-        # What a loaded server consists of stays; a collection that walks it stops the event loop
-        # for some 70 ms, longer than a refusal may take.
-        gc.collect()
-        gc.freeze()
-        info = self._service.info()
-        logger.info("ready", extra={"engine": info.engine, "tasks": info.tasks})
-        return 0
 
     async def _drain(self) -> None:
         """Serve on until load balancers look elsewhere, then let what is under way finish."""

@@ -222,3 +222,13 @@ def test_the_pool_under_the_thread_sanitizer(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "every item once\n"
     assert "WARNING: ThreadSanitizer" not in done.stderr
+
+
+def test_a_process_forked_while_others_compute_can_compute_too(tmp_path: Path) -> None:
+    program = tmp_path / "pool_fork"
+    words = ["-std=c++17", "-O1", "-pthread", "-DTRINE_ISA=common"]
+    sources = [ROOT / "tests/kernels/cpu/native/pool_fork.cpp", NATIVE / "common/pool.cpp"]
+    subprocess.run([needed("g++"), *words, *map(str, sources), "-o", str(program)], check=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "every child computed\n"
+    assert done.returncode == 0

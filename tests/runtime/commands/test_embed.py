@@ -338,7 +338,7 @@ def test_an_output_that_is_there_is_replaced_only_by_force(
     [
         (("--task", "retrieval", "--multi-vector", "-o", "out.npy"), "multi-vectors differ"),
         (("--task", "retrieval", "--multi-vector", "--dim", "64"), "never cut"),
-        (("--task", "retrieval", "--dim", "65"), "--dim is 65"),
+        (("--task", "retrieval", "--dim", "257"), "--dim is 257; give 1 to 256, or 0 for all"),
         (("--task", "retrieval", "-o", "out.csv"), "'.csv' is no output format"),
         (("--task", "retrieval", "-o", "absent/out.npy"), "its folder does not exist"),
         (("--task", "retrieval", "--dpi", "0"), "--dpi is 0"),
@@ -410,3 +410,17 @@ def test_only_the_tasks_that_rows_name_are_loaded(
     )
     assert embed(nano_bundle, items, "--task", "code") == 0
     assert [set(tasks) for tasks in loaded] == [{"code", "text-matching"}]
+
+
+@pytest.mark.parametrize("dim", [100, 1, 0])
+def test_any_number_of_leading_dimensions_is_kept_as_in_python(
+    nano_bundle: Path, texts_file: Path, embedder: Embedder, tmp_path: Path, dim: int
+) -> None:
+    out = tmp_path / "out.npy"
+    command = ["embed", str(nano_bundle), str(texts_file), "--task", "code", "-o", str(out)]
+    assert main([*command, "--prompt", "query", "--dim", str(dim)]) == 0
+    found = np.load(out)
+    assert found.shape == (len(TEXTS), dim or 256)
+    wanted = embedder.encode_text(list(TEXTS), "code", truncate_dim=dim)
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)

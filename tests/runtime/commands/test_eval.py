@@ -248,7 +248,7 @@ def test_other_bad_input_ends_with_code_2(
         (("--pairs", tmp_path / "latin.jsonl"), "latin.jsonl:1: byte"),
         (("--pairs", tmp_path / "absent.jsonl"), "cannot be read"),
         (("--pairs", path, "--limit", 0), "at least 1"),
-        (("--pairs", path, "--dim", 17), "--dim is 17"),
+        (("--pairs", path, "--dim", 257), "--dim is 257"),
         (("--pairs", path, "--task", "law"), "task is 'law'"),
         (("--pairs", path, "--engine", "other"), "no engine 'other'"),
     ):

@@ -124,8 +124,8 @@ def test_options_of_an_item_are_checked_when_its_turn_comes(
 
 
 def test_options_of_the_call_are_checked_at_once(embedder: Embedder) -> None:
-    with pytest.raises(InputError, match="truncate_dim is 3"):
-        embedder.encode_stream(["a"], "code", truncate_dim=3)
+    with pytest.raises(InputError, match="truncate_dim is 3000"):
+        embedder.encode_stream(["a"], "code", truncate_dim=3000)
     with pytest.raises(InputError, match="task is 'unknown'"):
         embedder.encode_stream(["a"], "unknown")
     with pytest.raises(InputError, match="give an iterable"):

@@ -132,20 +132,34 @@ class Pool {
 
 constexpr int kMostThreads = 256;
 
-// The pool of a number of threads, made at its first use and again after a fork, which leaves the
-// threads behind. Pools are never taken down: their threads may outlive all else in the process.
+// The pools of one process, by their number of threads, each made at its first use. Pools are never
+// taken down: their threads may outlive all else in the process.
+struct Pools {
+  const pid_t owner = getpid();
+  std::mutex mutex;
+  Pool *by_threads[kMostThreads + 1] = {};
+};
+
+// A fork leaves the threads behind, and the mutexes as they are, held by threads that are no more: the
+// new process gets pools of its own, whatever the others were doing. Null where there is no memory.
+Pools *pools_of_process() {
+  static std::atomic<Pools *> current{nullptr};
+  Pools *known = current.load();
+  if (known != nullptr && known->owner == getpid()) return known;
+  Pools *made = new (std::nothrow) Pools;
+  if (made == nullptr || current.compare_exchange_strong(known, made)) return made;
+  delete made;  // another thread was first
+  return known;
+}
+
 // Null where there is no memory for one.
 Pool *pool_of(int threads) {
-  static std::mutex mutex;
-  static Pool *pools[kMostThreads + 1] = {};
-  static pid_t owner = 0;
-  std::lock_guard<std::mutex> lock(mutex);
-  if (owner != getpid()) {
-    for (Pool *&pool : pools) pool = nullptr;
-    owner = getpid();
-  }
-  if (pools[threads] == nullptr) pools[threads] = new (std::nothrow) Pool(threads);
-  return pools[threads];
+  Pools *pools = pools_of_process();
+  if (pools == nullptr) return nullptr;
+  std::lock_guard<std::mutex> lock(pools->mutex);
+  Pool *&pool = pools->by_threads[threads];
+  if (pool == nullptr) pool = new (std::nothrow) Pool(threads);
+  return pool;
 }
 
 }  // namespace

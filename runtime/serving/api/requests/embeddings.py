@@ -10,6 +10,8 @@ from typing import Annotated, Any, get_args
 
 from msgspec import Meta
 
+from trine.runtime.errors import InputError
+from trine.runtime.request import check_dim
 from trine.runtime.serving.api.requests.bodies import Body
 from trine.runtime.serving.api.requests.items import ParsedItem, parse_input
 from trine.runtime.serving.api.requests.messages import parse_messages
@@ -167,8 +169,10 @@ def plan_embeddings(
         role_field=role_field,
     )
     whole = info.multi_dimensions if multi else info.dimensions
-    asked = body.output_dimension if body.dimensions is None else body.dimensions
-    kept = kept_dimensions(asked, whole)
+    if body.dimensions is None and body.output_dimension is not None:
+        kept = kept_dimensions(body.output_dimension, whole, "output_dimension")
+    else:
+        kept = kept_dimensions(body.dimensions, whole)
     form = choose_output(
         {
             "embedding_type": body.embedding_type,
@@ -215,16 +219,10 @@ def kept_dimensions(asked: int | None, whole: int, field: str = "dimensions") ->
     Raises:
         ServiceError: 422 there are not as many.
     """
-    if asked is None:
-        return None
-    if not 0 <= asked <= whole:
-        raise ServiceError(
-            422,
-            "invalid_dimensions",
-            f"{field} is {asked}; give 1 to {whole}, or 0 for all",
-            param=field,
-        )
-    return asked or whole
+    try:
+        return check_dim(field, asked, whole)
+    except InputError as cause:
+        raise ServiceError(422, "invalid_dimensions", str(cause), param=field) from cause
 
 
 def text_length(

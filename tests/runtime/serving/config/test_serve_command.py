@@ -27,7 +27,7 @@ class Process:
     """A running `trine serve` on a free port."""
 
     def __init__(self, bundle: Path, log: Path, *options: str) -> None:
-        self._log = log
+        self.log = log
         program = "import sys; from trine.runtime.commands.program import main; sys.exit(main())"
         with log.open("wb") as file:
             self.process = subprocess.Popen(
@@ -39,7 +39,7 @@ class Process:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def events(self, message: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self._log.read_text().splitlines()]
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
         return [line for line in lines if line["message"] == message]
 
     def wait_for(self, message: str, count: int = 1) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ class Process:
                 if len(found) >= count:
                     return found
             time.sleep(0.05)
-        raise AssertionError(f"no {count} × {message!r} in: {self._log.read_text()}")
+        raise AssertionError(f"no {count} × {message!r} in: {self.log.read_text()}")
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -328,5 +328,5 @@ def test_a_damaged_bundle_ends_all_workers(golden_bundle: Path, tmp_path: Path) 
 
 def server_message(server: Process) -> str:
     """Return the message of the first error in a server's log."""
-    lines = [json.loads(line) for line in server._log.read_text().splitlines()]
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     return str(next(line["message"] for line in lines if line["level"] == "error"))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from trine.runtime.serving.observability.logs import WRITE_AFTER_S
-from trine.runtime.serving.scheduler.admission import Work
+from trine.runtime.serving.scheduler.admission import Amount, Work
 from trine.runtime.serving.service.calls import ServiceError
 
 #: `Served` of conftest.py, which tests cannot import.
@@ -187,12 +187,12 @@ def test_a_compressed_body_is_unfolded_within_the_limits(golden_bundle: Path, se
         assert ask(ONE, "deflate").status_code == 400
         assert isinstance(ask({"inputs": "a" * 6000}, path="/embed").json()["error"], str)
         # What was unfolded is held as long as the request, like bodies that come as they are.
-        small.application.gate._bodies.hold(2000)
+        small.application.gate.bodies.hold(2000)
         full = ask({"input": "a" * 4500})
         assert (full.status_code, full.json()["error"]["code"]) == (429, "bodies_full")
-        small.application.gate._bodies.release(2000)
+        small.application.gate.bodies.release(2000)
         assert ask({"input": "a" * 4500}).is_success
-        assert small.application.gate._bodies._pending == 0
+        assert small.application.gate.bodies.pending == 0
 
 
 def test_fetched_images_have_the_bounds_of_a_body(
@@ -213,10 +213,10 @@ def test_fetched_images_have_the_bounds_of_a_body(
         # The bytes are no image, which shows once they are through.
         assert code(*list(images)[:1]) == "invalid_input"
         assert code(*images) == "images_too_large"
-        small.application.gate._bodies.hold(7000)
+        small.application.gate.bodies.hold(7000)
         assert code(*list(images)[:1]) == "bodies_full"
-        small.application.gate._bodies.release(7000)
-        assert small.application.gate._bodies._pending == 0
+        small.application.gate.bodies.release(7000)
+        assert small.application.gate.bodies.pending == 0
 
 
 @pytest.mark.parametrize(("timeout", "status"), [("0.000001", 504), ("-1", 400), ("soon", 400)])
@@ -274,7 +274,7 @@ def test_a_full_queue_refuses_before_the_body_is_read(served: Served) -> None:
             parts += 1
             yield b"{}"
 
-        held = served.service._admission.admit(Work(10**6, 0, True), 60.0)
+        held = served.service.admission.admit(Work(Amount(10**6)), 60.0)
         try:
             async with served.client() as client:
                 response = await client.post(EMBEDDINGS, content=chunks())
@@ -289,7 +289,7 @@ def test_a_server_with_too_much_to_do_can_still_be_managed(
     golden_bundle: Path, serve: Serve
 ) -> None:
     with serve(golden_bundle, admin_key=digest("root"), max_requests=1) as one:
-        held = one.service._admission.admit(Work(10**6, 0, True), 60.0)
+        held = one.service.admission.admit(Work(Amount(10**6)), 60.0)
         one.lag.seconds = 10.0
         try:
             asked = one.request("POST", EMBEDDINGS, json=ONE)
@@ -352,7 +352,7 @@ def test_a_client_that_leaves_stops_its_work(served: Served) -> None:
     assert served.counted("trine_items_total", task="retrieval") == before
     assert served.counted("trine_requests_total", path=EMBEDDINGS, status="499") == 1
     served.request("POST", EMBEDDINGS, json=ONE)
-    assert served.service._admission.tokens == 0
+    assert served.service.admission.tokens == 0
     served.run(asyncio.wait_for(served.application.gate.wait_idle(), 5))
 
 
@@ -412,7 +412,7 @@ def test_a_refusal_of_the_queue_is_counted_once(served: Served) -> None:
     before = served.counted("trine_rejected_requests_total", reason="queue_full")
 
     async def ask() -> int:
-        held = served.service._admission.admit(Work(10**6, 0, True), 60.0)
+        held = served.service.admission.admit(Work(Amount(10**6)), 60.0)
         try:
             async with served.client() as client:
                 return (await client.post(EMBEDDINGS, json=ONE)).status_code

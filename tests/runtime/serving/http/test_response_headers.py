@@ -1,4 +1,4 @@
-from trine.runtime.serving.http.response_headers import MAX_LISTED, _listed
+from trine.runtime.serving.http.response_headers import MAX_LISTED, list_items
 from trine.runtime.serving.service.calls import EmbedCall
 from trine.runtime.serving.service.item_fields import ItemField
 
@@ -6,14 +6,14 @@ ONE = EmbedCall(items=())
 
 
 def test_a_header_lists_numbers_and_stays_short() -> None:
-    assert _listed(ONE, []) == ""
-    assert _listed(ONE, [0, 3]) == "0,3"
-    assert _listed(ONE, list(range(MAX_LISTED))).count(",") == MAX_LISTED - 1
-    long = _listed(ONE, list(range(100_000, 102_048)))
+    assert list_items(ONE, []) == ""
+    assert list_items(ONE, [0, 3]) == "0,3"
+    assert list_items(ONE, list(range(MAX_LISTED))).count(",") == MAX_LISTED - 1
+    long = list_items(ONE, list(range(100_000, 102_048)))
     assert long.endswith(f",{100_000 + MAX_LISTED - 1},+{2048 - MAX_LISTED}")
     assert len(long) < 2000
 
 
 def test_items_of_two_fields_are_listed_with_theirs() -> None:
     call = EmbedCall(items=(), fields=(ItemField("query"), ItemField("documents", 1)))
-    assert _listed(call, [0, 3]) == "query:0,documents:2"
+    assert list_items(call, [0, 3]) == "query:0,documents:2"

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from trine.runtime.inputs import ImageText
 from trine.runtime.serving.scheduler.admission import (
     Admission,
+    Amount,
     PatchRoom,
+    UnderWay,
     Work,
-    estimate_tokens,
+    estimate_amount,
     estimate_work,
     expected_wait,
 )
@@ -20,18 +22,29 @@ from trine.runtime.serving.service.calls import EmbedItem, ServiceError
 BUDGET = BatchBudget(tokens=20, patches=20, short_tokens=10)
 
 
-def admission(max_tokens: int = 100, rate: float = 0.0, max_wait: float = 1e9) -> Admission:
+def admission(
+    max_tokens: int = 100,
+    rate: float = 0.0,
+    max_wait: float = 1e9,
+    under_way: UnderWay | None = None,
+    now: float = 0.0,
+) -> Admission:
     return Admission(
-        max_tokens, BUDGET, lambda tokens, patches: rate * (tokens + patches), max_wait
+        max_tokens,
+        BUDGET,
+        lambda tokens, patches: rate * (tokens + patches),
+        max_wait,
+        lambda: under_way,
+        lambda: now,
     )
 
 
 def short(tokens: int) -> Work:
-    return Work(tokens, 0, True)
+    return Work(Amount(tokens))
 
 
 def long(tokens: int, patches: int = 0) -> Work:
-    return Work(tokens, patches, False)
+    return Work(long=Amount(tokens, patches))
 
 
 @pytest.mark.parametrize("lane", [short, long])
@@ -53,9 +66,9 @@ def test_documents_do_not_keep_queries_out() -> None:
     with pytest.raises(ServiceError):
         queue.admit(long(1), 60.0)
     # Ahead of a query is one run of 20 tokens and 20 patches: 40 s.
-    queue.admit(short(1), 90.0)
+    queue.admit(short(1), 55.0)
     with pytest.raises(ServiceError):
-        queue.admit(short(1), 70.0)
+        queue.admit(short(1), 45.0)
 
 
 def test_one_call_larger_than_the_bound_is_taken_when_there_is_room() -> None:
@@ -73,12 +86,12 @@ def test_what_cannot_be_done_in_time_is_refused_at_once() -> None:
 
 def test_what_would_wait_too_long_is_refused_however_much_time_it_has() -> None:
     queue = admission(rate=1.0, max_wait=20.0)
-    first = queue.admit(short(11), 60.0)  # on an idle server, nothing waits
+    first = queue.admit(short(17), 60.0)  # on an idle server, nothing waits
     with pytest.raises(ServiceError) as refused:
         queue.check(True, 60.0)
     assert (refused.value.status, refused.value.code) == (429, "queue_too_long")
     assert refused.value.retry_after == 1
-    first.change(-1, 0)
+    first.change(True, -1, 0)
     queue.admit(short(1), 60.0)
 
 
@@ -90,21 +103,67 @@ def test_nothing_is_refused_for_its_wait_before_speed_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_short", "short_s", "long_s", "batch_s", "wait"),
+    ("is_short", "short_s", "long_s", "batch_s", "share", "wait"),
     [
-        (True, 0.0, 0.0, 2.0, 0.0),
-        (False, 0.0, 0.0, 2.0, 0.0),
-        (False, 3.0, 5.0, 2.0, 8.0),
-        (True, 0.0, 1.0, 2.0, 1.0),  # the one batch under way is smaller than a full one
-        (True, 0.0, 50.0, 2.0, 2.0),
-        (True, 4.0, 50.0, 2.0, 4.0 + 2.0 + 4.0 / SHORT_TURNS),
-        (True, 4.0, 0.5, 2.0, 4.5),
+        (True, 0.0, 0.0, 2.0, 0.0, 0.0),
+        (False, 0.0, 0.0, 2.0, 0.0, 0.0),
+        (False, 3.0, 5.0, 2.0, 0.0, 8.0),
+        (True, 0.0, 1.0, 2.0, 0.0, 1.0),  # the one batch under way is smaller than a full one
+        (True, 0.0, 50.0, 2.0, 0.0, 2.0),
+        (True, 4.0, 50.0, 2.0, 0.9, 4.0 + 2.0 + 4.0 / SHORT_TURNS),
+        (True, 4.0, 0.5, 2.0, 0.0, 4.5),
+        (False, 1.0, 5.0, 2.0, 0.5, 12.0),  # as many short ones come as go meanwhile
+        (False, 1.0, 5.0, 2.0, 1.0, SHORT_TURNS * 2.0 + 5 * 5.0),  # one long turn in five
+        (False, 90.0, 0.0, 2.0, 0.0, SHORT_TURNS * 2.0),  # it does not wait for all short ones
     ],
 )
 def test_the_expected_wait_counts_the_own_lane_and_what_comes_between(
-    is_short: bool, short_s: float, long_s: float, batch_s: float, wait: float
+    is_short: bool, short_s: float, long_s: float, batch_s: float, share: float, wait: float
 ) -> None:
-    assert expected_wait(is_short, short_s, long_s, batch_s) == pytest.approx(wait)
+    assert expected_wait(is_short, short_s, long_s, batch_s, share) == pytest.approx(wait)
+
+
+def test_what_the_engine_has_done_of_its_batch_is_not_waited_for_again() -> None:
+    running = UnderWay(Amount(10), start=100.0)
+    queue = admission(rate=1.0, max_wait=10.0, under_way=running, now=104.0)
+    queue.admit(short(12), 60.0)
+    queue.check(True, 60.0)  # 12 s less the 4 that are over
+    slow = admission(rate=1.0, max_wait=10.0, under_way=running, now=900.0)
+    slow.admit(short(19), 60.0)
+    with pytest.raises(ServiceError, match=r"about 9\.0 s"):
+        slow.check(True, 60.0)  # a batch that takes longer than predicted ends, but no earlier
+
+
+def test_short_items_of_a_call_with_a_long_one_are_ahead_of_short_calls() -> None:
+    queue = admission(rate=1.0, max_wait=30.0)
+    held = queue.admit(Work(Amount(40), Amount(1), Amount(1)), 1e6)
+    with pytest.raises(ServiceError):
+        queue.check(True, 60.0)
+    held.change(True, -40, 0)
+    queue.check(True, 60.0)
+
+
+def test_a_document_longer_than_a_batch_is_waited_for_as_a_whole() -> None:
+    queue = admission(rate=1.0, max_wait=100.0)
+    held = queue.admit(Work(long=Amount(90), largest=Amount(90)), 1e6)
+    with pytest.raises(ServiceError, match=r"about 90\.0 s"):
+        queue.check(True, 60.0)
+    held.release()
+    queue.admit(Work(long=Amount(90), largest=Amount(20)), 1e6)
+    queue.check(True, 60.0)  # 40 s: a batch of 20 tokens and 20 patches
+
+
+def test_long_items_wait_for_the_short_ones_that_keep_coming() -> None:
+    queue = admission(rate=1.0, max_wait=20.0)
+    queue.admit(long(9), 1e6)
+    queue.check(False, 60.0)
+    for start in range(100):
+        queue.batch_ended(True, start, start + 0.7)
+    with pytest.raises(ServiceError, match=r"about 29\.\d s"):
+        queue.check(False, 60.0)
+    for start in range(100, 200):
+        queue.batch_ended(False, start, start + 1.0)
+    queue.check(False, 60.0)
 
 
 @given(st.lists(st.tuples(st.integers(-200, 200), st.integers(-200, 200)), max_size=20))
@@ -112,7 +171,7 @@ def test_reservations_never_go_below_nothing(changes: list[tuple[int, int]]) -> 
     queue = admission()
     held = queue.admit(long(50, 20), 60.0)
     for tokens, patches in changes:
-        held.change(tokens, patches)
+        held.change(False, tokens, patches)
         assert (queue.tokens, queue.patches) == (held.tokens, held.patches)
         assert min(queue.tokens, queue.patches) >= 0
     held.release()
@@ -122,20 +181,23 @@ def test_reservations_never_go_below_nothing(changes: list[tuple[int, int]]) -> 
 @pytest.mark.parametrize(
     ("contents", "work"),
     [
-        (["a" * 24, "b" * 8], Work(16, 0, True)),
-        (["a" * 24, "b" * 80], Work(34, 0, False)),
-        (["a", ImageText((b"", b""))], Work(8, 200, False)),
-        ([], Work(0, 0, True)),
+        (["a" * 24, "b" * 8], Work(Amount(16))),
+        (["a" * 24, "b" * 80], Work(Amount(10), Amount(24), Amount(24))),
+        (["b" * 80, "b" * 40], Work(Amount(), Amount(38), Amount(24))),
+        (["a", ImageText((b"", b""))], Work(Amount(4), Amount(4, 200), Amount(4, 200))),
+        ([], Work()),
     ],
 )
 def test_a_call_is_short_if_all_its_items_are(contents: list[str | ImageText], work: Work) -> None:
     items = [EmbedItem(content, "retrieval") for content in contents]
-    assert estimate_work(items, 1000, 100, BUDGET) == work
+    found = estimate_work((estimate_amount([item], 1000, 100) for item in items), BUDGET)
+    assert found == work
+    assert found.all_short is (work.long == Amount())
 
 
 def test_estimates_follow_the_script_and_the_limit() -> None:
     def estimate(content: str | tuple[int, ...] | ImageText, limit: int = 1000) -> int:
-        return estimate_tokens([EmbedItem(content, "retrieval")], limit)
+        return estimate_amount([EmbedItem(content, "retrieval")], limit).tokens
 
     assert estimate("a" * 400) == 104
     assert estimate("字" * 100) == 104

@@ -121,7 +121,7 @@ def test_turns_are_counted_only_while_long_items_wait() -> None:
     ],
 )
 def test_a_image_counts_by_the_time_its_patches_take(load: Load, short: bool) -> None:
-    assert is_short(load, BUDGET) is short
+    assert is_short(load.tokens, load.patches, BUDGET) is short
 
 
 def test_patches_count_for_how_long_a_run_is() -> None:

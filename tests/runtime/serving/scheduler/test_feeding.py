@@ -11,6 +11,7 @@ import pytest
 
 from trine.runtime.inputs import ImageText
 from trine.runtime.serving.scheduler.admission import PatchRoom
+from trine.runtime.serving.scheduler.batching import BatchBudget
 from trine.runtime.serving.scheduler.feeding import Feeder
 from trine.runtime.serving.scheduler.text_pool import TextPool
 from trine.runtime.serving.scheduler.tickets import Ticket
@@ -33,6 +34,8 @@ class Decoding:
             image_threads=self.threads,
             max_call_tokens=100,
             patches_per_image=5,
+            budget=BatchBudget(tokens=100, patches=100, short_tokens=10),
+            max_wait=5.0,
         )
 
     def _image(self, *_: object) -> None:

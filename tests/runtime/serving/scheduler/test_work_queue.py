@@ -9,7 +9,7 @@ from trine.runtime.adapters.base import AdapterHandle
 from trine.runtime.adapters.projector import Projector
 from trine.runtime.inference.batch_planner import BatchCosts, Load
 from trine.runtime.preprocessing.sequence import text_sequence
-from trine.runtime.serving.scheduler.batching import LOOK_AHEAD, BatchBudget
+from trine.runtime.serving.scheduler.batching import LOOK_AHEAD, BatchBudget, is_short
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
 
 COSTS = BatchCosts(batch=16, slot_pair=0)
@@ -24,13 +24,16 @@ def entry(
     deadline: float = 10.0,
     owner: object = None,
     abandoned: Callable[[], bool] = bool,
+    due: float | None = None,
 ) -> Entry:
     return Entry(
         sequence=text_sequence(np.arange(tokens), tokens),
         adapter=HANDLE,
         load=Load(tokens, 0, "a"),
+        short=is_short(tokens, 0, BUDGET),
         spans=(),
         deadline=deadline,
+        due=deadline if due is None else due,
         abandoned=abandoned,
         owner=owner,
         index=0,
@@ -47,6 +50,32 @@ def test_the_earliest_deadline_goes_first() -> None:
     queue.put([between])
     order = [queue.take(lambda: 0.0) for _ in range(3)]
     assert order == [([soon], []), ([between], []), ([late], [])]
+
+
+def test_what_is_due_goes_before_what_has_the_earlier_deadline() -> None:
+    queue = WorkQueue(BUDGET, COSTS)
+    waited, new = entry(90, 60.0, due=5.0), entry(90, 7.0)
+    queue.put([new, waited])
+    assert [queue.take(lambda: 6.0) for _ in range(2)] == [([waited], []), ([new], [])]
+
+
+def test_a_long_item_that_is_overdue_goes_before_short_ones_that_are_not() -> None:
+    queue = WorkQueue(BUDGET, COSTS)
+    long, new, old = entry(90, 60.0, due=5.0), entry(5, 60.0, due=9.0), entry(5, 60.0, due=4.0)
+    queue.put([long, new])
+    assert queue.take(lambda: 4.9) == ([new], [])
+    queue.put([new])
+    # What fits beside it goes along.
+    assert queue.take(lambda: 5.0) == ([long, new], [])
+    queue.put([long, old])
+    assert queue.take(lambda: 5.0) == ([old], [])
+
+
+def test_what_is_overdue_is_dropped_at_its_deadline_only() -> None:
+    queue = WorkQueue(BUDGET, COSTS)
+    overdue, late = entry(deadline=60.0, due=1.0), entry(deadline=1.5, due=1.5)
+    queue.put([overdue, late])
+    assert queue.take(lambda: 2.0) == ([overdue], [late])
 
 
 def test_equal_deadlines_go_in_order_of_arrival() -> None:

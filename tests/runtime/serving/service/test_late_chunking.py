@@ -84,7 +84,7 @@ def test_groups_are_documents_of_their_own(served: Served) -> None:
 def test_a_document_that_cannot_fit_is_refused_before_it_is_tokenised(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served.service._core.tokenizer, "encode", None)
+    monkeypatch.setattr(served.service.core.tokenizer, "encode", None)
     with pytest.raises(ServiceError, match="more than 1280 characters") as refused:
         served.embed(*[text("word " * 200)] * 3, late_chunking=True, max_length=10)
     assert (refused.value.status, refused.value.index) == (422, 1)

@@ -136,7 +136,7 @@ def test_a_change_is_finished_if_whoever_asked_for_it_leaves(
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        while service.adapters._changing:
+        while service.adapters.changing:
             await asyncio.sleep(0.01)
 
     served.run(leave())

@@ -63,38 +63,37 @@ class Driven:
     """A supervisor of two workers, whose steps a test takes."""
 
     def __init__(self, folder: Path) -> None:
-        self.supervisor = Supervisor(ServerSettings(bundle=folder, workers=2), None)  # type: ignore[arg-type]
-        self.supervisor._context = Context()  # type: ignore[assignment]
+        settings = ServerSettings(bundle=folder, workers=2)
+        self.supervisor = Supervisor(settings, None, Context())  # type: ignore[arg-type]
         self.folder = folder
         self.start()
 
     def close(self) -> None:
-        for worker in self.supervisor._workers:
+        for worker in self.supervisor.workers:
             for part in (worker.process, worker.pipe):
                 if part is not None:
                     part.close()
-        self.supervisor._wake_reader.close()
-        self.supervisor._wake_writer.close()
+        self.supervisor.close()
 
     def start(self) -> None:
-        for worker in self.supervisor._workers:
+        for worker in self.supervisor.workers:
             worker.due = 0.0
-        self.supervisor._start_due(self.folder)
+        self.supervisor.start_due(self.folder)
 
     def process(self, number: int) -> Process:
-        found = self.supervisor._workers[number].process
+        found = self.supervisor.workers[number].process
         assert isinstance(found, Process)
         return found
 
     def ask(self, number: int, change: AdapterChange, order: int = 0) -> None:
         self.process(number).pipe.send(Order(order, change))
-        self.supervisor._read(self.supervisor._workers[number])
+        self.supervisor.read(self.supervisor.workers[number])
 
     def answer(self, number: int, failure: Failure | None = None) -> Order:
         """Take the order that a worker got, and answer it."""
         order = self._told(number, Order)
         self.process(number).pipe.send(Done(order.number, failure))
-        self.supervisor._read(self.supervisor._workers[number])
+        self.supervisor.read(self.supervisor.workers[number])
         return order
 
     def load(self, change: AdapterChange) -> None:
@@ -118,9 +117,9 @@ class Driven:
         return found
 
     def die(self, number: int, code: int = -9) -> int:
-        worker = self.supervisor._workers[number]
+        worker = self.supervisor.workers[number]
         worker.process.exitcode = code
-        return self.supervisor._bury(worker)
+        return self.supervisor.bury(worker)
 
 
 @pytest.fixture
@@ -241,7 +240,7 @@ def test_a_change_under_way_when_all_is_to_end_is_made_to_its_end(driven: Driven
 
     workers = threading.Thread(target=live)
     workers.start()
-    driven.supervisor._end()
+    driven.supervisor.end()
     workers.join(10)
     assert answers[-1] == Done(0, None)
-    assert all(worker.process is None for worker in driven.supervisor._workers)
+    assert all(worker.process is None for worker in driven.supervisor.workers)
