@@ -19,7 +19,7 @@ MEASURED: Mapping[str, Mapping[Kind, int]] = {
     "avx2": {("native", "int8"): 173, ("onnxruntime", "int8"): 147, ("onnxruntime", "fp32"): 98},
     # AMD Zen 4 (benchmarks/results/2026-11-25-epyc-zen4-2cpu-slice.md).
     "avx512_bf16": {("native", "int8"): 1236, ("onnxruntime", "int8"): 909},
-    # Intel Xeon of the fourth generation, before there were kernels for its tiles.
+    # Intel Xeon with AMX (family 6, model 207), before there were kernels for its tiles.
     TILES_UNUSED: {("onnxruntime", "int8"): 1869, ("native", "int8"): 1528},
 }
 #: From the quickest to the slowest, where nothing was measured: fewer bits are fewer bytes and more

@@ -1,4 +1,4 @@
-"""Finds the fastest engine, threads and budget for a bundle on this machine, in under half a minute."""
+"""Finds the fastest engine, threads and budget for a bundle on this machine in the time given."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
