@@ -20,13 +20,15 @@ FLAGS = ["-O3", "-std=c++17", "-pthread", "-fvisibility=hidden", "-ffp-contract=
 QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
+AVX512_BF16 = [*AVX512, "-mavx512bf16"]
 #: Folders with what the compiler must be told, of x86 and of 64-bit ARM.
 FOLDERS = {
     "portable": [],
     "avx2": AVX2,
     "avx_vnni": [*AVX2, "-mavxvnni"],
     "avx512": AVX512,
-    "avx512_bf16": [*AVX512, "-mavx512bf16"],
+    "avx512_bf16": AVX512_BF16,
+    "amx": [*AVX512_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
 }
 ARM_FOLDERS = {
     "portable": [],

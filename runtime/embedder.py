@@ -10,7 +10,7 @@ from trine.runtime.bundle.golden import Deviation, Modality
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.engines.base import Engine, EngineOptions
 from trine.runtime.engines.opening import open_engine
-from trine.runtime.engines.select import read_host, select_engine
+from trine.runtime.engines.select import Quality, read_host, select_engine
 from trine.runtime.errors import InputError
 from trine.runtime.hub import locate_bundle
 from trine.runtime.inference.batch_planner import BatchLimits
@@ -71,6 +71,7 @@ class Embedder(PublishedMethods):
         *,
         revision: str | None = None,
         engine: str = "auto",
+        quality: Quality | None = None,
         device: int = 0,
         tasks: Sequence[str] | None = None,
         threads: int | None = None,
@@ -88,6 +89,8 @@ class Embedder(PublishedMethods):
                 "trt-int8:tensorrt"; "auto" for one that a GPU of this machine can run, else what
                 `trine tune` found, else the first that the processor can, by the native kernels
                 where they are the faster. What was taken is in `description`.
+            quality: that "auto" keeps by the fastest engine that does: "lossless" (float32),
+                "high" (16 bits too), "fast" (any); None for the bundle's first precision.
             device: ordinal of the GPU, for engines that run on one.
             tasks: whose decoders to load; None for all. Loading fewer takes less memory.
             threads: for one run on the processor; None for what `trine tune` found, else one a
@@ -105,14 +108,11 @@ class Embedder(PublishedMethods):
             InputError: a task or number is not among what the bundle has.
             DependencyError: the engine's package is not installed.
         """
-        if not isinstance(bundle, str | PathLike):
-            raise InputError(f"bundle is {bundle!r}; give the path of a folder, or a Hub id")
-        if not isinstance(engine, str):
-            raise InputError(f"engine is {engine!r}; give a name, or 'auto'")
-        opened = open_bundle(
-            locate_bundle(bundle, revision=revision, engine=engine, device=device, tasks=tasks)
+        folder = locate_bundle(
+            bundle, revision=revision, engine=engine, quality=quality, device=device, tasks=tasks
         )
-        chosen = select_engine(opened, engine, read_host(opened, device))
+        opened = open_bundle(folder)
+        chosen = select_engine(opened, engine, read_host(opened, device), quality)
         if chosen.tuned is not None:
             threads = chosen.tuned.threads if threads is None else threads
             limits = limits or BatchLimits(tokens=chosen.tuned.batch_tokens)

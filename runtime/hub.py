@@ -19,8 +19,8 @@ from trine.runtime.bundle.bundle import (
     open_bundle,
 )
 from trine.runtime.bundle.manifest import EngineEntry, Manifest, manifest_from_json
-from trine.runtime.engines.select import read_host, select_engine
-from trine.runtime.errors import BundleError, missing_package
+from trine.runtime.engines.select import Quality, read_host, select_engine
+from trine.runtime.errors import BundleError, InputError, missing_package
 from trine.runtime.libraries import quiet_libraries
 
 __all__ = ["describe_bundle", "locate_bundle", "needed_files", "parse_hub_id"]
@@ -44,6 +44,7 @@ def locate_bundle(
     *,
     revision: str | None = None,
     engine: str = "auto",
+    quality: Quality | None = None,
     device: int = 0,
     tasks: Sequence[str] | None = None,
 ) -> Path:
@@ -55,7 +56,7 @@ def locate_bundle(
     Args:
         bundle: a folder, or `org/name`, or `org/name@revision`.
         revision: branch, tag or commit, for an id that has none; None for the main branch.
-        engine: as in `Embedder.load`.
+        engine, quality: as in `Embedder.load`.
         device: ordinal of the GPU, likewise.
         tasks: whose decoders to fetch; None for all.
 
@@ -64,6 +65,8 @@ def locate_bundle(
         InputError: there is no engine of that name, or the manifest has no such task.
         DependencyError: huggingface_hub is not installed.
     """
+    if not isinstance(bundle, str | PathLike):
+        raise InputError(f"bundle is {bundle!r}; give the path of a folder, or a Hub id")
     folder = Path(bundle)
     named = None if folder.exists() else parse_hub_id(folder.as_posix())
     if named is None:
@@ -74,7 +77,7 @@ def locate_bundle(
         return folder
     hub_id, wanted = named[0], named[1] or revision
     unopened = _fetch_manifest(hub_id, wanted)
-    entry = select_engine(unopened, engine, read_host(unopened, device)).entry
+    entry = select_engine(unopened, engine, read_host(unopened, device), quality).entry
     _fetch_files(hub_id, unopened, list(needed_files(unopened.manifest, entry, tasks)))
     return unopened.folder
 

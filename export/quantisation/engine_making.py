@@ -4,7 +4,12 @@ import shutil
 from collections.abc import Callable
 
 from trine.export.accuracy.parity import UNMEASURED, check_float32, measure_engine, tolerance_of
-from trine.export.accuracy.thresholds import TARGETS, THRESHOLDS, AccuracyThreshold, ThresholdCheck
+from trine.export.accuracy.thresholds import (
+    PROCESSOR_TARGETS,
+    THRESHOLDS,
+    AccuracyThreshold,
+    ThresholdCheck,
+)
 from trine.export.bundle.engine_files import (
     DEVICES,
     engine_bytes,
@@ -21,6 +26,7 @@ from trine.export.quantisation.precision_plan import EnginePlan, plan_engine
 from trine.runtime.bundle.bundle import Bundle
 from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.bundle.precision import Precision
+from trine.runtime.engines.native.entries import tested_entry
 
 __all__ = ["CHECKED_WEIGHT_BYTES", "EngineMaker"]
 
@@ -30,8 +36,8 @@ __all__ = ["CHECKED_WEIGHT_BYTES", "EngineMaker"]
 LARGE_MODEL_ROOM = 1.75
 
 #: Engines up to this size are run as they will be in use before the bundle is kept. Larger ones
-#: would take more memory than the export itself: they are run from mapped files, or, in float32,
-#: not at all.
+#: would take more memory than the export itself: they are run from mapped files, or, in float32 and
+#: bfloat16, not at all.
 CHECKED_WEIGHT_BYTES = 2 << 30
 
 
@@ -40,7 +46,8 @@ class EngineMaker:
 
     Args:
         planning: of the export.
-        check: whether to run engines; None for all but float32 beyond `CHECKED_WEIGHT_BYTES`.
+        check: whether to run engines; None for all but float32 and bfloat16 beyond
+            `CHECKED_WEIGHT_BYTES`.
     """
 
     def __init__(self, planning: Planning, *, check: bool | None) -> None:
@@ -68,7 +75,9 @@ class EngineMaker:
         return refine_plan(
             plan_engine(precision, self._calibration.scan.ranges),
             self._planning.probing(self._calibration),
-            TARGETS[precision].times(tightness * self._room * self._planning.scale(precision)),
+            PROCESSOR_TARGETS[precision].times(
+                tightness * self._room * self._planning.scale(precision)
+            ),
             step,
         )
 
@@ -112,12 +121,14 @@ class EngineMaker:
         entry = engine_entry(source, kind, paths, UNMEASURED[precision], below_floor=False)
         sizes = tuple((f"engines/{kind.name}/{p.name}", graph_bytes(p)) for p in paths.values())
         measured = None
-        runs_here = "cpu" in entry.devices
+        tested = tested_entry(entry)
         small = entry.weight_bytes <= CHECKED_WEIGHT_BYTES
         # A narrow engine's distance from float32 must be known, whatever its size.
-        usual = small or precision != "fp32"
-        if runs_here and (usual if self._check is None else self._check):
-            measured = self._measure(bundle, entry, mapped=not small)
+        usual = small or precision not in ("fp32", "bf16")
+        if tested is not None and (usual if self._check is None else self._check):
+            measured = self._measure(
+                bundle, tested, mapped=not small and tested.runner == "onnxruntime"
+            )
         below = _problems(THRESHOLDS[precision], measured, plan_loss)
         refused = _problems(self._planning.threshold(precision), measured, plan_loss)
         kept = not refused or (keep_below_threshold and self._planning.allow_below_threshold)

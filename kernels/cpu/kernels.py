@@ -5,97 +5,45 @@ before a kernel reads or writes: a ValueError says which does not fit.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.library import NativeLibrary, load_library
+from trine.kernels.cpu.operands import (
+    NUMBERS,
+    Quantised,
+    Side,
+    address,
+    require_packed,
+    require_ranks,
+    require_rows,
+    side_calls,
+)
 from trine.kernels.cpu.packed import (
     DEPTH_MULTIPLE,
+    PAIR,
+    PackedBFloat16,
     PackedInt8,
     PackedValues,
+    pack_bfloat16,
     pack_int8,
+    packed_shape,
     padded_depth,
 )
 from trine.kernels.cpu.structures import (
     ActivationCall,
     AttentionCall,
+    LinearBFloat16Call,
     LinearFloatCall,
     LinearInt8Call,
     ProjectCall,
     RotateCall,
     RowsCall,
-    SideCall,
 )
 from trine.kernels.rotation import rotated_width
 
 __all__ = ["CpuKernels", "Quantised", "Side"]
-
-#: Numbers of the formats in calls.h; bfloat16 has no numpy dtype here and lies in uint16.
-NUMBERS = {np.dtype(np.float32): 0, np.dtype(np.uint16): 1, np.dtype(np.float16): 2}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Quantised:
-    """Rows in 8 bits.
-
-    Attributes:
-        values: uint8 [T, depth padded to a multiple of 4], 128 for 0.
-        scales: float32 [T]; value = (byte - 128) · scale.
-    """
-
-    values: NDArray[np.uint8]
-    scales: NDArray[np.float32]
-
-    @staticmethod
-    def empty(rows: int, depth: int) -> "Quantised":
-        """Return room for `rows` rows of `depth` channels."""
-        return Quantised(
-            np.empty((rows, padded_depth(depth)), np.uint8), np.empty(rows, np.float32)
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Side:
-    """A float32 product of few ranks that is added to an 8-bit one.
-
-    Attributes:
-        factors: float32 [T, ranks].
-        matrix: [ranks, out] in float32, float16, or bfloat16 as uint16.
-        first_rank: int32 [T], each row's own first rank, of which it uses `rank_count`; None: all
-            rows use the first `rank_count`.
-        rank_count: ranks of a row.
-    """
-
-    factors: NDArray[np.float32]
-    matrix: NDArray[np.generic]
-    first_rank: NDArray[np.int32] | None
-    rank_count: int
-
-    def check(self, kernel: str, rows: int, columns: int) -> None:
-        """Refuse arrays that do not fit a product of so many rows and columns.
-
-        Raises:
-            ValueError: some do not.
-        """
-        _fits(kernel, "factors", self.factors, (rows, self.factors.shape[1]))
-        _fits(kernel, "matrix", self.matrix, (len(self.matrix), columns))
-        ranks = min(len(self.matrix), self.factors.shape[1])
-        _check_ranks(kernel, self.first_rank, self.rank_count, rows, ranks)
-
-    def call(self) -> SideCall:
-        """Return the structure that kernels take; it borrows the arrays."""
-        return SideCall(
-            self.factors.ctypes.data,
-            self.factors.shape[1],
-            self.matrix.ctypes.data,
-            self.matrix.shape[1],
-            None if self.first_rank is None else self.first_rank.ctypes.data,
-            self.rank_count,
-            NUMBERS[self.matrix.dtype],
-            0,
-        )
 
 
 class CpuKernels:
@@ -127,6 +75,10 @@ class CpuKernels:
         """Return weights packed (`trine.kernels.cpu.packed.pack_int8`)."""
         return pack_int8(self._library, weights, self.threads)
 
+    def pack_bfloat16(self, *weights: NDArray[np.uint16]) -> PackedValues:
+        """Return weights packed (`trine.kernels.cpu.packed.pack_bfloat16`)."""
+        return pack_bfloat16(self._library, weights, self.threads)
+
     def prepare_rows(
         self,
         x: NDArray[np.float32],
@@ -154,22 +106,22 @@ class CpuKernels:
                 channels that are no inliers; `quantised` then has `rotated_width` channels.
         """
         rows, width = x.shape
-        _rows_fit("prepare_rows", "x", x, (rows, width))
+        require_rows("prepare_rows", "x", x, (rows, width))
         for name, vector in (("norm_weight", norm_weight), ("inliers", inliers)):
-            _fits("prepare_rows", name, vector, (width,))
-        _fits("prepare_rows", "normed", normed, (rows, width))
+            require_packed("prepare_rows", name, vector, (width,))
+        require_packed("prepare_rows", "normed", normed, (rows, width))
         if quantised is not None:
             filled = padded_depth(rotated_width(width) if rotated else width)
-            _fits("prepare_rows", "quantised.values", quantised.values, (rows, filled))
-            _fits("prepare_rows", "quantised.scales", quantised.scales, (rows,))
+            require_packed("prepare_rows", "quantised.values", quantised.values, (rows, filled))
+            require_packed("prepare_rows", "quantised.scales", quantised.scales, (rows,))
         call = RowsCall(
             x.ctypes.data,
             len(x),
             x.shape[1],
             x.strides[0] // 4,
-            _address(norm_weight),
-            _address(normed),
-            _address(inliers),
+            address(norm_weight),
+            address(normed),
+            address(inliers),
             None if quantised is None else quantised.values.ctypes.data,
             None if quantised is None else quantised.scales.ctypes.data,
             0 if quantised is None else quantised.values.shape[1],
@@ -198,34 +150,78 @@ class CpuKernels:
             add: to what `out` holds; not for gated pairs.
         """
         rows, depth = x.values.shape
-        _fits("linear_int8", "x.scales", x.scales, (rows,))
-        _rows_fit("linear_int8", "out", out, (rows, weights.columns))
+        require_packed("linear_int8", "x.scales", x.scales, (rows,))
+        require_rows("linear_int8", "out", out, (rows, weights.columns))
         if weights.packed.values.shape[1] * DEPTH_MULTIPLE != depth:
             raise ValueError(
                 f"linear_int8: x has {depth} channels, the weights "
                 f"{weights.packed.values.shape[1] * DEPTH_MULTIPLE}"
             )
-        for side in sides:
-            if side is not None:
-                side.check("linear_int8", rows, weights.columns)
+        offsets = weights.packed.offsets
+        if offsets is None:
+            raise ValueError("linear_int8: the weights have no offsets; they are bfloat16")
         call = LinearInt8Call(
             x.values.ctypes.data,
             x.scales.ctypes.data,
             len(x.values),
             x.values.shape[1],
             weights.packed.values.ctypes.data,
-            weights.packed.offsets.ctypes.data,
+            offsets.ctypes.data,
             weights.scales.ctypes.data,
-            _address(weights.bias),
+            address(weights.bias),
             weights.columns,
             out.ctypes.data,
             out.strides[0] // 4,
+            side_calls("linear_int8", sides, rows, weights.columns),
+            weights.gated,
+            add,
+            self.threads,
         )
-        for index, side in enumerate(sides):
-            if side is not None:
-                call.sides[index] = side.call()
-        call.gated, call.add, call.threads = weights.gated, add, self.threads
         self._library.run("linear_int8", call)
+
+    def linear_bfloat16(
+        self,
+        x: NDArray[np.float32],
+        weights: PackedBFloat16,
+        out: NDArray[np.float32],
+        sides: Sequence[Side | None] = (),
+        add: bool = False,
+    ) -> None:
+        """Write x · weights + bias + sides; of a gated pair silu(gate) · other.
+
+        x is rounded to bfloat16, half to even; sums are float32.
+
+        Args:
+            x: float32 [T, depth], rows may be strided.
+            weights: packed.
+            out, sides, add: as of `linear_int8`.
+        """
+        rows, depth = x.shape
+        require_rows("linear_bfloat16", "x", x, (rows, weights.depth))
+        require_rows("linear_bfloat16", "out", out, (rows, weights.columns))
+        values, parts = weights.packed.values, 2 if weights.gated else 1
+        shape = packed_shape((depth, weights.columns), parts, PAIR)
+        if values.shape != shape or values.dtype != np.uint16:
+            raise ValueError(
+                f"linear_bfloat16: weights are {values.dtype} {list(values.shape)}; they need "
+                f"uint16 {list(shape)}"
+            )
+        call = LinearBFloat16Call(
+            x.ctypes.data,
+            rows,
+            depth,
+            x.strides[0] // 4,
+            values.ctypes.data,
+            address(weights.bias),
+            weights.columns,
+            out.ctypes.data,
+            out.strides[0] // 4,
+            side_calls("linear_bfloat16", sides, rows, weights.columns),
+            weights.gated,
+            add,
+            self.threads,
+        )
+        self._library.run("linear_bfloat16", call)
 
     def linear_float(
         self,
@@ -245,17 +241,17 @@ class CpuKernels:
             add: to what `out` holds.
         """
         rows, depth = x.shape
-        _rows_fit("linear_float", "x", x, (rows, depth))
-        _fits("linear_float", "weights", weights, (depth, weights.shape[1]))
-        _fits("linear_float", "bias", bias, (weights.shape[1],))
-        _rows_fit("linear_float", "out", out, (rows, weights.shape[1]))
+        require_rows("linear_float", "x", x, (rows, depth))
+        require_packed("linear_float", "weights", weights, (depth, weights.shape[1]))
+        require_packed("linear_float", "bias", bias, (weights.shape[1],))
+        require_rows("linear_float", "out", out, (rows, weights.shape[1]))
         call = LinearFloatCall(
             x.ctypes.data,
             len(x),
             x.shape[1],
             x.strides[0] // 4,
             weights.ctypes.data,
-            _address(bias),
+            address(bias),
             weights.shape[1],
             out.ctypes.data,
             out.strides[0] // 4,
@@ -284,10 +280,10 @@ class CpuKernels:
             rank_count: ranks of a row.
         """
         rows, depth = x.shape
-        _rows_fit("project", "x", x, (rows, depth))
-        _fits("project", "matrix", matrix, (len(matrix), depth))
-        _fits("project", "factors", factors, (rows, factors.shape[1]))
-        _check_ranks("project", first_rank, rank_count, rows, min(len(matrix), factors.shape[1]))
+        require_rows("project", "x", x, (rows, depth))
+        require_packed("project", "matrix", matrix, (len(matrix), depth))
+        require_packed("project", "factors", factors, (rows, factors.shape[1]))
+        require_ranks("project", first_rank, rank_count, rows, min(len(matrix), factors.shape[1]))
         call = ProjectCall(
             x.ctypes.data,
             len(x),
@@ -318,8 +314,8 @@ class CpuKernels:
             cosines, sines: float32 [T, head_dim / 2].
         """
         rows, half = cosines.shape
-        _rows_fit("rotate", "x", x, (rows, x.shape[1]))
-        _fits("rotate", "sines", sines, (rows, half))
+        require_rows("rotate", "x", x, (rows, x.shape[1]))
+        require_packed("rotate", "sines", sines, (rows, half))
         if heads * 2 * half > x.shape[1]:
             raise ValueError(
                 f"rotate: {heads} heads of {2 * half} are wider than rows of {x.shape[1]}"
@@ -338,7 +334,7 @@ class CpuKernels:
 
     def swiglu(self, gate: NDArray[np.float32], up: NDArray[np.float32]) -> None:
         """Write silu(gate) · up into `gate`; both float32 of one shape."""
-        _fits("swiglu", "up", up, gate.shape)
+        require_packed("swiglu", "up", up, gate.shape)
         call = ActivationCall(gate.ctypes.data, up.ctypes.data, gate.size, self.threads)
         self._library.run("swiglu", call)
 
@@ -382,9 +378,9 @@ class CpuKernels:
                 f"attention: {heads} heads, {len(starts)} starts and rows of {out.shape[1]} do not "
                 "fit together"
             )
-        _rows_fit("attention", "q", q, (len(out), out.shape[1]))
-        _rows_fit("attention", "k", k, (tokens, kv_heads * head_dim))
-        _rows_fit("attention", "v", v, (tokens, kv_heads * head_dim))
+        require_rows("attention", "q", q, (len(out), out.shape[1]))
+        require_rows("attention", "k", k, (tokens, kv_heads * head_dim))
+        require_rows("attention", "v", v, (tokens, kv_heads * head_dim))
         if k.strides[0] != v.strides[0] or first_query + len(q) > tokens:
             raise ValueError(
                 f"attention: queries {first_query} to {first_query + len(q)} of {tokens} tokens, "
@@ -409,41 +405,3 @@ class CpuKernels:
         call.scale, call.causal, call.threads = head_dim**-0.5, causal, self.threads
         call.half = self.bfloat16 and not exact
         self._library.run("attention", call)
-
-
-def _fits(
-    kernel: str, name: str, array: NDArray[np.generic] | None, shape: tuple[int, ...]
-) -> None:
-    """Refuse an array of another shape, or that is not packed; None fits."""
-    if array is not None and (array.shape != shape or not array.flags.c_contiguous):
-        raise _misfit(kernel, name, array, shape, "packed")
-
-
-def _rows_fit(kernel: str, name: str, array: NDArray[np.generic], shape: tuple[int, int]) -> None:
-    """Refuse an array of another shape, or whose rows are not packed each."""
-    packed = array.size == 0 or shape[1] == 1 or array.strides[1] == array.itemsize
-    if array.shape != shape or not packed:
-        raise _misfit(kernel, name, array, shape, "each row packed")
-
-
-def _misfit(
-    kernel: str, name: str, array: NDArray[np.generic], shape: tuple[int, ...], layout: str
-) -> ValueError:
-    return ValueError(
-        f"{kernel}: {name} has shape {list(array.shape)} and strides {list(array.strides)}; it "
-        f"needs shape {list(shape)}, {layout}"
-    )
-
-
-def _check_ranks(
-    kernel: str, first: NDArray[np.int32] | None, count: int, rows: int, ranks: int
-) -> None:
-    """Refuse ranks of a row that are not there."""
-    _fits(kernel, "first_rank", first, (rows,))
-    last = count + (int(first.max()) if first is not None and rows else 0)
-    if last > ranks:
-        raise ValueError(f"{kernel}: rows use ranks up to {last}, of which there are {ranks}")
-
-
-def _address(array: NDArray[np.generic] | None) -> int | None:
-    return None if array is None else array.ctypes.data

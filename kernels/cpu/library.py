@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 #: Of the structures and layouts in `structures` and `native/`; raised with every change of them.
-ABI_VERSION = 5
+ABI_VERSION = 6
 #: A plain shared library: it knows nothing of Python.
 LIBRARY = Path(__file__).with_name("_native.so")
 #: The environment variable that names the instruction set to use instead of the best.

@@ -8,9 +8,11 @@ __all__ = [
     "ActivationCall",
     "AttentionCall",
     "AxisCall",
+    "LinearBFloat16Call",
     "LinearFloatCall",
     "LinearInt8Call",
     "MaxSimCall",
+    "PackBFloat16Call",
     "PackInt8Call",
     "PatchifyCall",
     "ProjectCall",
@@ -69,6 +71,41 @@ class PackInt8Call(ctypes.Structure):
         ("columns", c_int64),
         ("packed", c_void_p),
         ("offsets", c_void_p),
+        ("threads", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class LinearBFloat16Call(ctypes.Structure):
+    """`LinearBFloat16` of calls.h."""
+
+    _fields_ = [
+        ("x", c_void_p),
+        ("rows", c_int64),
+        ("depth", c_int64),
+        ("x_stride", c_int64),
+        ("weights", c_void_p),
+        ("bias", c_void_p),
+        ("columns", c_int64),
+        ("out", c_void_p),
+        ("out_stride", c_int64),
+        ("sides", SideCall * 4),
+        ("gated", c_int32),
+        ("add", c_int32),
+        ("threads", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class PackBFloat16Call(ctypes.Structure):
+    """`PackBFloat16` of calls.h."""
+
+    _fields_ = [
+        ("first", c_void_p),
+        ("second", c_void_p),
+        ("depth", c_int64),
+        ("columns", c_int64),
+        ("packed", c_void_p),
         ("threads", c_int32),
         ("reserved", c_int32),
     ]
@@ -264,4 +301,6 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (
     MaxSimCall,
     ResizeCall,
     PatchifyCall,
+    PackBFloat16Call,
+    LinearBFloat16Call,
 )

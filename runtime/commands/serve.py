@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = locate_bundle(
         settings.bundle,
         engine=settings.engine,
+        quality=settings.quality,
         device=settings.device,
         tasks=settings.tasks or None,
     )

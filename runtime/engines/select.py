@@ -11,10 +11,12 @@ import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from trine.kernels.cpu.library import why_unavailable
 from trine.runtime.bundle.bundle import Bundle
 from trine.runtime.bundle.manifest import Builder, EngineEntry
+from trine.runtime.bundle.precision import EnginePrecision
 from trine.runtime.bundle.tuned_settings import TunedSettings, read_tuned
 from trine.runtime.engines.gpu.built import built_engine
 from trine.runtime.engines.gpu.entries import (
@@ -25,19 +27,23 @@ from trine.runtime.engines.gpu.entries import (
     gpu_entry,
 )
 from trine.runtime.engines.native.entries import misses_kernels, native_entry, prefers_native
-from trine.runtime.errors import BundleError, DependencyError, EngineError
+from trine.runtime.engines.rates import fastest, kind_of_processor
+from trine.runtime.errors import BundleError, DependencyError, EngineError, InputError
 from trine.runtime.hardware.cpu import read_cpu
 from trine.runtime.hardware.probe import probe_cuda
 from trine.runtime.libraries import import_onnxruntime
 
 __all__ = [
     "AUTO",
+    "QUALITIES",
     "Host",
+    "Quality",
     "Selection",
     "best_way",
     "cpu_engine",
     "engine_named",
     "engines_of",
+    "listed_entry",
     "obstacle_to",
     "read_host",
     "select_engine",
@@ -45,6 +51,14 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+#: What vectors may lose: nothing but rounding of float32; what 16 bits lose; or what 8 bits do.
+Quality = Literal["lossless", "high", "fast"]
+#: Precisions that keep each.
+QUALITIES: Mapping[Quality, tuple[EnginePrecision, ...]] = {
+    "lossless": ("fp32",),
+    "high": ("fp32", "bf16", "fp16"),
+    "fast": ("fp32", "bf16", "fp16", "int8", "fp8", "int4"),
+}
 #: The name that stands for the best engine of a machine.
 AUTO = "auto"
 DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -90,7 +104,9 @@ class Selection:
     reasons: tuple[str, ...]
 
 
-def select_engine(bundle: Bundle, name: str = AUTO, host: Host | None = None) -> Selection:
+def select_engine(
+    bundle: Bundle, name: str = AUTO, host: Host | None = None, quality: Quality | None = None
+) -> Selection:
     """Return the engine to run.
 
     Nothing is loaded: an entry that seems to run and then does not is an error, not a reason to
@@ -103,16 +119,24 @@ def select_engine(bundle: Bundle, name: str = AUTO, host: Host | None = None) ->
             they suit it. An engine that was found by tuning and cannot run any more is passed over
             with a warning.
         host: what the machine can do; None to look.
+        quality: that "auto" keeps: then it takes the fastest engine whose precision does, by what
+            was measured on such processors (`trine.runtime.engines.rates`); None for the precision
+            that the bundle lists first.
 
     Raises:
-        BundleError: the bundle has no engine of that name, or its settings are damaged.
+        BundleError: the bundle has no engine of that name or quality, or its settings are damaged.
+        InputError: the quality is unknown, or an engine is named beside it.
     """
+    if not isinstance(name, str):
+        raise InputError(f"engine is {name!r}; give a name, or 'auto'")
+    if quality is not None:
+        _check_quality(quality, name)
     if name != AUTO:
         return Selection(engine_named(bundle, name), None, ())
     host = host or read_host(bundle, 0)
     reasons: list[str] = []
     for entry in gpu_entries(bundle.manifest.engines):
-        obstacle = obstacle_to(bundle, entry, host)
+        obstacle = _too_coarse(entry, quality) or obstacle_to(bundle, entry, host)
         if obstacle is None:
             # What suits the processor's engine says nothing of a GPU's.
             return Selection(entry, None, tuple(reasons))
@@ -121,11 +145,13 @@ def select_engine(bundle: Bundle, name: str = AUTO, host: Host | None = None) ->
     tuned = read_tuned(bundle.folder)
     if tuned is not None:
         entry = engine_named(bundle, tuned.engine)
-        obstacle = obstacle_to(bundle, entry, host)
+        obstacle = _too_coarse(entry, quality) or obstacle_to(bundle, entry, host)
         if obstacle is None:
             return Selection(entry, tuned, tuple(reasons))
         reasons.append(f"not {entry.name}, which `trine tune` found: {obstacle}")
         logger.warning("engine auto: %s", reasons[-1])
+    if quality is not None:
+        return Selection(_fastest_of(bundle, quality, host), None, tuple(reasons))
     entry = cpu_engine(bundle)
     native = native_entry(entry)
     if native is not None and host.misses_kernels:
@@ -146,11 +172,53 @@ def best_way(entry: EngineEntry, host: Host) -> EngineEntry:
     return native if native is not None and suits else entry
 
 
+def _check_quality(quality: str, name: str) -> None:
+    if quality not in QUALITIES:
+        raise InputError(f"quality is {quality!r}; choose of {', '.join(QUALITIES)}")
+    if name != AUTO:
+        raise InputError(
+            f"quality is {quality!r} beside engine {name!r}; a named engine has its own: give one "
+            "of both"
+        )
+
+
+def _too_coarse(entry: EngineEntry, quality: Quality | None) -> str | None:
+    """Return why an engine does not keep a quality; None if it does."""
+    if quality is None or entry.precision in QUALITIES[quality]:
+        return None
+    return f"it is {entry.precision}, which quality {quality!r} is not"
+
+
+def _fastest_of(bundle: Bundle, quality: Quality, host: Host) -> EngineEntry:
+    """Return the fastest engine of the processor that keeps a quality."""
+    known = [entry for entry in engines_of(bundle) if entry.precision in QUALITIES[quality]]
+    able = [entry for entry in known if obstacle_to(bundle, entry, host) is None]
+    on_processor = [entry for entry in able if entry.runner in ("native", "onnxruntime")]
+    if on_processor:
+        return fastest(on_processor, kind_of_processor())
+    listed = sorted({entry.precision for entry in bundle.manifest.engines})
+    raise BundleError(
+        f"{bundle.folder}: has no engine of quality {quality!r} that this processor runs, only "
+        f"{', '.join(listed)}; export it with --precision {QUALITIES[quality][-1]}"
+        if quality != "fast"
+        else f"{bundle.folder}: has no engine that this processor runs; export it with "
+        "--precision int8"
+    )
+
+
 def engines_of(bundle: Bundle) -> tuple[EngineEntry, ...]:
     """Return all engines of a bundle: those listed, then those of the native kernels."""
     listed = bundle.manifest.engines
     native = (native_entry(entry) for entry in listed)
     return (*listed, *(entry for entry in native if entry is not None))
+
+
+def listed_entry(bundle: Bundle, entry: EngineEntry) -> EngineEntry:
+    """Return the entry in the bundle's list whose graphs the native kernels run as `entry`."""
+    pairs = ((listed, native_entry(listed)) for listed in bundle.manifest.engines)
+    return next(
+        listed for listed, native in pairs if native is not None and native.name == entry.name
+    )
 
 
 def engine_named(bundle: Bundle, name: str) -> EngineEntry:

@@ -135,3 +135,23 @@ def int8_bundle(
         return made[adapters]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bf16_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Literal["merged", "runtime"]], Path]:
+    """Makes a bundle of nano in bfloat16, once for each kind of adapters."""
+    made: dict[str, Path] = {}
+
+    def make(adapters: Literal["merged", "runtime"]) -> Path:
+        if adapters not in made:
+            folder = tmp_path_factory.mktemp("bf16") / adapters
+            options = ExportOptions(
+                source="nano", bundle=folder, adapters=adapters, precisions=("bf16",), check=False
+            )
+            export_checkpoint(options, io.StringIO())
+            made[adapters] = folder
+        return made[adapters]
+
+    return make

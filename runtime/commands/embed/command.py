@@ -15,7 +15,7 @@ from trine.runtime.commands.embed.dataset import (
     refuse_options,
     run_dataset,
 )
-from trine.runtime.commands.engine_options import ENGINE_HELP, add_device
+from trine.runtime.commands.engine_options import ENGINE_HELP, add_device, add_quality
 from trine.runtime.commands.progress import ProgressBar, is_terminal
 from trine.runtime.errors import InputError
 
@@ -128,6 +128,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--batch-tokens", type=int, metavar="N", help="tokens of one run of the decoder"
     )
     parser.add_argument("--engine", default="auto", metavar="NAME", help=ENGINE_HELP)
+    add_quality(parser)
     add_device(parser)
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of one run (default: one a processor)"
@@ -143,7 +144,10 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.hub import locate_bundle
 
     arguments.bundle = locate_bundle(
-        arguments.bundle, engine=arguments.engine, device=arguments.device
+        arguments.bundle,
+        engine=arguments.engine,
+        quality=arguments.quality,
+        device=arguments.device,
     )
     bundle = open_bundle(arguments.bundle)
     known_tasks = _known_tasks(bundle, arguments)
@@ -331,6 +335,7 @@ def _load(arguments: argparse.Namespace, tasks: frozenset[str] | None) -> "Embed
     return Embedder.load(
         arguments.bundle,
         engine=arguments.engine,
+        quality=arguments.quality,
         device=arguments.device,
         # None, all of them, also for no rows at all: their task is not known.
         tasks=sorted(tasks) if tasks else None,
@@ -344,7 +349,7 @@ def _known_tasks(bundle: "Bundle", arguments: argparse.Namespace) -> tuple[str, 
     from trine.runtime.engines.select import read_host, select_engine
 
     host = read_host(bundle, arguments.device)
-    return tuple(select_engine(bundle, arguments.engine, host).entry.decoders)
+    return tuple(select_engine(bundle, arguments.engine, host, arguments.quality).entry.decoders)
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def run_dataset(
     if not output.parent.is_dir():
         raise InputError(f"{arguments.output}: its parent folder does not exist; make it first")
     host = read_host(bundle, arguments.device)
-    entry = select_engine(bundle, arguments.engine, host).entry
+    entry = select_engine(bundle, arguments.engine, host, arguments.quality).entry
     read = _read_options(arguments)
     sources = find_sources(arguments.inputs, output)
     with hold(output, InputError):

@@ -27,7 +27,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--seconds",
         type=float,
-        default=60.0,
+        default=20.0,
         metavar="S",
         help="to take, about (default: %(default)s)",
     )
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _require_writable(path: Path) -> None:
-    """Check that the settings can be written, before a minute is spent on finding them."""
+    """Check that the settings can be written, before time is spent on finding them."""
     import tempfile
 
     from trine.runtime.errors import InputError

@@ -1,4 +1,4 @@
-"""Finds the fastest engine, threads and budget for a bundle on this machine, in about a minute."""
+"""Finds the fastest engine, threads and budget for a bundle on this machine in the time given."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -128,7 +128,8 @@ def _entries(bundle: Bundle) -> Iterator[EngineEntry]:
     native = native_entry(entry)
     if native is not None and why_unavailable() is None:
         yield native
-    yield entry
+    if "cpu" in entry.devices:
+        yield entry
 
 
 def _opened(bundle: Bundle, entry: EngineEntry, threads: int) -> OpenedEngine:

@@ -1,1 +1,1 @@
-"""The native engine: int8 graphs on the kernels of `trine.kernels.cpu`."""
+"""The native engine: int8 and bf16 graphs on the kernels of `trine.kernels.cpu`."""

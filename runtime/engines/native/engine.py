@@ -1,4 +1,4 @@
-"""Runs 8-bit graphs on Trine's own kernels of the processor."""
+"""Runs int8 and bf16 graphs on Trine's own kernels of the processor."""
 
 import dataclasses
 import threading

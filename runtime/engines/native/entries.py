@@ -1,8 +1,9 @@
 """Finds the engines of a bundle that the native kernels can run, and names them.
 
 A graph in 8 bits can be run by ONNX Runtime or by the kernels of `trine.kernels.cpu`, from the same
-files. The bundle lists the former, say "ort-int8"; "native-int8" is the latter. Both compute alike
-but for attention, whose factors the kernels round to bfloat16 where the processor multiplies those,
+files; one in bfloat16, of which ONNX Runtime has no products on a processor, by the kernels alone.
+The bundle lists the former, say "ort-int8"; "native-int8" is the latter. Both compute alike but for
+attention, whose factors the kernels round to bfloat16 where the processor multiplies those,
 unless the layer's q, k and v are kept in float32: values and weights always, queries and keys where
 that moves no score by more than rounding a layer to 8 bits does.
 """
@@ -10,12 +11,22 @@ that moves no score by more than rounding a layer to 8 bits does.
 import dataclasses
 from collections.abc import Collection
 
-from trine.kernels.cpu.library import has_amx, is_compiled, load_library, why_unavailable
+from trine.kernels.cpu.library import is_compiled, load_library, why_unavailable
 from trine.runtime.bundle.manifest import EngineEntry
-from trine.runtime.bundle.precision import GraphPrecision, PrecisionMap
+from trine.runtime.bundle.precision import GraphPrecision, Number, PrecisionMap
+from trine.runtime.engines.rates import fastest, kind_of_processor
 
-__all__ = ["misses_kernels", "native_entry", "prefers_native", "runs_here", "why_not_native"]
+__all__ = [
+    "misses_kernels",
+    "native_entry",
+    "prefers_native",
+    "runs_here",
+    "tested_entry",
+    "why_not_native",
+]
 
+#: Of engines that the kernels run.
+PRECISIONS = ("int8", "bf16")
 ORT_PREFIX, NATIVE_PREFIX = "ort-", "native-"
 
 
@@ -25,23 +36,35 @@ def native_entry(entry: EngineEntry) -> EngineEntry | None:
         return None
     name = NATIVE_PREFIX + entry.name.removeprefix(ORT_PREFIX)
     return dataclasses.replace(
-        entry, name=name, runner="native", precision_map=_as_computed(entry.precision_map)
+        entry,
+        name=name,
+        runner="native",
+        devices=("cpu",),
+        precision_map=_as_computed(entry.precision_map),
     )
+
+
+def tested_entry(entry: EngineEntry) -> EngineEntry | None:
+    """Return the entry to test an engine's graphs by on this processor; None if nothing runs them.
+
+    ONNX Runtime where it can, for it computes as the graph says.
+    """
+    if "cpu" in entry.devices:
+        return entry
+    native = native_entry(entry)
+    return native if native is not None and runs_here(native) else None
 
 
 def prefers_native(entry: EngineEntry) -> bool:
     """Return whether the native kernels are the better choice for `entry` on this machine.
 
-    Where the processor has AMX tiles, ONNX Runtime's products use them and are faster; it is also
-    where the native kernels are those in plain C++. On ARM nobody has measured which is: `trine
-    tune` does.
-
     Raises:
         CpuLevelError: `TRINE_CPU` names an instruction set that is unknown or not here.
     """
-    if native_entry(entry) is None or why_unavailable() is not None:
+    native = native_entry(entry)
+    if native is None or why_unavailable() is not None:
         return False
-    return not load_library().level.startswith(("portable", "neon")) and not has_amx()
+    return "cpu" not in entry.devices or fastest((native, entry), kind_of_processor()) == native
 
 
 def misses_kernels(features: Collection[str]) -> bool:
@@ -60,8 +83,11 @@ def runs_here(entry: EngineEntry) -> bool:
 
 def why_not_native(entry: EngineEntry) -> str | None:
     """Return in one sentence why no native kernel runs an engine's graphs; None if they do."""
-    if entry.precision != "int8":
-        return f"engine {entry.name} is {entry.precision}, and the native kernels run int8 only"
+    if entry.precision not in PRECISIONS:
+        return (
+            f"engine {entry.name} is {entry.precision}, and the native kernels run "
+            f"{' and '.join(PRECISIONS)} only"
+        )
     for name, graph in entry.precision_map.graphs():
         problem = _unsupported(graph)
         if problem is not None:
@@ -70,19 +96,23 @@ def why_not_native(entry: EngineEntry) -> str | None:
 
 
 def _as_computed(precision: PrecisionMap) -> PrecisionMap:
-    if why_unavailable() is not None or not load_library().bfloat16:
+    if why_unavailable() is not None:
         return precision
+    attention: Number = "bf16" if load_library().bfloat16 else "fp32"
     vision, decoder = (
-        dataclasses.replace(graph, attention="bf16")
+        dataclasses.replace(graph, attention=attention, swiglu="fp32")
         for graph in (precision.vision, precision.decoder)
     )
     return dataclasses.replace(precision, vision=vision, decoder=decoder)
 
 
 def _unsupported(graph: GraphPrecision) -> str | None:
-    if graph.attention != "fp32" or graph.swiglu != "fp32":
+    if {graph.attention, graph.swiglu} - {"fp32", "bf16"}:
         return f"attention in {graph.attention} and silu(gate) · up in {graph.swiglu}"
     for precision in (*graph.linears.values(), *(wider.precision for wider in graph.wider)):
-        if precision.weight not in ("int8", "fp32") or precision.activation != precision.weight:
+        if (
+            precision.weight not in ("int8", "bf16", "fp32")
+            or precision.activation != precision.weight
+        ):
             return f"layers with {precision.weight} weights and {precision.activation} inputs"
     return None

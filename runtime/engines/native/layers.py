@@ -1,19 +1,35 @@
-"""Makes the native engine's layers from the weights of an int8 graph.
+"""Makes the native engine's layers from the weights of an int8 or bf16 graph.
 
 Names are those that `trine.export` gives initializers; a graph with any other is refused, so that
 nothing it holds is left out of the arithmetic unnoticed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels
-from trine.kernels.cpu.packed import PackedInt8, PackedValues, packed_layer, packed_shape
+from trine.kernels.cpu.packed import (
+    DEPTH_MULTIPLE,
+    PAIR,
+    PackedInt8,
+    PackedValues,
+    packed_bfloat16_layer,
+    packed_layer,
+    packed_shape,
+)
 from trine.kernels.rotation import ROTATION, hadamard
 from trine.runtime.engines.native.graph_weights import GraphWeights
-from trine.runtime.engines.native.linear import FloatLinear, Int8Linear, Linear, Outliers
+from trine.runtime.engines.native.linear import (
+    BFloat16Linear,
+    FloatLinear,
+    Int8Linear,
+    Linear,
+    Outliers,
+    PackedLinear,
+)
 from trine.runtime.engines.native.packed_file import PackedStore
 from trine.runtime.errors import BundleError
 
@@ -54,14 +70,14 @@ class GatedMlp:
     """down(silu(gate(x)) · up(x)).
 
     Attributes:
-        pair: gate and up as one 8-bit product; None where they are computed one by one.
+        pair: gate and up as one packed product; None where they are computed one by one.
         gate, up: where there is no pair.
         down: the last layer.
         exact: channels between that are computed apart, or None.
         width: channels between.
     """
 
-    pair: Int8Linear | None
+    pair: PackedLinear | None
     gate: Linear | None
     up: Linear | None
     down: Linear
@@ -69,10 +85,16 @@ class GatedMlp:
     width: int
 
     @property
-    def outliers(self) -> Outliers | None:
-        """Of the input, as the first product reads it."""
-        first = self.pair or self.gate
-        return None if first is None else first.outliers
+    def halves(self) -> tuple[Linear, Linear]:
+        """Gate and up, where they are no pair."""
+        if self.gate is None or self.up is None:
+            raise TypeError("a gated MLP has a pair, or a gate and an up")
+        return self.gate, self.up
+
+    @property
+    def reader(self) -> Linear:
+        """The first product that reads the input."""
+        return self.pair or self.halves[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +112,7 @@ class TransformerLayer:
     def exact_attention(self) -> bool:
         """Whether attention multiplies in float32: where what it reads may not be rounded either.
 
-        Rounding to bfloat16 errs about as much as 8 bits, which the export found to be too much.
+        Such a layer is kept in float32 because the export found rounding to be too much.
         """
         return isinstance(self.qkv, FloatLinear)
 
@@ -148,6 +170,8 @@ class LayerReader:
         Raises:
             BundleError: a part of it is not there.
         """
+        if exact is None and self._is_bfloat16(name):
+            return self._bfloat16(name)
         if exact is None and self._get(f"{name}.int8") is None:
             return self._float(name)
         packed = self._packed(name)
@@ -180,11 +204,13 @@ class LayerReader:
         if pair is not None:
             return GatedMlp(pair, None, None, down, exact, pair.packed.columns)
         gate, up = self.linear(names.gate), self.linear(names.up)
-        width = up.packed.columns if isinstance(up, Int8Linear) else up.weight.shape[1]
+        width = up.weight.shape[1] if isinstance(up, FloatLinear) else up.packed.columns
         return GatedMlp(None, gate, up, down, exact, width)
 
-    def _pair(self, names: LayerNames) -> Int8Linear | None:
-        """Return gate and up as one, if both are in 8 bits and read their input alike."""
+    def _pair(self, names: LayerNames) -> PackedLinear | None:
+        """Return gate and up as one, if both are packed alike and read their input alike."""
+        if self._is_bfloat16(names.gate) and self._is_bfloat16(names.up):
+            return self._bfloat16(names.gate, names.up)
         values = [self._weights.get(f"{name}.int8") for name in (names.gate, names.up)]
         if values[0] is None or values[1] is None:
             return None
@@ -241,39 +267,70 @@ class LayerReader:
         return True
 
     def _float(self, name: str) -> FloatLinear:
-        weight = self._get(f"{name}.weight")
-        if weight is None:
-            raise self._missing(f"{name}.weight")
-        if weight.ndim != 2:
-            raise self._misshapen(f"{name}.weight", weight.shape, "[in, out]")
+        weight = self._matrix(f"{name}.weight")
         return FloatLinear(weight, self._bias(name, weight.shape[1]))
 
     def _packed(self, *names: str) -> PackedInt8:
         """Return one layer's weights, or those of a gate and what it gates."""
         weights = [self._int8(name) for name in names]
-        shape = weights[0].shape[0], weights[0].shape[1]
-        for name, weight in zip(names, weights, strict=True):
-            if weight.shape != shape:
-                raise self._misshapen(f"{name}.int8", weight.shape, str(list(shape)))
+        shape = self._shape_of_all([f"{name}.int8" for name in names], weights)
         key = "+".join(names)
-        packed = self._store.get(key, packed_shape(shape, len(names)))
+        packed = self._store.get(key, packed_shape(shape, len(names), DEPTH_MULTIPLE))
         if packed is None:
             packed = self._kernels.pack(*weights)
         self.packed[key] = packed
         scales = [np.array(self._sized(f"{name}.scales", shape[1:])) for name in names]
         return packed_layer(packed, shape, scales, [self._bias(name, shape[1]) for name in names])
 
+    def _is_bfloat16(self, name: str) -> bool:
+        found = self._get(f"{name}.weight")
+        return found is not None and found.dtype == np.uint16
+
+    def _bfloat16(self, *names: str) -> BFloat16Linear:
+        """Return one layer, or a gate and what it gates."""
+        weights = [self._matrix(f"{name}.weight").view(np.uint16) for name in names]
+        shape = self._shape_of_all([f"{name}.weight" for name in names], weights)
+        key = "+".join(names)
+        packed = self._store.get(key, packed_shape(shape, len(names), PAIR))
+        if packed is None:
+            packed = self._kernels.pack_bfloat16(*weights)
+        self.packed[key] = packed
+        biases = [self._bias(name, shape[1]) for name in names]
+        return BFloat16Linear(packed_bfloat16_layer(packed, shape, biases))
+
+    def _shape_of_all(
+        self, names: list[str], weights: Sequence[NDArray[np.generic]]
+    ) -> tuple[int, int]:
+        """Return the shape (in, out) that all have."""
+        shape = weights[0].shape[0], weights[0].shape[1]
+        for name, weight in zip(names, weights, strict=True):
+            if weight.shape != shape:
+                raise self._misshapen(name, weight.shape, str(list(shape)))
+        return shape
+
+    def _matrix(self, name: str) -> NDArray[np.generic]:
+        found = self._get(name)
+        if found is None:
+            raise self._missing(name)
+        if found.ndim != 2:
+            raise self._misshapen(name, found.shape, "[in, out]")
+        return found
+
     def _int8(self, name: str) -> NDArray[np.int8]:
         found = self._get(f"{name}.int8")
         if found is None or found.dtype != np.int8:
             raise self._missing(f"{name}.int8")
-        if found.ndim != 2:
-            raise self._misshapen(f"{name}.int8", found.shape, "[in, out]")
-        return found.view(np.int8)
+        return self._matrix(f"{name}.int8").view(np.int8)
 
     def _bias(self, name: str, columns: int) -> Floats | None:
-        found = self._floats(f"{name}.bias")
-        return None if found is None else self._sized(f"{name}.bias", (columns,))
+        found = self._get(f"{name}.bias")
+        if found is None:
+            return None
+        if found.shape != (columns,):
+            raise self._misshapen(f"{name}.bias", found.shape, f"[{columns}]")
+        if found.dtype == np.uint16:
+            return (found.astype(np.uint32) << 16).view(np.float32)
+        return self._floats(f"{name}.bias")
 
     def _sized(self, name: str, shape: tuple[int, ...]) -> Floats:
         found = self._needed(name)

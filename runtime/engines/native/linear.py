@@ -1,4 +1,4 @@
-"""Linear layers of the native engine: in 8 bits with what is added in float32, or in float32."""
+"""Linear layers of the native engine: in 8 bits, in bfloat16, or in float32."""
 
 from dataclasses import dataclass
 
@@ -6,11 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
-from trine.kernels.cpu.packed import PackedInt8, padded_depth
+from trine.kernels.cpu.packed import PackedBFloat16, PackedInt8, padded_depth
 from trine.kernels.rotation import rotated_width
 from trine.runtime.engines.native.workspace import Workspace
 
-__all__ = ["FloatLinear", "Int8Linear", "Linear", "Outliers", "Rows"]
+__all__ = [
+    "BFloat16Linear",
+    "FloatLinear",
+    "Int8Linear",
+    "Linear",
+    "Outliers",
+    "PackedLinear",
+    "Rows",
+]
 
 Floats = NDArray[np.float32]
 
@@ -58,19 +66,22 @@ class Rows:
         workspace: Workspace,
         x: Floats,
         norm: tuple[Floats, float],
-        outliers: Outliers | None,
+        reader: "Linear",
     ) -> "Rows":
-        """Return the RMS norm of `x`, quantised on the way for a layer with `outliers`.
+        """Return the RMS norm of `x`, quantised on the way where a layer in 8 bits reads it first.
 
         Args:
             kernels, workspace: as for the class.
             x: float32 [T, width].
             norm: weight float32 [width] and epsilon.
-            outliers: of the first layer that will read the rows.
+            reader: the first layer that will read the rows.
         """
         normed = workspace.floats("normed", x.shape)
         rows = cls(kernels, workspace, normed)
-        rows._prepare(x, outliers, norm)
+        if isinstance(reader, Int8Linear):
+            rows._prepare(x, reader.outliers, norm)
+        else:
+            kernels.prepare_rows(x, None, norm_weight=norm[0], epsilon=norm[1], normed=normed)
         return rows
 
     def quantised(self, outliers: Outliers | None, rotated: bool = False) -> Quantised:
@@ -176,6 +187,36 @@ class Int8Linear:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class BFloat16Linear:
+    """A layer in bfloat16 with float32 sums, or a gate and what it gates as one.
+
+    Attributes:
+        packed: the weights.
+    """
+
+    packed: PackedBFloat16
+
+    def add_to(
+        self,
+        kernels: CpuKernels,
+        rows: Rows,
+        out: Floats,
+        delta: Side | None = None,
+        *,
+        values: Floats | None = None,
+        add: bool = False,
+    ) -> None:
+        """Write the layer's output, or add it to what `out` holds; arguments as of `Int8Linear`."""
+        kernels.linear_bfloat16(rows.x, self.packed, out, (delta,), add)
+
+    def gate(
+        self, kernels: CpuKernels, rows: Rows, out: Floats, deltas: tuple[Side | None, Side | None]
+    ) -> None:
+        """Write silu(gate) · up of a gated pair; `deltas` are adapters' of either."""
+        kernels.linear_bfloat16(rows.x, self.packed, out, (deltas[0], None, deltas[1]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class FloatLinear:
     """A layer that is kept in float32.
 
@@ -186,10 +227,6 @@ class FloatLinear:
 
     weight: NDArray[np.generic]
     bias: Floats | None
-
-    @property
-    def outliers(self) -> None:
-        """A float32 layer has none."""
 
     def add_to(
         self,
@@ -207,4 +244,5 @@ class FloatLinear:
             kernels.linear_float(delta.factors, delta.matrix, out, add=True)
 
 
-Linear = Int8Linear | FloatLinear
+PackedLinear = Int8Linear | BFloat16Linear
+Linear = PackedLinear | FloatLinear

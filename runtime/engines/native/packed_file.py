@@ -49,29 +49,40 @@ class PackedStore:
         """
         if self._file is None:
             return None
-        found = [self._file.tensors.get(f"{key}.{part}") for part in ("values", "offsets")]
-        if found[0] is None or found[1] is None:
+        found = self._file.tensors.get(f"{key}.values")
+        if found is None:
             return None
-        if found[0].shape != shape:
+        if found.shape != shape:
             raise BundleError(
-                f"{self._file.path}: {key} has shape {list(found[0].shape)}, not {list(shape)}; "
+                f"{self._file.path}: {key} has shape {list(found.shape)}, not {list(shape)}; "
                 "delete the file, or run `trine tune` again"
             )
-        values, offsets = (self._file.stored(f"{key}.{part}") for part in ("values", "offsets"))
-        return PackedValues(values.view(np.int8), offsets.view(np.int32))
+        values = self._file.stored(f"{key}.values")
+        if f"{key}.offsets" not in self._file.tensors:
+            return PackedValues(values.view(np.uint16), None)
+        return PackedValues(
+            values.view(np.int8), self._file.stored(f"{key}.offsets").view(np.int32)
+        )
 
 
 def packed_path(bundle: Bundle, graph: str) -> Path:
     """Return where the packed weights of a graph are kept."""
-    data = Path(graph).with_suffix(".data")
+    data = _data(graph)
     digest = bundle.manifest.files[data.as_posix()].sha256[:HASH_DIGITS]
     return bundle.folder / TUNED_FOLDER / f"{data.stem}-{digest}-v{LAYOUT_VERSION}.packed"
 
 
 def open_store(bundle: Bundle, graph: str) -> PackedStore:
     """Return the packed weights of a graph that were written before, if they were."""
+    if _data(graph).as_posix() not in bundle.manifest.files:
+        # A bundle that is being written: what is in it has no hash yet.
+        return PackedStore(None)
     path = packed_path(bundle, graph)
     return PackedStore(TensorFile(path, BundleError) if path.is_file() else None)
+
+
+def _data(graph: str) -> Path:
+    return Path(graph).with_suffix(".data")
 
 
 def remove_others(bundle: Bundle, kept: Collection[Path]) -> None:
@@ -98,10 +109,11 @@ def write_packed(path: Path, layers: Mapping[str, PackedValues]) -> int:
     arrays: dict[str, NDArray[np.generic]] = {}
     for key, packed in layers.items():
         arrays[f"{key}.values"] = packed.values
-        arrays[f"{key}.offsets"] = packed.offsets
+        if packed.offsets is not None:
+            arrays[f"{key}.offsets"] = packed.offsets
     header, end = {}, 0
     for name, array in arrays.items():
-        dtype = {"int8": "I8", "int32": "I32"}[array.dtype.name]
+        dtype = {"int8": "I8", "int32": "I32", "uint16": "BF16"}[array.dtype.name]
         offsets = [end, end + array.nbytes]
         header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": offsets}
         end = offsets[1]

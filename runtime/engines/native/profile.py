@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
-from trine.kernels.cpu.packed import PackedInt8
+from trine.kernels.cpu.packed import PackedBFloat16, PackedInt8
 from trine.runtime.engines.profile import OpClass, OperatorTime
 
 __all__ = ["ProfilingKernels"]
@@ -16,6 +16,7 @@ __all__ = ["ProfilingKernels"]
 #: What each kernel does; a norm quantises what it gives out in the same pass.
 KINDS: dict[str, OpClass] = {
     "linear_int8": "GEMM",
+    "linear_bfloat16": "GEMM",
     "linear_float": "GEMM",
     "project": "GEMM",
     "attention": "attention",
@@ -88,6 +89,19 @@ class ProfilingKernels(CpuKernels):
         columns = weights.columns * (2 if weights.gated else 1)
         operations = 2 * len(x.values) * weights.depth * columns
         self._ended("linear_int8", started, operations)
+
+    def linear_bfloat16(
+        self,
+        x: Floats,
+        weights: PackedBFloat16,
+        out: Floats,
+        sides: Sequence[Side | None] = (),
+        add: bool = False,
+    ) -> None:
+        started = time.perf_counter()
+        super().linear_bfloat16(x, weights, out, sides, add)
+        columns = weights.columns * (2 if weights.gated else 1)
+        self._ended("linear_bfloat16", started, 2 * len(x) * weights.depth * columns)
 
     def linear_float(
         self,

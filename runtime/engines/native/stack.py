@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trine.kernels.cpu.kernels import CpuKernels, Side
 from trine.runtime.engines.native.deltas import RunDeltas
 from trine.runtime.engines.native.layers import ExactChannels, GatedMlp, TransformerLayer
-from trine.runtime.engines.native.linear import Floats, Outliers, Rows
+from trine.runtime.engines.native.linear import Floats, Linear, Rows
 from trine.runtime.engines.native.workspace import Workspace
 
 __all__ = ["AttentionLayout", "StackRun", "TransformerStack", "query_strips", "strip_rows"]
@@ -115,7 +115,7 @@ class TransformerStack:
         for first, last in strips:
             qkv = run.workspace.floats("qkv", (last - first, q_size + 2 * kv_size))
             for part in _chunks(first, last):
-                rows = self._normed(residual[part], layer.input_norm, layer.qkv.outliers, run)
+                rows = self._normed(residual[part], layer.input_norm, layer.qkv, run)
                 delta = _delta(layer.names.qkv, rows.x, part, run)
                 layer.qkv.add_to(kernels, rows, qkv[_moved(part, -first)], delta)
             # Queries and keys lie side by side and turn alike.
@@ -144,7 +144,7 @@ class TransformerStack:
 
     def _mlp(self, layer: TransformerLayer, residual: Floats, part: slice, run: StackRun) -> None:
         kernels, mlp, names = run.kernels, layer.mlp, layer.names
-        rows = self._normed(residual, layer.post_norm, mlp.outliers, run)
+        rows = self._normed(residual, layer.post_norm, mlp.reader, run)
         halves = (_delta(names.gate, rows.x, part, run), _delta(names.up, rows.x, part, run))
         product = run.workspace.floats("product", (len(residual), mlp.width))
         _gate(mlp, rows, product, halves, run)
@@ -153,8 +153,8 @@ class TransformerStack:
         delta = _delta(names.down, product, part, run)
         mlp.down.add_to(kernels, between, residual, delta, values=values, add=True)
 
-    def _normed(self, x: Floats, weight: Floats, outliers: Outliers | None, run: StackRun) -> Rows:
-        return Rows.normed(run.kernels, run.workspace, x, (weight, self._epsilon), outliers)
+    def _normed(self, x: Floats, weight: Floats, reader: Linear, run: StackRun) -> Rows:
+        return Rows.normed(run.kernels, run.workspace, x, (weight, self._epsilon), reader)
 
 
 def _gate(
@@ -168,11 +168,10 @@ def _gate(
     if mlp.pair is not None:
         mlp.pair.gate(run.kernels, rows, product, deltas)
         return
-    if mlp.gate is None or mlp.up is None:
-        raise TypeError("a gated MLP has a pair, or a gate and an up")
+    first, second = mlp.halves
     up = run.workspace.floats("up", product.shape)
-    mlp.gate.add_to(run.kernels, rows, product, deltas[0])
-    mlp.up.add_to(run.kernels, rows, up, deltas[1])
+    first.add_to(run.kernels, rows, product, deltas[0])
+    second.add_to(run.kernels, rows, up, deltas[1])
     run.kernels.swiglu(product, up)
 
 

@@ -50,6 +50,11 @@ class ServerSettings:
     )
 
     engine: str = _option("auto", "of the bundle's engines, or a way to run one on a GPU")
+    quality: Literal["lossless", "high", "fast"] | None = _option(
+        None,
+        "that engine auto keeps, the fastest that does: float32, 16 bits too, or any; the bundle's "
+        "first precision if none is given",
+    )
     device: int = _option(0, "ordinal of the GPU, for engines that run on one")
     tasks: tuple[str, ...] = _option((), "adapters to load; all if none is named")
     threads: int | None = _option(

@@ -9,7 +9,7 @@ from trine.runtime.bundle.manifest import EngineEntry
 from trine.runtime.engines.base import Engine, EngineOptions
 from trine.runtime.engines.native.packed_file import packed_path
 from trine.runtime.engines.opening import open_engine
-from trine.runtime.engines.select import AUTO, cpu_engine, read_host, select_engine
+from trine.runtime.engines.select import AUTO, listed_entry, read_host, select_engine
 from trine.runtime.errors import InputError
 from trine.runtime.inference.batch_planner import BatchLimits
 from trine.runtime.inference.embedding_table import EmbeddingTable
@@ -52,18 +52,19 @@ def chosen_engine(bundle: Bundle, settings: ServerSettings) -> tuple[EngineEntry
         InputError: it cannot share its weights with other workers, as they are asked to.
     """
     host = read_host(bundle, settings.device)
-    selection = select_engine(bundle, settings.engine, host)
+    selection = select_engine(bundle, settings.engine, host, settings.quality)
     entry, tuned = selection.entry, selection.tuned
     if entry.runner == "native" and _shares_weights(settings):
         graphs = {entry.decoders[task] for task in chosen_tasks(entry, settings)} | {entry.vision}
         if not all(packed_path(bundle, graph).is_file() for graph in graphs):
-            if settings.engine != AUTO:
+            listed = listed_entry(bundle, entry)
+            if settings.engine != AUTO or "cpu" not in listed.devices:
                 raise InputError(
                     f"engine {entry.name} would pack its weights in the memory of each process, "
                     f"and {settings.workers} workers are to share theirs; run `trine tune` on the "
                     "bundle, which writes them packed, or add --worker-weights own"
                 )
-            entry, tuned = cpu_engine(bundle), None
+            entry, tuned = listed, None
     found = BatchLimits().tokens if tuned is None else tuned.batch_tokens
     # Threads were tuned for one process; several workers share the processors.
     threads = None if tuned is None or settings.workers > 1 else tuned.threads

@@ -27,6 +27,35 @@ x = np.zeros(5000, np.float32)
 load_library().run("gelu", ActivationCall(x.ctypes.data, None, x.size + 100, 1))
 """
 
+#: Awkward and even shapes in 8 bits by both kernels, sides and gates too.
+SAME_AS_VNNI = """
+import numpy as np
+from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
+from trine.kernels.cpu.library import load_library
+from trine.kernels.cpu.packed import packed_layer
+source = np.random.default_rng(0)
+both = [CpuKernels(2, library=load_library(level)) for level in ("avx512", "amx")]
+shapes = (1, 64, 64), (16, 4, 70), (17, 63, 33), (33, 129, 200), (90, 1100, 65)
+for rows, depth, columns in shapes:
+    x = Quantised.empty(rows, depth)
+    both[0].prepare_rows(source.standard_normal((rows, depth), np.float32), x)
+    for parts in (1, 2):
+        weights = [source.integers(-127, 128, (depth, columns), np.int8) for _ in range(parts)]
+        scales = [source.random(columns, np.float32) for _ in range(parts)]
+        biases = [source.standard_normal(columns, np.float32), None][:parts]
+        factors = source.standard_normal((rows, 3), np.float32)
+        side = Side(factors, source.standard_normal((3, columns), np.float32), None, 3)
+        sides = (side, None, side)[: 2 * parts - 1]
+        found = []
+        for kernels in both:
+            out = np.ones((rows, columns), np.float32)
+            packed = packed_layer(kernels.pack(*weights), (depth, columns), scales, biases)
+            kernels.linear_int8(x, packed, out, sides, parts == 1)
+            found.append(out)
+        np.testing.assert_array_equal(*found)
+"""
+OURS = ROOT / "tests/kernels/cpu/native"
+
 pytestmark = pytest.mark.skipif(not X86, reason="folders of x86 are compiled")
 
 
@@ -34,6 +63,31 @@ def needed(compiler: str) -> str:
     if shutil.which(compiler) is None:
         pytest.skip(f"there is no {compiler}")
     return compiler
+
+
+def needs_level(name: str) -> None:
+    if all(level.problem is not None for level in cpu_levels() if level.name == name):
+        pytest.skip(f"this processor has no {name}")
+
+
+def claimed_tree(
+    target: Path, folders: list[str], emulated: dict[str, list[str]], *claims: str
+) -> Path:
+    """Return a tree whose kernels take the processor for a better one.
+
+    Args:
+        target: where it goes.
+        folders: to compile.
+        emulated: flags of the folder whose instructions are made of others.
+        claims: macros of claimed_features.cpp.
+    """
+    compiler = needed("g++")
+    objects = compile_objects(compiler, folders, target, ["-O2"], emulated)
+    claimed = target / "claimed.o"
+    words = [compiler, "-std=c++17", "-fPIC", *claims, "-c", str(OURS / "claimed_features.cpp")]
+    subprocess.run([*words, "-o", str(claimed)], check=True)
+    objects["common"] = [path for path in objects["common"] if "features" not in path.name]
+    return link_tree(compiler, {**objects, "claimed": [claimed]}, target / "tree", [])
 
 
 def run_kernel_tests(
@@ -89,23 +143,38 @@ def test_every_compiler_builds_every_instruction_set_apart(compiler: str, tmp_pa
 @pytest.mark.slow
 def test_products_of_avx_vnni_are_exact_by_an_emulated_instruction(tmp_path: Path) -> None:
     """Where no processor has it, its kernel runs with the one instruction made of AVX2's."""
-    compiler = needed("g++")
-    if all(level.problem is not None for level in cpu_levels() if level.name == "avx2"):
-        pytest.skip("this processor has no AVX2")
-    ours = ROOT / "tests/kernels/cpu/native"
-    emulated = [*setup_module().AVX2, "-include", str(ours / "emulated_dot.h")]
+    needs_level("avx2")
+    emulated = [*setup_module().AVX2, "-include", str(OURS / "emulated_dot.h")]
     folders = ["portable", "avx2", "avx_vnni"]
-    objects = compile_objects(compiler, folders, tmp_path, ["-O2"], {"avx_vnni": emulated})
-    claimed = tmp_path / "claimed.o"
-    words = [compiler, "-std=c++17", "-fPIC", "-c", str(ours / "claimed_features.cpp")]
-    subprocess.run([*words, "-o", str(claimed)], check=True)
-    objects["common"] = [path for path in objects["common"] if "features" not in path.name]
-    objects["common"].append(claimed)
-    tree = link_tree(compiler, objects, tmp_path / "tree", [])
+    tree = claimed_tree(tmp_path, folders, {"avx_vnni": emulated})
     chosen = "avx_vnni and (int8 or gated or low_ranks)"
     done = run_kernel_tests(tree, str(KERNEL_TESTS), "-k", chosen)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_products_of_amx_are_those_of_vnni_by_emulated_tiles(tmp_path: Path) -> None:
+    """Where no processor has tiles, their kernels run on ones in C++: 8 bits to the bit."""
+    needs_level("avx512")
+    flags = setup_module().FOLDERS["avx512_bf16"]
+    emulated = [*flags, "-include", str(OURS / "emulated_tiles.h")]
+    folders = ["portable", "avx2", "avx512", "avx512_bf16", "amx"]
+    tree = claimed_tree(tmp_path, folders, {"amx": emulated}, "-DTRINE_CLAIM_AMX")
+    chosen = "amx and (int8 or gated or low_ranks or bfloat16)"
+    done = run_kernel_tests(tree, str(KERNEL_TESTS), "-k", chosen)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "passed" in done.stdout
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    done = subprocess.run(
+        [sys.executable, "-c", SAME_AS_VNNI],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 @pytest.mark.sanitizers

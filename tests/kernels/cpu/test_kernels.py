@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trine.kernels.cpu.kernels import CpuKernels, Quantised, Side
 from trine.kernels.cpu.library import NativeLibrary
-from trine.kernels.cpu.packed import packed_layer
+from trine.kernels.cpu.packed import packed_bfloat16_layer, packed_layer
 from trine.kernels.rotation import rotate_rows, rotated_width
 
 RELAXED = settings(
@@ -192,6 +192,77 @@ def _read(matrix: NDArray[np.generic], number: str) -> Floats:
     if number == "bfloat16":
         return (matrix.astype(np.uint32) << 16).view(np.float32)
     return matrix.astype(np.float32)
+
+
+def _rounded(x: Floats) -> Floats:
+    """Return float32 at the nearest bfloat16, half to even."""
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+
+
+@RELAXED
+@given(
+    rows=st.integers(1, 40),
+    depth=st.one_of(st.integers(1, 90), st.just(1100)),
+    columns=st.integers(1, 150),
+    add=st.booleans(),
+    biased=st.booleans(),
+)
+def test_products_in_bfloat16_are_those_of_rounded_numbers(
+    kernels: CpuKernels, rows: int, depth: int, columns: int, add: bool, biased: bool
+) -> None:
+    x = random_floats(1, rows, depth + 3)[:, :depth]
+    weight = _stored(random_floats(2, depth, columns), "bfloat16")
+    bias = random_floats(3, columns) if biased else None
+    out = random_floats(4, rows, columns)
+    expected = _rounded(x.copy()).astype(np.float64) @ _read(weight, "bfloat16")
+    expected += (out if add else 0) + (0 if bias is None else bias)
+    packed = packed_bfloat16_layer(kernels.pack_bfloat16(weight), (depth, columns), [bias])
+    kernels.linear_bfloat16(x, packed, out, add=add)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_row_in_bfloat16_alone_is_the_row_among_others(kernels: CpuKernels) -> None:
+    depth, columns = 300, 100
+    x = random_floats(1, 70, depth)
+    weight = _stored(random_floats(2, depth, columns), "bfloat16")
+    packed = packed_bfloat16_layer(kernels.pack_bfloat16(weight), (depth, columns), [None])
+    together = np.empty((len(x), columns), np.float32)
+    kernels.linear_bfloat16(x, packed, together)
+    for count in (1, 2, 5, 17, 33):
+        alone = np.empty((count, columns), np.float32)
+        kernels.linear_bfloat16(x[-count:], packed, alone)
+        np.testing.assert_array_equal(alone, together[-count:])
+
+
+def test_a_gated_pair_in_bfloat16_is_silu_of_one_times_the_other(kernels: CpuKernels) -> None:
+    rows, depth, columns, ranks = 19, 70, 77, 3
+    x = random_floats(1, rows, depth)
+    weights = [_stored(random_floats(seed, depth, columns), "bfloat16") for seed in (2, 3)]
+    biases = [random_floats(4, columns), None]
+    factors, matrices = random_floats(5, rows, ranks), random_floats(6, 2, ranks, columns)
+    sides = [Side(factors, matrix, None, ranks) for matrix in matrices]
+    packed = packed_bfloat16_layer(kernels.pack_bfloat16(*weights), (depth, columns), biases)
+    out = np.empty((rows, columns), np.float32)
+    kernels.linear_bfloat16(x, packed, out, (sides[0], None, sides[1]))
+    halves = []
+    for weight, bias, matrix in zip(weights, biases, matrices, strict=True):
+        half = _rounded(x).astype(np.float64) @ _read(weight, "bfloat16") + factors @ matrix
+        halves.append(half if bias is None else half + bias)
+    expected = silu(halves[0].astype(np.float32)) * halves[1]
+    np.testing.assert_allclose(out, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_numbers_that_are_none_and_too_large_stay_so_in_bfloat16(kernels: CpuKernels) -> None:
+    x = np.array([[np.nan], [np.inf], [-np.inf], [3.4e38], [1.00390625], [1.01171875]], np.float32)
+    x[0] = np.array([0x7FFFFFFF], np.uint32).view(np.float32)
+    weight = _stored(np.ones((1, 1), np.float32), "bfloat16")
+    packed = packed_bfloat16_layer(kernels.pack_bfloat16(weight), (1, 1), [None])
+    out = np.empty((len(x), 1), np.float32)
+    kernels.linear_bfloat16(x, packed, out)
+    # Halves go to the even neighbour: 1 + 1/256 down to 1, 1 + 3/256 up to 1 + 4/256.
+    expected = [np.nan, np.inf, -np.inf, np.inf, 1.0, 1.015625]
+    np.testing.assert_array_equal(out[:, 0], np.array(expected, np.float32))
 
 
 @RELAXED

@@ -51,7 +51,7 @@ except MemoryError as error:
 def test_the_best_level_is_taken_and_the_reason_for_no_better_is_said() -> None:
     levels = cpu_levels()
     assert [level.name for level in levels] == [
-        *("portable", "avx2", "avx_vnni", "avx512", "avx512_bf16")
+        *("portable", "avx2", "avx_vnni", "avx512", "avx512_bf16", "amx")
     ]
     assert levels[0].problem is None
     best = [level.name for level in levels if level.problem is None][-1]

@@ -7,11 +7,20 @@ import pytest
 
 from trine.runtime.bundle.bundle import Bundle, open_bundle
 from trine.runtime.bundle.manifest import Builder, BuiltEngine, EngineEntry
+from trine.runtime.bundle.precision import EnginePrecision
 from trine.runtime.bundle.tuned_settings import TunedSettings, write_tuned
 from trine.runtime.embedder import Embedder
+from trine.runtime.engines import rates, select
 from trine.runtime.engines.gpu.entries import gpu_entries
 from trine.runtime.engines.native.entries import misses_kernels
-from trine.runtime.engines.select import Host, engine_named, obstacle_to, read_host, select_engine
+from trine.runtime.engines.select import (
+    Host,
+    Quality,
+    engine_named,
+    obstacle_to,
+    read_host,
+    select_engine,
+)
 from trine.runtime.errors import BundleError, InputError
 from trine.runtime.hardware.cpu import read_cpu
 
@@ -197,3 +206,88 @@ def test_without_a_gpu_its_engines_say_so(bundle: Bundle) -> None:
 def test_devices_are_numbered_from_0(golden_bundle: Path) -> None:
     with pytest.raises(InputError, match="device is -1; GPUs are numbered from 0"):
         Embedder.load(golden_bundle, device=-1)
+
+
+PRECISIONS: tuple[EnginePrecision, ...] = ("fp32", "bf16", "int8")
+
+
+@pytest.fixture
+def precisions(bundle: Bundle) -> Bundle:
+    """A bundle that lists an engine of ONNX Runtime for each of `PRECISIONS`, float32 first."""
+    listed = tuple(
+        dataclasses.replace(
+            bundle.manifest.engines[0],
+            name=f"ort-{precision}",
+            precision=precision,
+            devices=("cuda",) if precision == "bf16" else ("cpu",),
+        )
+        for precision in PRECISIONS
+    )
+    return Bundle(bundle.folder, dataclasses.replace(bundle.manifest, engines=listed))
+
+
+@pytest.mark.parametrize(
+    ("kind", "quality", "engine"),
+    [
+        ("avx2", "lossless", "ort-fp32"),
+        ("avx2", "high", "native-bf16"),
+        ("avx2", "fast", "native-int8"),
+        ("amx", "fast", "native-int8"),
+        ("amx", "high", "native-bf16"),
+        (rates.TILES_UNUSED, "high", "native-bf16"),
+        ("portable", "fast", "ort-int8"),
+    ],
+)
+def test_quality_takes_the_fastest_engine_that_keeps_it(
+    precisions: Bundle, monkeypatch: pytest.MonkeyPatch, kind: str, quality: Quality, engine: str
+) -> None:
+    monkeypatch.setattr(select, "kind_of_processor", lambda: kind)
+    assert select_engine(precisions, "auto", host(), quality).entry.name == engine
+
+
+def test_without_a_quality_the_first_precision_is_kept(precisions: Bundle) -> None:
+    assert select_engine(precisions, "auto", host()).entry.name == "ort-fp32"
+
+
+def test_without_kernels_only_onnx_runtimes_engines_keep_a_quality(precisions: Bundle) -> None:
+    machine = host(no_native="they were not compiled")
+    assert select_engine(precisions, "auto", machine, "high").entry.name == "ort-fp32"
+    assert select_engine(precisions, "auto", machine, "fast").entry.name == "ort-int8"
+
+
+def test_what_was_measured_comes_before_the_order(precisions: Bundle) -> None:
+    entries = [engine_named(precisions, name) for name in ("native-int8", "ort-int8")]
+    for kind, fast in ((rates.TILES_UNUSED, "ort-int8"), ("avx512_bf16", "native-int8")):
+        assert rates.fastest(entries, kind).name == fast
+        assert rates.rate_of(engine_named(precisions, fast), kind) == max(
+            rate for (_, precision), rate in rates.MEASURED[kind].items() if precision == "int8"
+        )
+    assert rates.rate_of(entries[0], "amx") is None
+
+
+def test_a_quality_is_checked_and_goes_with_auto_alone(precisions: Bundle, bundle: Bundle) -> None:
+    with pytest.raises(InputError, match="quality is 'best'; choose of lossless, high, fast"):
+        select_engine(bundle, "auto", host(), "best")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="beside engine 'ort-int8'"):
+        select_engine(precisions, "ort-int8", host(), "high")
+    coarse = dataclasses.replace(precisions.manifest, engines=precisions.manifest.engines[2:])
+    with pytest.raises(BundleError, match=r"no engine of quality 'high' .* only int8; export it"):
+        select_engine(Bundle(bundle.folder, coarse), "auto", host(), "high")
+
+
+def test_a_tuned_engine_that_does_not_keep_the_quality_is_passed_over(
+    precisions: Bundle, tmp_path: Path
+) -> None:
+    tuned = tuned_copy(precisions, tmp_path, "ort-int8")
+    assert select_engine(tuned, "auto", host()).entry.name == "ort-int8"
+    found = select_engine(tuned, "auto", host(), "lossless")
+    assert (found.entry.name, found.tuned) == ("ort-fp32", None)
+    assert "it is int8, which quality 'lossless' is not" in found.reasons[-1]
+
+
+def test_gpus_keep_the_quality_too(bundle: Bundle) -> None:
+    built = with_built(bundle, "tensorrt", "11.4.0", 89)
+    machine = host(89, tensorrt="11.4.0")
+    assert select_engine(built, "auto", machine, "high").entry.name == "trt-bf16"
+    found = select_engine(built, "auto", machine, "lossless")
+    assert found.entry.name == "ort-fp32"

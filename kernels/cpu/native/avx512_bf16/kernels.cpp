@@ -1,8 +1,9 @@
-// The kernels of AVX-512 with VNNI, attention in bfloat16 where that is good enough.
+// The kernels of AVX-512 with VNNI and products of bfloat16, attention's where that is good enough.
 #include "../avx512/simd.h"
 // Vectors first.
 #include "../common/table.h"
 #include "bfloat16.h"
+#include "products.h"
 
 namespace trine::TRINE_ISA {
 
@@ -11,6 +12,7 @@ const Kernels &kernels() {
     Kernels mixed = avx512::kernels();
     mixed.bfloat16 = true;
     mixed.attention = attention<BFloat16>;
+    mixed.linear_bfloat16 = linear_bfloat16<PairProducts>;
     return mixed;
   }();
   return table;

@@ -26,14 +26,15 @@ int32_t call(Status (*kernel)(const Arguments &), const Arguments *arguments) no
 }  // namespace
 
 // Raised with every change of a structure or a layout that Python shares.
-TRINE_API int32_t trine_abi_version() { return 5; }
+TRINE_API int32_t trine_abi_version() { return 6; }
 
 // Bytes of the structures, in the order of `STRUCTURES` in structures.py; then 0.
 TRINE_API const int64_t *trine_structure_sizes() {
   static const int64_t sizes[] = {
       sizeof(Side),    sizeof(LinearInt8),  sizeof(PackInt8), sizeof(Rows),
       sizeof(Rotate),  sizeof(Activation),  sizeof(LinearFloat), sizeof(Project),
-      sizeof(Attention), sizeof(MaxSim),    sizeof(Resize),   sizeof(Patchify), 0};
+      sizeof(Attention), sizeof(MaxSim),    sizeof(Resize),   sizeof(Patchify),
+      sizeof(PackBFloat16), sizeof(LinearBFloat16), 0};
   return sizes;
 }
 
@@ -60,6 +61,8 @@ TRINE_KERNEL(rotate, Rotate)
 TRINE_KERNEL(swiglu, Activation)
 TRINE_KERNEL(gelu, Activation)
 TRINE_KERNEL(attention, Attention)
+TRINE_KERNEL(pack_bfloat16, PackBFloat16)
+TRINE_KERNEL(linear_bfloat16, LinearBFloat16)
 TRINE_KERNEL(maxsim, MaxSim)
 TRINE_KERNEL(resize, Resize)
 TRINE_KERNEL(patchify, Patchify)

@@ -16,6 +16,8 @@ enum Number : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2, kInt8 = 3 };
 
 // Weights of 8 bits lie in panels of 64 output columns: [panels][depth / 4][64][4].
 constexpr int kPanel = 64, kDepth = 4;
+// Those of bfloat16 have pairs of inputs in the place of fours.
+constexpr int kPair = 2;
 
 // Float32 terms beside the 8-bit product: factors [rows, ranks] times matrix [ranks, columns].
 // With `first_rank` a row uses only `rank_count` ranks, from its own first one on.
@@ -45,6 +47,35 @@ struct LinearInt8 {
   Side sides[4];    // plain: 0 and 1; gated: 0 and 1 of the gate, 2 and 3 of what it gates
   int32_t gated;
   int32_t add;      // whether the result is added to what `out` holds
+  int32_t threads;
+  int32_t reserved;
+};
+
+// Weights in bfloat16 lie in panels of 64 output columns: [panels][ceil(depth / 2)][64][2], zeros beyond the
+// edges. Inputs are rounded to bfloat16, sums are float32.
+struct LinearBFloat16 {
+  const float *x;  // [rows, depth]
+  int64_t rows;
+  int64_t depth;
+  int64_t x_stride;
+  const uint16_t *weights;
+  const float *bias;  // [panels * 64] or null
+  int64_t columns;    // that are written
+  float *out;
+  int64_t out_stride;
+  Side sides[4];  // as of LinearInt8
+  int32_t gated;
+  int32_t add;
+  int32_t threads;
+  int32_t reserved;
+};
+
+struct PackBFloat16 {
+  const uint16_t *first;   // [depth, columns]
+  const uint16_t *second;  // of the same shape, or null; then a panel holds 32 columns of each
+  int64_t depth;
+  int64_t columns;
+  uint16_t *packed;
   int32_t threads;
   int32_t reserved;
 };

@@ -37,6 +37,17 @@ constexpr uint64_t kAvxState = 0x6;      // SSE, AVX
 constexpr uint64_t kAvx512State = 0xE6;  // and masks, upper halves, upper 16 registers
 constexpr uint64_t kTileState = uint64_t{3} << 17;  // tile configuration, tile data
 
+// Linux saves tiles only for processes that asked. Asking again is no change.
+bool may_use_tiles() {
+  if ((saved_state() & kTileState) != kTileState) return false;
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 Features find_features() {
@@ -51,20 +62,14 @@ Features find_features() {
                   bit(seventh.ebx, 31) && bit(seventh.ecx, 11);
   f.avx512_vbmi = bit(seventh.ecx, 1);
   f.avx512_bf16 = f.avx512_vnni && bit(more.eax, 5);
+  f.amx = bit(seventh.edx, 22) && bit(seventh.edx, 24) && bit(seventh.edx, 25);
+  f.tiles_saved = f.amx && may_use_tiles();
   return f;
 }
 
 bool has_amx_int8() {
   const Leaf seventh = leaf(7, 0);
-  if (!bit(seventh.edx, 24) || !bit(seventh.edx, 25)) return false;  // amx-tile, amx-int8
-  if ((saved_state() & kTileState) != kTileState) return false;
-#if defined(__linux__) && defined(SYS_arch_prctl)
-  // Linux saves tiles only for processes that asked. Asking again is no change.
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
+  return bit(seventh.edx, 24) && bit(seventh.edx, 25) && may_use_tiles();  // amx-tile, amx-int8
 }
 
 }  // namespace trine

@@ -10,7 +10,9 @@ struct Features {
   bool avx512_vnni;  // with avx2 and avx512 f, bw, dq, vl: 8-bit dot products on 512 bits
   bool avx512_vbmi;  // permutations of bytes
   bool avx512_bf16;  // with avx512_vnni
+  bool amx;          // tiles, and products of 8 bits and of bfloat16 on them
   bool avx_saved, avx512_saved;  // what the operating system saves when threads change places
+  bool tiles_saved;  // and that it lets this process use
   bool neon_dotprod;  // of ARM: 8-bit dot products
   bool neon_i8mm;     // of ARM: 8-bit products of small matrices
 };

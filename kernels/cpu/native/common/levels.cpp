@@ -23,6 +23,11 @@
 #else
 #define TRINE_AVX512_BF16 nullptr
 #endif
+#if defined(TRINE_WITH_AMX)
+#define TRINE_AMX amx::kernels
+#else
+#define TRINE_AMX nullptr
+#endif
 #if defined(TRINE_WITH_NEON)
 #define TRINE_NEON neon::kernels
 #else
@@ -99,6 +104,12 @@ Level level(int index) {
                           f.avx512_vnni ? "this processor has no AVX-512 BF16" : kNoVnni,
                           f.avx512_saved, kUnsavedAvx512),
                   TRINE_AVX512_BF16);
+    case 5:
+      return made("amx",
+                  problem(f.amx && f.avx512_bf16, "this processor has no AMX for 8 bits and bfloat16",
+                          f.avx512_saved && f.tiles_saved,
+                          "the operating system does not let this process use AMX tiles"),
+                  TRINE_AMX);
     default: return made("portable", nullptr, portable::kernels);
   }
 }

@@ -14,7 +14,7 @@ struct Level {
 #if defined(__aarch64__)
 constexpr int kLevels = 4;
 #else
-constexpr int kLevels = 5;
+constexpr int kLevels = 6;
 #endif
 
 // Of level `index`, 0 to kLevels - 1, of this machine's processors: later ones are faster where they can be used.

@@ -16,6 +16,8 @@ struct Kernels {
   Status (*swiglu)(const Activation &);
   Status (*gelu)(const Activation &);
   Status (*attention)(const Attention &);
+  Status (*pack_bfloat16)(const PackBFloat16 &);
+  Status (*linear_bfloat16)(const LinearBFloat16 &);
   Status (*maxsim)(const MaxSim &);
   Status (*resize)(const Resize &);
   Status (*patchify)(const Patchify &);
@@ -27,6 +29,7 @@ namespace avx2 { const Kernels &kernels(); }
 namespace avx_vnni { const Kernels &kernels(); }
 namespace avx512 { const Kernels &kernels(); }
 namespace avx512_bf16 { const Kernels &kernels(); }
+namespace amx { const Kernels &kernels(); }
 namespace neon { const Kernels &kernels(); }
 namespace neon_dotprod { const Kernels &kernels(); }
 namespace neon_i8mm { const Kernels &kernels(); }

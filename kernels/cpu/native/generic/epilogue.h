@@ -1,4 +1,4 @@
-// What follows an 8-bit product: scales, bias, float32 sides and SwiGLU, a row of a panel at a time.
+// What follows a product of packed weights: scales, bias, float32 sides and SwiGLU, a row of a panel at a time.
 #pragma once
 
 #include "functions.h"
@@ -35,15 +35,10 @@ inline void add_side(Floats *values, const Side &side, int64_t row, int64_t colu
   }
 }
 
-// Writes a row of a panel, whose exact products, the offset among them, are `values`, as float32.
-inline void finish_row(const LinearInt8 &a, Floats (&values)[kPanelVectors], int64_t row,
-                       int64_t panel) {
-  const Floats row_scale = set(a.x_scales[row]);
-  for (int v = 0; v < kPanelVectors; ++v) {
-    const int64_t at = panel * kPanel + v * kLanes;
-    const Floats bias = a.bias ? load(a.bias + at) : zero();
-    values[v] = multiply_add(multiply(values[v], load(a.w_scales + at)), row_scale, bias);
-  }
+// Writes a row of a panel, its sides and SwiGLU with it. `Linear` is either structure of a product.
+template <class Linear>
+inline void finish_values(const Linear &a, Floats (&values)[kPanelVectors], int64_t row,
+                          int64_t panel) {
   constexpr int kHalf = kPanelVectors / 2;
   const int64_t column = panel * (a.gated ? kPanel / 2 : kPanel);
   float *out = a.out + row * a.out_stride + column;
@@ -64,6 +59,18 @@ inline void finish_row(const LinearInt8 &a, Floats (&values)[kPanelVectors], int
     if (a.add) values[v] = add(values[v], load(out + v * kLanes, mask));
     store(out + v * kLanes, mask, values[v]);
   }
+}
+
+// Writes a row of a panel, whose exact products, the offset among them, are `values`, as float32.
+inline void finish_row(const LinearInt8 &a, Floats (&values)[kPanelVectors], int64_t row,
+                       int64_t panel) {
+  const Floats row_scale = set(a.x_scales[row]);
+  for (int v = 0; v < kPanelVectors; ++v) {
+    const int64_t at = panel * kPanel + v * kLanes;
+    const Floats bias = a.bias ? load(a.bias + at) : zero();
+    values[v] = multiply_add(multiply(values[v], load(a.w_scales + at)), row_scale, bias);
+  }
+  finish_values(a, values, row, panel);
 }
 
 // The same of sums [kPanel] in int32.

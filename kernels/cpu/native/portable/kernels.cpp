@@ -4,6 +4,7 @@
 #include "../common/table.h"
 #include "../generic/attention.h"
 #include "../generic/images.h"
+#include "../generic/linear_bfloat16.h"
 #include "../generic/linear_float.h"
 #include "../generic/maxsim.h"
 #include "../generic/pack.h"
@@ -58,8 +59,8 @@ Status patchify(const Patchify &a) {
 const Kernels &kernels() {
   static const Kernels table = {
       false,   pack_int8,  prepare_rows, linear_int8,            linear_float, project,
-      rotate,  swiglu_all, gelu_all,     attention<Float32Only>, maxsim,       resize,
-      patchify};
+      rotate,  swiglu_all, gelu_all,     attention<Float32Only>,
+      pack_bfloat16, linear_bfloat16<Widened>, maxsim, resize, patchify};
   return table;
 }
 
