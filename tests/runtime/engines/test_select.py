@@ -236,6 +236,7 @@ def precisions(bundle: Bundle) -> Bundle:
         ("amx", "high", "native-bf16"),
         (rates.TILES_UNUSED, "high", "native-bf16"),
         ("portable", "fast", "ort-int8"),
+        ("neon_i8mm", "fast", "ort-int8"),
     ],
 )
 def test_quality_takes_the_fastest_engine_that_keeps_it(

@@ -174,6 +174,52 @@ void check_int8(const Kernels &table, const Kernels &plain, int64_t rows, int64_
   }
 }
 
+float rounded_to_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000;
+  std::memcpy(&x, &bits, sizeof bits);
+  return x;
+}
+
+// A product of weights in bfloat16: packed by this table, with a bias and one side.
+void check_bfloat16(const Kernels &table, int64_t rows, int64_t depth, int64_t columns, bool gated) {
+  const int64_t parts = gated ? 2 : 1, panels = up_to(columns, 64 / parts) * parts / 64, ranks = 3;
+  const Stored weights[2] = {draw_stored(depth * columns, kBFloat16), draw_stored(depth * columns, kBFloat16)};
+  Many<uint16_t> packed(size_t(panels * 64 * up_to(depth, 2)));
+  run("pack_bfloat16", table.pack_bfloat16,
+      PackBFloat16{weights[0].halves.data(), gated ? weights[1].halves.data() : nullptr, depth, columns, packed.data(), 2, 0});
+  const Floats x = draw_floats(rows * depth), bias = draw_floats(panels * 64), factors = draw_floats(rows * ranks);
+  const Stored matrix = draw_stored(ranks * columns, kFloat32);
+  Floats out(size_t(rows * columns));
+  LinearBFloat16 call{};
+  call.x = x.data();
+  call.rows = rows;
+  call.depth = call.x_stride = depth;
+  call.weights = packed.data();
+  call.bias = bias.data();
+  call.columns = call.out_stride = columns;
+  call.out = out.data();
+  call.sides[0] = Side{factors.data(), ranks, matrix.data(), columns, nullptr, ranks, kFloat32, 0};
+  call.gated = gated;
+  call.threads = 2;
+  run("linear_bfloat16", table.linear_bfloat16, call);
+  Many<double> expected;
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t c = 0; c < columns; ++c) {
+      double values[2];
+      for (int64_t part = 0; part < parts; ++part) {
+        values[part] = bias[size_t(c / (64 / parts) * 64 + part * 32 + c % (64 / parts))];
+        for (int64_t k = 0; k < depth; ++k)
+          values[part] += double(rounded_to_bfloat16(x[size_t(row * depth + k)])) * weights[part].read[size_t(k * columns + c)];
+        for (int64_t r = 0; part == 0 && r < ranks; ++r)
+          values[0] += double(factors[size_t(row * ranks + r)]) * matrix.read[size_t(r * columns + c)];
+      }
+      expected.push_back(gated ? silu(values[0]) * values[1] : values[0]);
+    }
+  compare("linear_bfloat16", out, expected, 2e-5, 2e-5);
+}
+
 void check_rows(const Kernels &table, int64_t rows, int64_t width, bool rotated, bool normed) {
   const Floats x = draw_floats(rows * width), norm = draw_floats(width);
   Floats inliers(static_cast<size_t>(width));
@@ -426,6 +472,10 @@ void check(const Kernels &table, const Kernels &plain) {
           check_int8(table, plain, rows, depth, columns, gated, false, kNumbers[(rows + depth + columns) % 3]);
         }
   check_int8(table, plain, 9, 1027, 65, false, true, kFloat32);
+  for (int64_t rows : {1, 5, 13})
+    for (int64_t depth : {1, 8, 61, 200})
+      for (int64_t columns : {1, 33, 97})
+        for (int gated = 0; gated < 2; ++gated) check_bfloat16(table, rows, depth, columns, gated);
   for (int64_t width : {1, 3, 64, 65, 150})
     for (int kind = 0; kind < 4; ++kind) check_rows(table, 5, width, kind & 1, kind & 2);
   for (int32_t number : kNumbers)
