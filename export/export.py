@@ -1,7 +1,6 @@
 """The export, step by step: checkpoint in, bundle out."""
 
 import importlib.metadata
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -73,7 +72,15 @@ from trine.runtime.scoring.quantisation import (
     write_ranges,
 )
 
-__all__ = ["export_checkpoint"]
+__all__ = [
+    "SMALL_FILES_BYTES",
+    "check_options",
+    "chosen_tasks",
+    "export_checkpoint",
+    "export_notes",
+    "peak_bytes",
+    "reference_of_export",
+]
 
 #: Packages whose versions shape the files.
 TOOLS = ("trine", "onnx-ir", "numpy", "onnxruntime")
@@ -96,10 +103,10 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
     """
     started = time.monotonic()
     check_destination(options.bundle, options.force)
-    _check_options(options)
+    check_options(options)
     source = resolve_source(options.source, options.revision)
     checkpoint = Checkpoint(source.folder)
-    tasks = _chosen_tasks(options, checkpoint)
+    tasks = chosen_tasks(options, checkpoint)
     named = options.tasks is not None
     adapters = find_adapters(source.folder, checkpoint.config, tasks, named)
     layout = choose_layout(adapters, tasks, options.adapters, options.max_rank)
@@ -118,7 +125,7 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         tokenizer = write_tokenizer(checkpoint, folder)
         write_module_files(folder)
         origin = _origin(source, checkpoint, adapters)
-        reference = _run_reference(options, engine_source, tokenizer, talk)
+        reference = reference_of_export(options, engine_source, tokenizer, talk)
         _write_golden(folder / GOLDEN_NAME, reference.golden)
         write_ranges(folder / RANGES_NAME, _output_ranges(reference, checkpoint, tasks))
         bar = ProgressBar(talk, "copying", checkpoint.info(EMBEDDING_TENSOR).num_bytes, "B")
@@ -157,12 +164,13 @@ def export_checkpoint(options: ExportOptions, talk: TextIO) -> ExportReport:
         engines=tuple(reports),
         num_bytes=num_bytes,
         seconds=time.monotonic() - started,
-        peak_bytes=_peak_bytes(),
-        notes=_notes(adapters, tasks),
+        peak_bytes=peak_bytes(),
+        notes=export_notes(adapters, tasks),
     )
 
 
-def _notes(adapters: LoraAdapters, tasks: tuple[str, ...]) -> tuple[str, ...]:
+def export_notes(adapters: LoraAdapters, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what was taken for granted and should be looked at."""
     if adapters.files:
         return ()
     return (
@@ -171,7 +179,7 @@ def _notes(adapters: LoraAdapters, tasks: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def _check_options(options: ExportOptions) -> None:
+def check_options(options: ExportOptions) -> None:
     """Refuse what cannot be kept to, and what would change nothing.
 
     Raises:
@@ -195,7 +203,7 @@ def _check_options(options: ExportOptions) -> None:
         )
 
 
-def _run_reference(
+def reference_of_export(
     options: ExportOptions, source: EngineSource, tokenizer: TextTokenizer, talk: TextIO
 ) -> ReferencePass:
     """Return what the export learns from the float32 reference, as far as its engines need it."""
@@ -276,7 +284,8 @@ def _below_floor(reports: Sequence[EngineReport]) -> str:
     )
 
 
-def _chosen_tasks(options: ExportOptions, checkpoint: Checkpoint) -> tuple[str, ...]:
+def chosen_tasks(options: ExportOptions, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the tasks to export, in the checkpoint's order."""
     known = checkpoint.config.tasks
     if options.tasks is None:
         return known
@@ -361,6 +370,11 @@ def _check_opens(folder: Path) -> None:
     TextTokenizer(bundle.path(TOKENIZER_NAME))
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int | None:
+    """Return the largest resident memory of this process so far; None where nothing says it."""
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

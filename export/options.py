@@ -157,7 +157,7 @@ class ExportReport:
         engines: written.
         num_bytes: of the whole bundle.
         seconds: it took.
-        peak_bytes: largest resident memory of this process so far.
+        peak_bytes: largest resident memory of this process so far; None where nothing says it.
         notes: what was taken for granted and should be looked at, a sentence each.
     """
 
@@ -167,7 +167,7 @@ class ExportReport:
     engines: tuple[EngineReport, ...]
     num_bytes: int
     seconds: float
-    peak_bytes: int
+    peak_bytes: int | None
     notes: tuple[str, ...] = ()
 
 

@@ -17,10 +17,8 @@ def export_lines(report: ExportReport) -> Iterator[str]:
         yield from _engine_lines(engine)
     for note in report.notes:
         yield f"  note: {note}"
-    yield (
-        f"  {format_bytes(report.num_bytes)} in {report.seconds:.1f} s, "
-        f"peak memory {format_bytes(report.peak_bytes)}"
-    )
+    peak = "" if report.peak_bytes is None else f", peak memory {format_bytes(report.peak_bytes)}"
+    yield f"  {format_bytes(report.num_bytes)} in {report.seconds:.1f} s{peak}"
 
 
 def _engine_lines(engine: EngineReport) -> Iterator[str]:

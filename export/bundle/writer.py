@@ -12,11 +12,19 @@ from trine.runtime.errors import BundleError
 __all__ = ["check_destination", "check_disk_space"]
 
 
-def check_destination(bundle: Path, force: bool) -> None:
+def check_destination(
+    bundle: Path, force: bool, manifest: str = MANIFEST_NAME, kind: str = FORMAT
+) -> None:
     """Raise BundleError unless a bundle may be written at `bundle`.
 
     Without `force` nothing may be there but an empty folder; with it a former bundle may, but no
     other content, which is never deleted.
+
+    Args:
+        bundle: the folder.
+        force: whether to replace what an export wrote there.
+        manifest: name of the file that every export of its kind writes.
+        kind: the format that is named in it.
     """
     try:
         if not bundle.exists() or (bundle.is_dir() and not any(bundle.iterdir())):
@@ -30,19 +38,19 @@ def check_destination(bundle: Path, force: bool) -> None:
         raise BundleError(
             f"{bundle}: cannot be written ({cause.strerror}); check the path"
         ) from cause
-    if not _is_bundle(bundle):
+    if not _is_ours(bundle / manifest, kind):
         raise BundleError(f"{bundle}: exists and is no bundle; give another path or move it away")
     if not force:
         raise BundleError(f"{bundle}: a bundle is there already; use --force to replace it")
 
 
-def _is_bundle(folder: Path) -> bool:
+def _is_ours(manifest: Path, kind: str) -> bool:
     """Whether a manifest of ours is there, be it damaged; other programs call theirs the same."""
     try:
-        text = (folder / MANIFEST_NAME).read_text(encoding="utf-8", errors="replace")
+        text = manifest.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
-    return f'"{FORMAT}"' in text
+    return f'"{kind}"' in text
 
 
 def check_disk_space(bundle: Path, need: int) -> None:

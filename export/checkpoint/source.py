@@ -1,6 +1,7 @@
 """Finds the checkpoint a user named: the built-in one, a folder, or a repository on the Hub."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ NEEDED_FILES = (
     "*/adapter_model.safetensors",
     "README.md",
 )
+#: Of them, those that state the numbers of the model.
+NUMBER_FILES = NEEDED_FILES[:3]
 LICENSE_LINE = re.compile(r"^license(?:_name)?:\s*(\S.*)$", re.MULTILINE)
 
 
@@ -43,7 +46,9 @@ class ResolvedSource:
     revision: str | None
 
 
-def resolve_source(source: str, revision: str | None = None) -> ResolvedSource:
+def resolve_source(
+    source: str, revision: str | None = None, files: Sequence[str] = NEEDED_FILES
+) -> ResolvedSource:
     """Return the checkpoint that `source` names, downloaded if need be.
 
     Args:
@@ -69,10 +74,10 @@ def resolve_source(source: str, revision: str | None = None) -> ResolvedSource:
             f"{source}: neither a folder nor a Hub id (name/name); "
             f"give a checkpoint's folder, its Hub id, or {BUILT_IN!r}"
         )
-    return _download(source, revision)
+    return _download(source, revision, files)
 
 
-def _download(hub_id: str, revision: str | None) -> ResolvedSource:
+def _download(hub_id: str, revision: str | None, files: Sequence[str]) -> ResolvedSource:
     quiet_libraries()
     try:
         import huggingface_hub
@@ -83,9 +88,7 @@ def _download(hub_id: str, revision: str | None) -> ResolvedSource:
     try:
         # Finished files are kept and unfinished ones resumed; the last folder's name is the commit.
         folder = Path(
-            huggingface_hub.snapshot_download(
-                hub_id, revision=revision, allow_patterns=list(NEEDED_FILES)
-            )
+            huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(files))
         )
     except Exception as cause:  # the client raises its own, httpx's and OSError alike
         first_line = (str(cause) or type(cause).__name__).splitlines()[0]

@@ -3,10 +3,17 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trine.runtime.errors import missing_package
 
+if TYPE_CHECKING:
+    from trine.export.options import ExportOptions
+
 __all__ = ["register", "run"]
+
+#: Above this an export on a terminal asks first.
+ASKED_BYTES = 20 * 10**9
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -58,6 +65,24 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="what runs the engines: ONNX Runtime on a processor or with CUDA, or TensorRT, for "
         "which graphs are written beside a float32 engine, and `trine build` builds the engines "
         "(default: cpu)",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=["bundle", "onnx"],
+        default="bundle",
+        help="bundle: what Trine runs; onnx: a folder a task with one plain ONNX model from token "
+        "ids to vectors, as other programs load it, fp32, fp16 or int8 (default: bundle)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say the sizes, the memory and the time that config.json lets expect, and write "
+        "nothing; of a Hub id only the files with the model's numbers are downloaded",
+    )
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help="do not ask before more than 20 GB are written (asked on a terminal only)",
     )
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
     parser.add_argument(
@@ -122,27 +147,56 @@ def run(arguments: argparse.Namespace) -> int:
 
     tasks = arguments.tasks
     precisions, tensorrt = chosen_precisions(arguments.target, arguments.precision)
-    report = export_checkpoint(
-        ExportOptions(
-            source=arguments.source,
-            bundle=arguments.bundle,
-            revision=arguments.revision,
-            tasks=None
-            if tasks is None
-            else tuple(t.strip() for t in tasks.split(",") if t.strip()),
-            adapters=arguments.adapters,
-            max_rank=arguments.max_rank,
-            onnx_adapters=arguments.onnx_adapters,
-            precisions=precisions,
-            force=arguments.force,
-            check=arguments.check,
-            calibration=arguments.calibration,
-            min_cosine=arguments.min_cosine,
-            allow_below_threshold=arguments.allow_below_threshold,
-            tensorrt=tensorrt,
-        ),
-        sys.stderr,
+    options = ExportOptions(
+        source=arguments.source,
+        bundle=arguments.bundle,
+        revision=arguments.revision,
+        tasks=None if tasks is None else tuple(t.strip() for t in tasks.split(",") if t.strip()),
+        adapters=arguments.adapters,
+        max_rank=arguments.max_rank,
+        onnx_adapters=arguments.onnx_adapters,
+        precisions=precisions,
+        force=arguments.force,
+        check=arguments.check,
+        calibration=arguments.calibration,
+        min_cosine=arguments.min_cosine,
+        allow_below_threshold=arguments.allow_below_threshold,
+        tensorrt=tensorrt,
     )
+    if not _goes_on(arguments, options):
+        return 0
+    if arguments.layout == "onnx":
+        from trine.export.standalone.export import export_onnx
+
+        print("\n".join(export_onnx(options, sys.stderr).lines()), file=sys.stderr)
+        return 0
+    report = export_checkpoint(options, sys.stderr)
     for line in export_lines(report):
         print(line, file=sys.stderr)
     return 0 if all(engine.written for engine in report.engines) else 1
+
+
+def _goes_on(arguments: argparse.Namespace, options: "ExportOptions") -> bool:
+    """Say what the export will take, where that matters; return whether to go on."""
+    asks = sys.stdin.isatty() and sys.stderr.isatty() and not arguments.yes
+    if not (arguments.dry_run or asks):
+        return True
+    from trine.export.checkpoint.config import read_model_config
+    from trine.export.checkpoint.source import NUMBER_FILES, resolve_source
+    from trine.export.estimate import estimate_export
+
+    source = resolve_source(options.source, options.revision, NUMBER_FILES)
+    model, plain = read_model_config(source.folder), arguments.layout == "onnx"
+    estimate = estimate_export(model, options, plain)
+    if not arguments.dry_run and estimate.written_bytes <= ASKED_BYTES:
+        return True
+    print("\n".join([f"{options.bundle}: {source.id}", *estimate.lines()]), file=sys.stderr)
+    if arguments.dry_run:
+        return False
+    if options.adapters == "merged" and not plain:
+        print(
+            "  --adapters runtime writes one decoder for all tasks, --precision int8 a quarter",
+            file=sys.stderr,
+        )
+    print("write it? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -130,6 +130,10 @@ class GraphBuilder:
         """Return a uint8 scalar stored in the graph; the same name gives the same scalar."""
         return self._constant(name, np.array(number, np.uint8))
 
+    def whole_number(self, name: str, number: int) -> ir.Value:
+        """Return an int64 scalar stored in the graph; the same name gives the same scalar."""
+        return self._constant(name, np.array(number, np.int64))
+
     def constant(self, name: str, values: Sequence[int]) -> ir.Value:
         """Return an int64 vector stored in the graph; the same name gives the same vector."""
         return self._constant(name, np.array(values, np.int64))
@@ -238,13 +242,16 @@ def _tensor_type(inputs: Sequence[ir.Value | None], dtype: ir.DataType | None) -
     return ir.TensorType(dtype)
 
 
-def save_graph(model: ir.Model, path: Path, written: Callable[[int], None]) -> None:
-    """Write `model` to `path` and its weights to the same name with the suffix `.data`.
+def save_graph(
+    model: ir.Model, path: Path, written: Callable[[int], None], suffix: str = ".data"
+) -> None:
+    """Write `model` to `path` and its weights to the same name with another suffix.
 
     Args:
         model: its weights are read here, one by one, in the order of their declaration.
         path: of the .onnx file.
         written: called with the size in bytes of each tensor that is about to be written.
+        suffix: of the weights' file.
 
     Raises:
         TrineError: what a weight's `read` raised.
@@ -253,7 +260,7 @@ def save_graph(model: ir.Model, path: Path, written: Callable[[int], None]) -> N
         ir.save(
             model,
             path,
-            external_data=path.with_suffix(".data").name,
+            external_data=path.with_suffix(suffix).name,
             size_threshold_bytes=INLINE_BYTES,
             alignment=PAGE_BYTES,
             align_threshold=PAGE_BYTES,

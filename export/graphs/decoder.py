@@ -58,16 +58,6 @@ class DecoderGraph(ABC):
         self.config = config
         self.weights = weights
         self.graph = graph = GraphBuilder("decoder")
-        half = config.head_dim // 2
-        self.embeddings = graph.input(
-            "embeddings", ir.DataType.FLOAT, ["tokens", config.hidden_size]
-        )
-        self.cos, self.sin = (
-            graph.input(name, ir.DataType.FLOAT, ["tokens", half])
-            for name in ("rope_cos", "rope_sin")
-        )
-        self.pad_index = graph.input("pad_index", ir.DataType.INT64, ["sequences", "length"])
-        self.unpad_index = graph.input("unpad_index", ir.DataType.INT64, ["tokens"])
         self.declare_inputs()
         self.groups: dict[str, LoraGroup] = {}
         if adapters is not None:
@@ -77,6 +67,19 @@ class DecoderGraph(ABC):
                 1: graph.input("lora_mask", ir.DataType.BOOL, ["tokens", "ranks"]),
                 3: graph.input("lora_mask_qkv", ir.DataType.BOOL, ["tokens", "ranks_qkv"]),
             }
+
+    def declare_inputs(self) -> None:
+        """Declare the packed inputs; a dialect adds its own, or computes these from others."""
+        graph, config = self.graph, self.config
+        self.embeddings = graph.input(
+            "embeddings", ir.DataType.FLOAT, ["tokens", config.hidden_size]
+        )
+        self.cos, self.sin = (
+            graph.input(name, ir.DataType.FLOAT, ["tokens", config.head_dim // 2])
+            for name in ("rope_cos", "rope_sin")
+        )
+        self.pad_index = graph.input("pad_index", ir.DataType.INT64, ["sequences", "length"])
+        self.unpad_index = graph.input("unpad_index", ir.DataType.INT64, ["tokens"])
 
     def hidden_states(self) -> ir.Value:
         """Add all layers; return float32 [T, hidden], after the final norm."""
@@ -149,10 +152,6 @@ class DecoderGraph(ABC):
         return self.graph.node(f"{name}.packed", "Gather", [flat, self.unpad_index])
 
     # What differs between the dialects
-
-    @abstractmethod
-    def declare_inputs(self) -> None:
-        """Declare the dialect's own inputs."""
 
     @abstractmethod
     def norm(self, name: str, x: ir.Value, stored: str) -> ir.Value:

@@ -3,11 +3,9 @@
 What is being written lies beside its destination and is locked by the process that writes it. The
 system drops such a lock with its process, in another container and (for clients that lock) over NFS
 too. So whoever comes next tells what is under way, which it leaves alone, from what a killed
-process left behind, which it removes.
+process left behind, which it removes; on Windows a single file left behind stays.
 """
 
-import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -15,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from trine.runtime.bundle.file_lock import LOCKS_SHOW_LIFE, lock_file
 from trine.runtime.errors import TrineError
 
 __all__ = ["hold", "scratch_folder", "write_file", "write_folder"]
@@ -22,8 +21,6 @@ __all__ = ["hold", "scratch_folder", "write_file", "write_folder"]
 PARTIAL_SUFFIX = ".partial"
 LOCK_SUFFIX = ".lock"
 REPLACED_SUFFIX = ".replaced"
-#: What file systems answer that know no locks.
-NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextmanager
@@ -42,7 +39,7 @@ def hold(path: Path, error: type[TrineError]) -> Iterator[None]:
     while True:
         file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if not _lock(file):
+            if not lock_file(file):
                 raise error(f"{path}: another process is writing it; wait for that, then try again")
             if _is_at(file, lock):
                 try:
@@ -50,9 +47,13 @@ def hold(path: Path, error: type[TrineError]) -> Iterator[None]:
                     return
                 finally:
                     # Removed while it is held: whoever waits at the old file sees it is gone.
-                    lock.unlink(missing_ok=True)
+                    if LOCKS_SHOW_LIFE:
+                        lock.unlink(missing_ok=True)
         finally:
             os.close(file)
+            if not LOCKS_SHOW_LIFE:
+                with suppress(OSError):  # another process has it open
+                    lock.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -119,11 +120,14 @@ def write_file(path: Path) -> Iterator[Path]:
     _remove_dead(path)
     partial, file = _own_file(path)
     try:
+        if not LOCKS_SHOW_LIFE:
+            os.close(file)
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-        os.close(file)
+        if LOCKS_SHOW_LIFE:
+            os.close(file)
 
 
 def _own_file(path: Path) -> tuple[Path, int]:
@@ -132,36 +136,25 @@ def _own_file(path: Path) -> tuple[Path, int]:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
         file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         # Between these lines another process may have taken it for left behind, and removed it.
-        if _lock(file) and _is_at(file, partial):
+        if lock_file(file) and _is_at(file, partial):
             return partial, file
         os.close(file)
 
 
 def _remove_dead(path: Path) -> None:
-    """Remove what killed processes left of `path`."""
+    """Remove what killed processes left of `path`, where locks tell that they were killed."""
+    if not LOCKS_SHOW_LIFE:
+        return
     prefix = f".{path.name}."
     for name in os.listdir(path.parent):
         if name.startswith(prefix) and name.endswith(PARTIAL_SUFFIX):
             with suppress(OSError):  # another one removed it, or it is not ours to remove
                 file = os.open(path.parent / name, os.O_RDWR)
                 try:
-                    if _lock(file, known=False):
+                    if lock_file(file, known=False):
                         (path.parent / name).unlink()
                 finally:
                     os.close(file)
-
-
-def _lock(file: int, known: bool = True) -> bool:
-    """Lock an open file; return whether that succeeded, or `known` where there are no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as cause:
-        if cause.errno in NO_LOCKS:
-            return known
-        raise
-    return True
 
 
 def _is_at(file: int, path: Path) -> bool:

@@ -10,6 +10,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import PurePath
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from trine.runtime.bundle.model_config import ModelConfig
@@ -19,6 +20,7 @@ from trine.runtime.errors import BundleError
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
+    "UPGRADED_VERSIONS",
     "AdapterLayout",
     "AdapterMode",
     "Builder",
@@ -38,6 +40,8 @@ __all__ = [
 FORMAT = "trine-bundle"
 #: Raised with every change that older code would misread.
 FORMAT_VERSION = 4
+#: Older ones, of which `trine upgrade` makes the present one.
+UPGRADED_VERSIONS = (2, 3)
 
 #: "merged": a decoder for each task, with its adapter in the weights; "runtime": one decoder for
 #: all, which takes adapters as inputs.
@@ -221,15 +225,24 @@ def manifest_from_json(text: str, where: str) -> Manifest:
         raise BundleError(f"{where}: not a {FORMAT}; give the folder that `trine export` wrote")
     version = content.get("format_version")
     if version != FORMAT_VERSION:
-        newer = isinstance(version, int) and version > FORMAT_VERSION
         raise BundleError(
             f"{where}: has format version {version!r}, this code reads {FORMAT_VERSION}; "
-            + ("upgrade trine" if newer else "export the bundle again")
+            + _version_remedy(version, where)
         )
     manifest = _decode(Manifest, content, where)
     if not isinstance(manifest, Manifest):
         raise TypeError(manifest)
     return manifest
+
+
+def _version_remedy(version: object, where: str) -> str:
+    if not isinstance(version, int):
+        return "export the bundle again"
+    if version > FORMAT_VERSION:
+        return "upgrade trine"
+    if version in UPGRADED_VERSIONS:
+        return f"bring it up to date with `trine upgrade {PurePath(where).parent}`"
+    return "export the bundle again"
 
 
 def _decode(kind: object, value: object, where: str) -> object:

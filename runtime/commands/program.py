@@ -32,6 +32,7 @@ VERBS = {
     "bench": "trine.runtime.commands.bench.command",
     "tune": "trine.runtime.commands.tune.command",
     "adapters": "trine.export.commands.adapters",
+    "upgrade": "trine.runtime.commands.upgrade",
     "doctor": "trine.runtime.commands.doctor.command",
     "serve": "trine.runtime.commands.serve",
     "push": "trine.runtime.commands.push.command",

@@ -58,6 +58,7 @@ class _OrtDecoder(DecoderGraph):
         self.rows = self.graph.row_numbers("token_rows", self.unpad_index)
 
     def declare_inputs(self) -> None:
+        super().declare_inputs()
         self.last_index = self.graph.input("last_index", ir.DataType.INT32, ["sequences"])
         self.padded_length = self.graph.input("padded_length", ir.DataType.INT32, [])
 

@@ -69,9 +69,10 @@ def add_gated_mlp(
             _apart(graph, x, layer, half, channels)
             for layer, half in zip((layers.gate, layers.up), halves, strict=True)
         )
-        exact = _swiglu(graph, f"{layers.product}.exact", gate, up)
+        exact = _swiglu(graph, f"{layers.product}.exact", gate, up, linears.standard)
     dtype = linears.dtype(layers.product)
-    product = _swiglu(graph, layers.product, *(graph.cast(half, dtype) for half in halves))
+    gate, up = (graph.cast(half, dtype) for half in halves)
+    product = _swiglu(graph, layers.product, gate, up, linears.standard)
     down = layers.down
     result = linears.add(down.name, product, down.weight, down.bias, exact)
     return with_delta(down.name, product, result)
@@ -102,7 +103,13 @@ def _apart(
     return graph.node(f"{name}_biased", "Add", [result, bias])
 
 
-def _swiglu(graph: GraphBuilder, name: str, gate: ir.Value, up: ir.Value) -> ir.Value:
-    # QuickGelu with alpha 1 is SiLU: x · sigmoid(x).
-    active = graph.node(f"{name}.silu", "QuickGelu", [gate], {"alpha": 1.0}, CONTRIB)
+def _swiglu(
+    graph: GraphBuilder, name: str, gate: ir.Value, up: ir.Value, standard: bool
+) -> ir.Value:
+    if standard:
+        sigmoid = graph.node(f"{name}.sigmoid", "Sigmoid", [gate])
+        active = graph.node(f"{name}.silu", "Mul", [gate, sigmoid])
+    else:
+        # QuickGelu with alpha 1 is SiLU: x · sigmoid(x).
+        active = graph.node(f"{name}.silu", "QuickGelu", [gate], {"alpha": 1.0}, CONTRIB)
     return graph.node(name, "Mul", [active, up])

@@ -51,10 +51,16 @@ class Outliers:
 
 
 class RowQuantiser:
-    """Quantises the rows of activations; layers that share an input share its integers."""
+    """Quantises the rows of activations; layers that share an input share its integers.
 
-    def __init__(self, graph: GraphBuilder) -> None:
+    Args:
+        graph: to add to.
+        standard: whether products are made of standard operators alone, at some cost in speed.
+    """
+
+    def __init__(self, graph: GraphBuilder, standard: bool = False) -> None:
         self.graph = graph
+        self.standard = standard
         self._done: dict[tuple[str, tuple[int, ...], str], tuple[ir.Value, ir.Value]] = {}
 
     def quantised(
@@ -162,21 +168,33 @@ def add_int8_linear(
     quantised = _Quantised(inliers)
     num_in, num_out = inliers.shape
     stored = Weight(f"{name}.int8", (num_in, num_out), quantised.values, ir.DataType.INT8)
-    product = graph.node(
-        f"{name}.product_int8",
-        "MatMulIntegerToFloat",
-        [
-            values,
-            graph.weight(stored),
-            graph.scalar("one_float", 1.0),
-            graph.weight(Weight(f"{name}.scales", (num_out,), quantised.scales)),
-            graph.byte("zero_point", ZERO_POINT),
-        ],
-        domain=CONTRIB,
-        dtype=ir.DataType.FLOAT,
-    )
+    columns = Weight(f"{name}.scales", (num_out,), quantised.scales)
+    product = _product(rows, name, values, graph.weight(stored), graph.weight(columns))
     result = graph.node(name, "Mul", [product, scales])
     if outliers is None:
         return result
     rest = graph.weight(weight.taken(outliers.channels, 0, f"{name}.outlier_weight"))
     return graph.node(f"{name}.whole", "Gemm", [outliers.values(graph, name, x), rest, result])
+
+
+def _product(
+    rows: RowQuantiser, name: str, values: ir.Value, weight: ir.Value, scales: ir.Value
+) -> ir.Value:
+    """Return float32 [T, out]: the product of integers, by the scale of each column."""
+    graph, zero_point = rows.graph, rows.graph.byte("zero_point", ZERO_POINT)
+    if not rows.standard:
+        return graph.node(
+            f"{name}.product_int8",
+            "MatMulIntegerToFloat",
+            [values, weight, graph.scalar("one_float", 1.0), scales, zero_point],
+            domain=CONTRIB,
+            dtype=ir.DataType.FLOAT,
+        )
+    product = graph.node(
+        f"{name}.product_int8",
+        "MatMulInteger",
+        [values, weight, zero_point],
+        dtype=ir.DataType.INT32,
+    )
+    product = graph.cast(product, ir.DataType.FLOAT)
+    return graph.node(f"{name}.product_scaled", "Mul", [product, scales])

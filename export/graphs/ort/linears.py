@@ -42,12 +42,14 @@ class Linears:
     Args:
         graph: to add to.
         plan: of its precision.
+        standard: whether to use standard operators alone; for precisions up to 8 bits.
     """
 
-    def __init__(self, graph: GraphBuilder, plan: GraphPlan) -> None:
+    def __init__(self, graph: GraphBuilder, plan: GraphPlan, standard: bool = False) -> None:
         self._graph = graph
         self._plan = plan
-        self._rows = RowQuantiser(graph)
+        self._rows = RowQuantiser(graph, standard)
+        self.standard = standard
 
     def dtype(self, name: str) -> ir.DataType:
         """Return the dtype in which the operation `name` computes: float32 or a 16-bit one."""

@@ -17,7 +17,7 @@ from trine.export.graphs.trt.precision import TrtPlan
 from trine.runtime.bundle.manifest import AdapterLayout
 from trine.runtime.bundle.model_config import DecoderConfig
 
-__all__ = ["build_trt_decoder"]
+__all__ = ["StandardDecoder", "build_trt_decoder"]
 
 
 def build_trt_decoder(
@@ -38,7 +38,44 @@ def build_trt_decoder(
     return trt_model(graph.graph, graph.hidden_states(), "hidden", ["tokens", config.hidden_size])
 
 
-class _TrtDecoder(DecoderGraph):
+class StandardDecoder(DecoderGraph):
+    """A decoder of standard operators, but for its linear layers, which a subclass adds."""
+
+    def __init__(
+        self, config: DecoderConfig, weights: DecoderWeights, adapters: AdapterLayout | None
+    ) -> None:
+        super().__init__(config, weights, adapters)
+        self.operators = TrtOperators(self.graph)
+        zero = self.graph.constant("zero", [0])
+        self.cos, self.sin = (
+            self.graph.node(f"{table.name}.3d", "Unsqueeze", [table, zero])
+            for table in (self.cos, self.sin)
+        )
+
+    def norm(self, name: str, x: ir.Value, stored: str) -> ir.Value:
+        return self.operators.norm(name, x, self.norm_weight(stored), self.config.rms_norm_eps)
+
+    def add_norm(
+        self, name: str, branch: tuple[str, ir.Value], residual: ir.Value, stored: str
+    ) -> tuple[ir.Value, ir.Value]:
+        total = self.operators.add(*branch, residual)
+        return self.norm(name, total, stored), total
+
+    def rotate(self, name: str, x: ir.Value, num_heads: int) -> ir.Value:
+        zero = self.graph.constant("zero", [0])
+        whole = self.graph.node(f"{name}.3d", "Unsqueeze", [x, zero])
+        rotated = self.operators.rotate(name, whole, self.cos, self.sin, num_heads)
+        return self.graph.node(f"{name}.2d", "Squeeze", [rotated, zero])
+
+    def padded(self, name: str, x: ir.Value, num_heads: int) -> ir.Value:
+        rows = self.graph.node(f"{name}.padded", "Gather", [x, self.pad_index])
+        return self.operators.heads(name, rows, num_heads, self.config.head_dim)
+
+    def attend(self, name: str, qkv: Sequence[ir.Value]) -> ir.Value:
+        return self.operators.attend(name, qkv, None, causal=True)
+
+
+class _TrtDecoder(StandardDecoder):
     def __init__(
         self,
         config: DecoderConfig,
@@ -49,24 +86,6 @@ class _TrtDecoder(DecoderGraph):
         super().__init__(config, weights, adapters)
         self.linears: TrtLinears = TrtLinears(self.graph, plan, leading_axes=1)
         self.plan = plan
-        self.operators = TrtOperators(self.graph)
-        zero = self.graph.constant("zero", [0])
-        self.cos, self.sin = (
-            self.graph.node(f"{table.name}.3d", "Unsqueeze", [table, zero])
-            for table in (self.cos, self.sin)
-        )
-
-    def declare_inputs(self) -> None:
-        """There are no others."""
-
-    def norm(self, name: str, x: ir.Value, stored: str) -> ir.Value:
-        return self.operators.norm(name, x, self.norm_weight(stored), self.config.rms_norm_eps)
-
-    def add_norm(
-        self, name: str, branch: tuple[str, ir.Value], residual: ir.Value, stored: str
-    ) -> tuple[ir.Value, ir.Value]:
-        total = self.operators.add(*branch, residual)
-        return self.norm(name, total, stored), total
 
     def with_delta(self, name: str, x: ir.Value, base: ir.Value) -> ir.Value:
         group = self.groups.get(name)
@@ -90,19 +109,6 @@ class _TrtDecoder(DecoderGraph):
         delta = graph.node(f"{name}.lora_delta", "MatMul", [kept, b])
         # In 16 bits where the layer has them: in float32 it would be the graph's largest tensor.
         return graph.node(f"{name}.adapted", "Add", [graph.cast(base, dtype), delta])
-
-    def rotate(self, name: str, x: ir.Value, num_heads: int) -> ir.Value:
-        zero = self.graph.constant("zero", [0])
-        whole = self.graph.node(f"{name}.3d", "Unsqueeze", [x, zero])
-        rotated = self.operators.rotate(name, whole, self.cos, self.sin, num_heads)
-        return self.graph.node(f"{name}.2d", "Squeeze", [rotated, zero])
-
-    def padded(self, name: str, x: ir.Value, num_heads: int) -> ir.Value:
-        rows = self.graph.node(f"{name}.padded", "Gather", [x, self.pad_index])
-        return self.operators.heads(name, rows, num_heads, self.config.head_dim)
-
-    def attend(self, name: str, qkv: Sequence[ir.Value]) -> ir.Value:
-        return self.operators.attend(name, qkv, None, causal=True)
 
     def mlp(self, name: str, x: ir.Value) -> ir.Value:
         dtype = self.linears.dtype(f"{name}.product")

@@ -30,7 +30,9 @@ HEAD_PARTS = 4
 MLP_PARTS = 3
 
 
-def build_trt_vision(config: VisionConfig, checkpoint: Checkpoint, plan: TrtPlan) -> ir.Model:
+def build_trt_vision(
+    config: VisionConfig, checkpoint: Checkpoint, plan: TrtPlan, whole_mask: bool = False
+) -> ir.Model:
     """Return the graph with the checkpoint's `visual.…` weights, unread, typed by `plan`.
 
     Inputs: `patches` float32 [N, P, features], images of P patches each; `rope_cos`, `rope_sin`
@@ -38,14 +40,24 @@ def build_trt_vision(config: VisionConfig, checkpoint: Checkpoint, plan: TrtPlan
     each slot of the windows, counted through all images (any patch in unused slots);
     `window_scatter` int64 [N, P], the slot of each patch; `window_lengths` int32 [W].
     Output: `image_tokens` float32 [N · P / merge², out_hidden_size], in window order.
+
+    Args:
+        config: of the tower.
+        checkpoint: of the weights.
+        plan: of the types.
+        whole_mask: whether the windows' mask has a row for every query, as ONNX Runtime on the CPU
+            wants it; TensorRT takes one row for all, which is smaller.
     """
-    return _TrtVision(config, checkpoint, plan).build()
+    return _TrtVision(config, checkpoint, plan, whole_mask).build()
 
 
 class _TrtVision(VisionGraph):
-    def __init__(self, config: VisionConfig, checkpoint: Checkpoint, plan: TrtPlan) -> None:
+    def __init__(
+        self, config: VisionConfig, checkpoint: Checkpoint, plan: TrtPlan, whole_mask: bool
+    ) -> None:
         super().__init__(config, checkpoint)
         graph = self.graph
+        self.whole_mask = whole_mask
         self.plan = plan
         self.linears: TrtLinears = TrtLinears(graph, plan, leading_axes=2)
         self.operators = TrtOperators(graph)
@@ -64,6 +76,8 @@ class _TrtVision(VisionGraph):
     def build(self) -> ir.Model:
         graph, config = self.graph, self.config
         self.mask = self.operators.key_mask("window_mask", self.window_lengths, self.window_gather)
+        if self.whole_mask:
+            self.mask = self._whole(self.mask)
         residual = self.embed(self.patches)
         for block in range(config.depth):
             name = f"blocks.{block}"
@@ -74,6 +88,14 @@ class _TrtVision(VisionGraph):
             residual = self._mlp_added(f"{name}.mlp", normed, residual)
         merged = self.merge(self._norm("merger.ln_q", residual))
         return trt_model(graph, merged, "image_tokens", ["image_tokens", config.out_hidden_size])
+
+    def _whole(self, mask: ir.Value) -> ir.Value:
+        """Return bool [W, 1, L, L] of [W, 1, 1, L]."""
+        graph = self.graph
+        length = graph.node("windows.length", "Shape", [self.window_gather], {"start": 1, "end": 2})
+        one, ones = graph.constant("one", [1]), graph.constant("ones", [1, 1])
+        shape = graph.node("windows.shape", "Concat", [ones, length, one], {"axis": 0})
+        return graph.node("window_mask.whole", "Expand", [mask, shape])
 
     def _norm(self, name: str, x: ir.Value) -> ir.Value:
         return self.operators.norm(name, x, self.vector(f"{name}.weight"), VISION_NORM_EPS)

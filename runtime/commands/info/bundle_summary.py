@@ -6,7 +6,7 @@ from typing import Any
 
 from trine.kernels.cpu.library import describe_kernels, why_unavailable
 from trine.runtime.adapters.costs import adapter_costs
-from trine.runtime.bundle.bundle import MANIFEST_NAME, PARITY_NAME, Bundle
+from trine.runtime.bundle.bundle import MANIFEST_NAME, MODULE_FILES, PARITY_NAME, Bundle
 from trine.runtime.bundle.json_file import read_json
 from trine.runtime.bundle.manifest import EngineEntry, SizeRange
 from trine.runtime.bundle.model_config import ModelConfig
@@ -84,8 +84,9 @@ def graph_bytes(bundle: Bundle, graph: str) -> int:
 
 def total_bytes(bundle: Bundle) -> int:
     """Return the size of the whole bundle in bytes."""
-    manifest = bundle.path(MANIFEST_NAME).stat().st_size
-    return manifest + sum(entry.size for entry in bundle.manifest.files.values())
+    beside = (bundle.path(name) for name in (MANIFEST_NAME, *MODULE_FILES))
+    unlisted = sum(path.stat().st_size for path in beside if path.is_file())
+    return unlisted + sum(entry.size for entry in bundle.manifest.files.values())
 
 
 def bundle_lines(bundle: Bundle) -> Iterator[str]:

@@ -7,29 +7,21 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from trine.runtime.inputs import ImageText
-from trine.runtime.serving.scheduler.batching import SHORT_TURNS, BatchBudget, is_short
-from trine.runtime.serving.service.call_checks import num_images
-from trine.runtime.serving.service.calls import EmbedItem, ServiceError
+from trine.runtime.serving.scheduler.batching import SHORT_TURNS, BatchBudget
+from trine.runtime.serving.scheduler.work import Amount, Work
+from trine.runtime.serving.service.calls import ServiceError
 
 __all__ = [
-    "CHARACTERS_PER_TOKEN",
     "Admission",
-    "Amount",
     "PatchRoom",
     "Reservation",
     "UnderWay",
-    "Work",
-    "estimate_amount",
-    "estimate_work",
     "expected_wait",
 ]
 
-#: Characters a token stands for in most European languages; other scripts are counted as one each.
-CHARACTERS_PER_TOKEN = 4
 #: Part of the time left, or of the longest wait, that a call may be predicted to wait: the machine
 #: may have other work to do, and answers take a little longer than their place in the queue.
 SAFE_SHARE = 0.8
@@ -37,47 +29,6 @@ SAFE_SHARE = 0.8
 PATIENCE = 1.25
 #: Longest Retry-After in seconds that clients of OpenAI's kind obey.
 LONGEST_RETRY = 120
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """Work of the engine.
-
-    Attributes:
-        tokens: of the decoder.
-        patches: of the vision tower.
-    """
-
-    tokens: int = 0
-    patches: int = 0
-
-    def __add__(self, other: "Amount") -> "Amount":
-        return Amount(self.tokens + other.tokens, self.patches + other.patches)
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a call asks of the engine.
-
-    Attributes:
-        short: its entries of the short lane.
-        long: its entries of the other lane.
-        largest: its largest entry of that other lane.
-    """
-
-    short: Amount = Amount()
-    long: Amount = Amount()
-    largest: Amount = Amount()
-
-    @property
-    def tokens(self) -> int:
-        """Of both lanes."""
-        return self.short.tokens + self.long.tokens
-
-    @property
-    def all_short(self) -> bool:
-        """Whether it waits for the short lane alone."""
-        return self.long == Amount()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,40 +42,6 @@ class UnderWay:
 
     amount: Amount
     start: float
-
-
-def estimate_amount(
-    items: Iterable[EmbedItem], max_length: int, patches_per_image: int = 0
-) -> Amount:
-    """Return roughly what items ask of the engine, without tokenising or decoding.
-
-    Args:
-        items: of a call.
-        max_length: tokens of each text.
-        patches_per_image: at most.
-    """
-    tokens = images = 0
-    for item in items:
-        tokens += _estimate_tokens(item, max_length)
-        images += num_images(item)
-    return Amount(tokens, images * patches_per_image)
-
-
-def estimate_work(entries: Iterable[Amount], budget: BatchBudget) -> Work:
-    """Return what a call asks of the engine in each lane.
-
-    Args:
-        entries: what each sequence of the call asks.
-        budget: that says what is short.
-    """
-    short, long, largest = Amount(), Amount(), Amount()
-    for entry in entries:
-        if is_short(entry.tokens, entry.patches, budget):
-            short += entry
-        else:
-            long += entry
-            largest = Amount(max(largest.tokens, entry.tokens), max(largest.patches, entry.patches))
-    return Work(short, long, largest)
 
 
 def expected_wait(
@@ -147,13 +64,6 @@ def expected_wait(
     if short_share >= 1:
         return alternating
     return min((short_s + long_s) / (1 - short_share), alternating)
-
-
-def _estimate_tokens(item: EmbedItem, max_length: int) -> int:
-    content = item.content
-    text = content.text or "" if isinstance(content, ImageText) else content
-    rate = CHARACTERS_PER_TOKEN if isinstance(text, str) and text.isascii() else 1
-    return min(len(text) // rate + 4, max_length)
 
 
 @dataclass(slots=True)

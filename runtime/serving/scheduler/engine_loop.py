@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from trine.runtime.inference.runner import Runner
 from trine.runtime.serving.http.priority import give_way
-from trine.runtime.serving.scheduler.admission import Amount, UnderWay
+from trine.runtime.serving.scheduler.admission import UnderWay
 from trine.runtime.serving.scheduler.vectors import ItemVectors, forward_entries
+from trine.runtime.serving.scheduler.work import Amount
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
 
 __all__ = ["BatchResult", "EngineLoop"]

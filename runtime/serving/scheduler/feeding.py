@@ -9,11 +9,12 @@ from typing import Any
 
 from trine.runtime.engines.base import Engine
 from trine.runtime.inference.batch_planner import Load
-from trine.runtime.serving.scheduler.admission import PatchRoom, estimate_amount
+from trine.runtime.serving.scheduler.admission import PatchRoom
 from trine.runtime.serving.scheduler.batching import BatchBudget, is_short
 from trine.runtime.serving.scheduler.preparing import Prepared, Preparer
 from trine.runtime.serving.scheduler.text_pool import TextPool
 from trine.runtime.serving.scheduler.tickets import Ticket
+from trine.runtime.serving.scheduler.work import estimate_amount
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
 from trine.runtime.serving.service.call_checks import document_groups, num_images
 from trine.runtime.serving.service.calls import EmbedItem

@@ -5,8 +5,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from trine.runtime.bundle.bundle import open_bundle
 from trine.runtime.bundle.model_config import PROMPTS
 from trine.runtime.errors import InputError
@@ -16,14 +14,7 @@ from trine.runtime.serving.config.settings import ServerSettings
 from trine.runtime.serving.http.priority import give_way
 from trine.runtime.serving.http.rate_limits import RateLimits
 from trine.runtime.serving.observability.metrics import ServerMetrics
-from trine.runtime.serving.scheduler.admission import (
-    CHARACTERS_PER_TOKEN,
-    Admission,
-    PatchRoom,
-    Work,
-    estimate_amount,
-    estimate_work,
-)
+from trine.runtime.serving.scheduler.admission import Admission, PatchRoom
 from trine.runtime.serving.scheduler.batching import BatchBudget
 from trine.runtime.serving.scheduler.engine_loop import BatchResult, EngineLoop
 from trine.runtime.serving.scheduler.engine_meter import EngineBatch, Speed
@@ -31,9 +22,9 @@ from trine.runtime.serving.scheduler.feeding import Feeder
 from trine.runtime.serving.scheduler.preparing import Preparer
 from trine.runtime.serving.scheduler.text_pool import TextPool
 from trine.runtime.serving.scheduler.tickets import Ticket, ticket_of
-from trine.runtime.serving.scheduler.vectors import stack_multi, stack_single
+from trine.runtime.serving.scheduler.work import CHARACTERS_PER_TOKEN, estimate_call
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
-from trine.runtime.serving.service.call_checks import check_call, check_shown, sequence_groups
+from trine.runtime.serving.service.call_checks import check_call, check_shown
 from trine.runtime.serving.service.calls import (
     CallContext,
     EmbedCall,
@@ -41,18 +32,15 @@ from trine.runtime.serving.service.calls import (
     ModelInfo,
     ReadyState,
     ServiceError,
-    Timings,
     TokenizedText,
 )
 from trine.runtime.serving.service.core import Core, chosen_engine, chosen_tasks, open_core
 from trine.runtime.serving.service.model_info import default_role, describe_model
 from trine.runtime.serving.service.refusals import client_left, engine_failure, not_ready, too_late
+from trine.runtime.serving.service.results import call_result
 from trine.runtime.serving.workers.adapter_admin import AdapterAdmin
 
 __all__ = ["EmbeddingService"]
-
-#: Items above which vectors are stacked in a thread: below, that takes less than a millisecond.
-FEW_ITEMS = 64
 
 
 class EmbeddingService:
@@ -249,7 +237,7 @@ class EmbeddingService:
         try:
             await self._compute(ticket, max_length)
             hashes = {item.task: current[item.task] for item in call.items}
-            result = await self._result(ticket, hashes)
+            result = await call_result(ticket, self._model, hashes)
         finally:
             self._close_ticket(ticket)
             used = sum(ticket.num_tokens)
@@ -318,7 +306,7 @@ class EmbeddingService:
         time_left = context.deadline - time.monotonic()
         if time_left <= 0:
             raise too_late()
-        work = self._estimate(call, max_length)
+        work = estimate_call(call, max_length, self._patches_per_image(), self._budget)
         estimate = work.tokens
         reservation = self.admission.admit(work, time_left)
         try:
@@ -340,14 +328,6 @@ class EmbeddingService:
             raise
         self._show_pending()
         return ticket, estimate
-
-    def _estimate(self, call: EmbedCall, max_length: int) -> Work:
-        patches = self._patches_per_image()
-        entries = (
-            estimate_amount(call.items[group.start : group.stop], max_length, patches)
-            for group in sequence_groups(call)
-        )
-        return estimate_work(entries, self._budget)
 
     async def _compute(self, ticket: Ticket, max_length: int) -> None:
         """Wait until the vectors of a call are there.
@@ -381,32 +361,9 @@ class EmbeddingService:
 
     def _give_up(self, ticket: Ticket) -> None:
         if not ticket.begun:
-            short = self._estimate(ticket.call, self._max_length).all_short
-            ticket.end(self.admission.overdue(short))
-
-    async def _result(self, ticket: Ticket, hashes: dict[str, str]) -> EmbedResult:
-        call = ticket.call
-        size = self._model.decoder.hidden_size
-        dim = self._model.truncate_dim if call.dimensions is None else call.dimensions
-
-        def stack() -> EmbedResult:
-            vectors = ticket.vectors
-            return EmbedResult(
-                single=stack_single(vectors, size, dim, call.normalize) if call.single else None,
-                multi=stack_multi(vectors, call.multi_dimensions) if call.multi else None,
-                num_tokens=np.array(ticket.num_tokens, np.int64),
-                num_image_tokens=np.array(ticket.num_image_tokens, np.int64),
-                truncated=np.array(ticket.truncated, np.bool_),
-                image_spans=tuple(ticket.spans),
-                adapter_hashes=hashes,
-                timings=ticket.timings()
-                if call.items
-                else Timings(prepare_s=0.0, queue_s=0.0, engine_s=0.0, total_s=0.0),
-            )
-
-        if len(call.items) <= FEW_ITEMS:
-            return stack()
-        return await asyncio.to_thread(stack)
+            patches = self._patches_per_image()
+            work = estimate_call(ticket.call, self._max_length, patches, self._budget)
+            ticket.end(self.admission.overdue(work.all_short))
 
     def _close_ticket(self, ticket: Ticket) -> None:
         if not ticket.complete and self.queue is not None:

@@ -178,7 +178,7 @@ class WorkerChannel:
         self._waiting: dict[int, asyncio.Future[Failure | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, local: StagedAdapters, stop: Callable[[], None]) -> None:
+    async def start(self, local: StagedAdapters, stop: Callable[[], object]) -> None:
         """Catch up with the other workers' adapters, then follow the supervisor.
 
         Args:

@@ -131,7 +131,7 @@ async def run_worker(
 
 
 async def load_service(
-    service: EmbeddingService, channel: WorkerChannel | None, stop: Callable[[], object]
+    service: EmbeddingService, channel: WorkerChannel | None, stop: Callable[[], None]
 ) -> int:
     """Load the bundle, and the adapters that other workers have; return an exit code.
 

@@ -70,7 +70,9 @@ def started(bundle: Path, folder: Path, *options: str) -> Iterator[Process]:
 
 def test_a_server_drains_at_sigterm(nano_bundle: Path, tmp_path: Path) -> None:
     texts = [f"document {i} " + "about chess " * 100 for i in range(36)]
-    with started(nano_bundle, tmp_path, "--threads", "1", "--batch-tokens", "512") as server:
+    with started(
+        nano_bundle, tmp_path, "--threads", "1", "--batch-tokens", "512", "--max-wait", "60"
+    ) as server:
         server.wait_for("ready")
 
         async def scenario() -> tuple[list[httpx.Response], int]:

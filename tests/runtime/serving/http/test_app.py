@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from trine.runtime.serving.observability.logs import WRITE_AFTER_S
-from trine.runtime.serving.scheduler.admission import Amount, Work
+from trine.runtime.serving.scheduler.work import Amount, Work
 from trine.runtime.serving.service.calls import ServiceError
 
 #: `Served` of conftest.py, which tests cannot import.

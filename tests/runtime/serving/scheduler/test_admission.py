@@ -6,17 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trine.runtime.inputs import ImageText
-from trine.runtime.serving.scheduler.admission import (
-    Admission,
-    Amount,
-    PatchRoom,
-    UnderWay,
-    Work,
-    estimate_amount,
-    estimate_work,
-    expected_wait,
-)
+from trine.runtime.serving.scheduler.admission import Admission, PatchRoom, UnderWay, expected_wait
 from trine.runtime.serving.scheduler.batching import SHORT_TURNS, BatchBudget
+from trine.runtime.serving.scheduler.work import Amount, Work, estimate_amount, estimate_work
 from trine.runtime.serving.service.calls import EmbedItem, ServiceError
 
 BUDGET = BatchBudget(tokens=20, patches=20, short_tokens=10)

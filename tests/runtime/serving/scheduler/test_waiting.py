@@ -11,15 +11,10 @@ from trine.runtime.adapters.base import AdapterHandle
 from trine.runtime.adapters.projector import Projector
 from trine.runtime.inference.batch_planner import BatchCosts, Load
 from trine.runtime.preprocessing.sequence import text_sequence
-from trine.runtime.serving.scheduler.admission import (
-    Admission,
-    Amount,
-    Reservation,
-    UnderWay,
-    estimate_work,
-)
+from trine.runtime.serving.scheduler.admission import Admission, Reservation, UnderWay
 from trine.runtime.serving.scheduler.batching import BatchBudget, is_short
 from trine.runtime.serving.scheduler.engine_meter import EngineBatch, Speed
+from trine.runtime.serving.scheduler.work import Amount, estimate_work
 from trine.runtime.serving.scheduler.work_queue import Entry, WorkQueue
 from trine.runtime.serving.service.calls import ServiceError
 
