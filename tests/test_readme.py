@@ -188,8 +188,7 @@ def test_rooms_the_architecture_page_names_are_those_there_are() -> None:
         rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
         unnamed = {room for room in rooms - {"_root"} if room not in page}
         assert unnamed <= {"commands", "sample", "calibration", "demo", "verify", "trt"} | {
-            "triton_repository",
-            "standalone",
+            "triton_repository"
         }
 
 
