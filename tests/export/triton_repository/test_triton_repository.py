@@ -302,7 +302,7 @@ def test_requests_are_joined_into_one_run(
         ({"IMAGE": [b""]}, "row 0 has an empty IMAGE"),
         ({"IMAGE": [b"no image"]}, "image"),
         ({"TEXT": ["a", "b"], "DIMENSIONS": [64, 128]}, "rows of a request need the same"),
-        ({"TEXT": ["a"], "DIMENSIONS": [63]}, "63"),
+        ({"TEXT": ["a"], "DIMENSIONS": [257]}, "257"),
         ({"TEXT": ["a"], "PROMPT": ["question"]}, "question"),
     ],
 )
