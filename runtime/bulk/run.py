@@ -54,6 +54,7 @@ class Work:
 
     Attributes:
         output: the dataset's folder.
+        bundle: folder of the bundle that embeds, which a search looks for.
         read: how its inputs are read.
         embed: how its rows are embedded.
         layout: of its shards.
@@ -62,6 +63,7 @@ class Work:
     """
 
     output: Path
+    bundle: Path
     read: ReadOptions
     embed: RowOptions
     layout: ShardLayout
@@ -117,7 +119,7 @@ def run_job(job: Job, work: Work, load: Callable[[], Embedder]) -> Outcome:
                 for number, rows in _pending_slices(job, work.read, pending):
                     shards[number] = _embed_slice(job, work, embedder, (number, rows), progress)
         _write_errors(work.output, shards)
-        _write_manifest(work.output, job, work.layout.metadata, shards)
+        _write_manifest(work, job, shards)
         with stored_durably(success):
             pass
     progress.finish()
@@ -226,15 +228,14 @@ def _write_errors(output: Path, shards: Mapping[int, Shard]) -> None:
                 writer.write_table(arrow.Table.from_pylist(rows, schema))
 
 
-def _write_manifest(
-    output: Path, job: Job, metadata: Mapping[str, str], shards: Mapping[int, Shard]
-) -> None:
+def _write_manifest(work: Work, job: Job, shards: Mapping[int, Shard]) -> None:
     ordered = [shard for _, shard in sorted(shards.items())]
     content = {
         "rows": sum(shard.num_rows for shard in ordered),
         "skipped": sum(shard.num_skipped for shard in ordered),
         "fingerprint": job.fingerprint,
-        "metadata": dict(metadata),
+        "bundle_path": str(work.bundle),
+        "metadata": dict(work.layout.metadata),
         "shards": [
             {
                 "name": shard.name,
@@ -245,5 +246,5 @@ def _write_manifest(
             for shard in ordered
         ],
     }
-    with stored_durably(output / MANIFEST_NAME) as file:
+    with stored_durably(work.output / MANIFEST_NAME) as file:
         file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8") + b"\n")

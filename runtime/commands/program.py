@@ -26,6 +26,7 @@ __all__ = ["main", "make_parser"]
 VERBS = {
     "export": "trine.export.commands.export",
     "embed": "trine.runtime.commands.embed.command",
+    "search": "trine.runtime.commands.search.command",
     "info": "trine.runtime.commands.info.command",
     "verify": "trine.export.commands.verify",
     "eval": "trine.runtime.commands.eval.command",

@@ -137,6 +137,7 @@ def run_dataset(
         job = _open_job(arguments, output, (bundle, entry), (read, options), sources)
         work = Work(
             output=output,
+            bundle=bundle.folder.resolve(),
             read=read,
             embed=options,
             layout=_layout(bundle, options, job),

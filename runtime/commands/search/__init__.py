@@ -1,0 +1,1 @@
+"""`trine search`: a query against a dataset folder."""
