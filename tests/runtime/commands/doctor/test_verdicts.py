@@ -1,6 +1,7 @@
 """What fits together on made-up machines, and how it is told."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -345,7 +346,7 @@ def test_the_program_reports_on_this_machine(
 def test_the_program_prints_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     captured = capsys.readouterr()
-    assert "CPUExecutionProvider   works" in captured.out
+    assert re.search(r"CPUExecutionProvider +works", captured.out)
     assert "yes  ort_cpu" in captured.out
     assert captured.err == ""
 

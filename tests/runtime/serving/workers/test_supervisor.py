@@ -32,6 +32,7 @@ class Process:
         self.pid = next(self.numbers)
         self.exitcode: int | None = None
         self.sentinel, self._end = multiprocessing.Pipe(duplex=False)
+        self._closing = threading.Lock()
 
     def is_alive(self) -> bool:
         # It gets no signals: its number is nobody's.
@@ -39,7 +40,8 @@ class Process:
 
     def end(self) -> None:
         """End, as `sentinel` shows."""
-        self._end.close()
+        with self._closing:
+            self._end.close()
 
     def start(self) -> None:
         pass
@@ -48,8 +50,10 @@ class Process:
         pass
 
     def close(self) -> None:
-        for part in (self.pipe, self.sentinel, self._end):
-            part.close()
+        # The supervisor may close it while the test's thread still ends it.
+        with self._closing:
+            for part in (self.pipe, self.sentinel, self._end):
+                part.close()
 
 
 class Context:
