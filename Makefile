@@ -69,7 +69,7 @@ test-libraries: $(LIBRARIES)/stamp
 
 $(LIBRARIES)/stamp: pyproject.toml setup.py $(NATIVE) | .venv/stamp-python
 	@$(PYTHON) -m venv $(LIBRARIES)
-	@$(LIBRARIES)/bin/python -m pip --disable-pip-version-check install --quiet '$(TORCH)' --editable '.[cpu,export,sentence-transformers]' 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5'
+	@$(LIBRARIES)/bin/python -m pip --disable-pip-version-check install --quiet '$(TORCH)' --editable '.[cpu,export,sentence-transformers,langchain,llama-index,haystack]' 'pytest>=8' 'hypothesis>=6.100' 'safetensors>=0.4.5'
 	@touch $@
 
 # The lowest version of every declared dependency that installs on a machine without a GPU, in an

@@ -15,8 +15,12 @@ TENSORRT = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 ONNXRUNTIME_EXTRAS = ("cpu", "gpu")
 #: Extras that are of use with a GPU only, and one that is for comparisons, not for running.
 GPU_EXTRAS = ("gpu", "tensorrt", "tensorrt-rtx")
-#: What no one needs to run bundles: comparisons, compilers of kernels and checks of the code.
-NOT_NEEDED = ("reference", "benchmarks", "dev", "kernels", "telemetry")
+#: What no one needs to run bundles: comparisons, compilers of kernels, checks of the code, and what
+#: only those need who ask for it by name.
+NOT_NEEDED = (
+    *("reference", "benchmarks", "dev", "kernels", "telemetry"),
+    *("heic", "hub", "sentence-transformers", "langchain", "llama-index", "haystack"),
+)
 
 
 @dataclass(frozen=True, slots=True)
