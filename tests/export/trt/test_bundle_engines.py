@@ -193,6 +193,7 @@ def test_an_engine_that_was_never_built(exported: Path) -> None:
         built_engine(bundle, entry, entry.vision, "tensorrt", "11.4.0", 89)
 
 
+@pytest.mark.slow
 @needs_builder
 def test_a_failed_build_leaves_the_bundle_as_it_was(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

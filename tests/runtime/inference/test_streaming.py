@@ -75,6 +75,7 @@ def test_encode_of_many_windows_is_encode_of_each_item(embedder: Embedder) -> No
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_items_are_read_only_a_bounded_number_ahead(embedder: Embedder) -> None:
     read = 0
 

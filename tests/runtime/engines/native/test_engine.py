@@ -101,6 +101,7 @@ def all_wide() -> RefinedPlan:
     )
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_attention_of_layers_kept_in_float32_is_not_rounded_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

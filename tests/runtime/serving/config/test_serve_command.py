@@ -186,6 +186,7 @@ def test_a_server_answers_and_ends_though_nobody_reads_its_log(nano_bundle: Path
         process.stderr.close()
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_read_slowly_is_read_to_its_end(
     nano_bundle: Path, tmp_path: Path
 ) -> None:
