@@ -41,6 +41,7 @@ VERBS = {
     "export-triton": "trine.export.commands.export_triton",
     "demo": "trine.export.commands.demo",
     "sample-checkpoint": "trine.export.commands.sample_checkpoint",
+    "completion": "trine.runtime.commands.completion",
 }
 
 

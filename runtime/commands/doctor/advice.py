@@ -19,7 +19,7 @@ GPU_EXTRAS = ("gpu", "tensorrt", "tensorrt-rtx")
 #: only those need who ask for it by name.
 NOT_NEEDED = (
     *("reference", "benchmarks", "dev", "kernels", "telemetry"),
-    *("heic", "hub", "sentence-transformers", "langchain", "llama-index", "haystack"),
+    *("heic", "hub", "completion", "sentence-transformers", "langchain", "llama-index", "haystack"),
 )
 
 
