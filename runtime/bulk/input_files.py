@@ -1,7 +1,9 @@
 """The inputs of a bulk run: files and texts on the command line, as a stream of rows.
 
 .txt        a text a line, UTF-8 (an empty line is an empty text), or one text a file
-.jsonl      an object a line (trine.runtime.bulk.input_rows)
+.md         one text a file
+.jsonl      an object a line (trine.runtime.bulk.input_rows); .ndjson is another name
+.gz, .zst   of these, e.g. texts.jsonl.gz
 `-`         JSON lines if the first line that is not blank is a JSON object, else a text a line
 .pdf        an image a page
 images    what Pillow opens, by suffix
@@ -14,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
+from trine.runtime.bulk.file_kinds import LINES, kind_of, open_lines
 from trine.runtime.bulk.input_rows import InputRow, check_text, row_from_json
 from trine.runtime.bulk.pdf_pages import PdfPage, count_pages
 from trine.runtime.errors import InputError
@@ -181,38 +184,33 @@ def _is_json_line(line: str, where: str) -> bool:
 
 def file_rows(path: Path, inputs: Inputs) -> Iterator[InputRow]:
     """Yield the rows of one file, as `read_rows`."""
-    suffix = path.suffix.lower()
-    if suffix in (".txt", ".jsonl"):
-        yield from _line_file_rows(path, suffix, inputs.txt)
-    elif suffix == ".pdf":
+    kind = kind_of(path)
+    if kind in LINES:
+        yield from _line_file_rows(path, kind, inputs.txt)
+    elif kind == ".pdf":
         for index in range(count_pages(path, inputs.pdf_password)):
             name = f"{path}#page={index + 1}"
             page = PdfPage(path, index, inputs.dpi, inputs.pdf_password)
             yield InputRow(id=name, where=name, images=(page,))
-    elif _is_image_suffix(suffix):
+    elif _is_image_suffix(kind):
         yield InputRow(id=str(path), where=str(path), images=(path,))
     else:
         raise InputError(
-            f"{path}: the suffix {suffix!r} is of no known kind of input; give .txt, .jsonl, .pdf, "
-            "or images such as .png and .jpg"
+            f"{path}: the suffix {path.suffix.lower()!r} is of no known kind of input; give .txt, "
+            ".md, .jsonl, these as .gz or .zst, .pdf, or images such as .png and .jpg"
         )
 
 
-def _line_file_rows(path: Path, suffix: str, txt: TxtUnit) -> Iterator[InputRow]:
-    try:
-        with path.open("rb") as file:
-            lines = numbered_lines(file, str(path))
-            if suffix == ".jsonl":
-                yield from _json_rows(lines, path.parent)
-            elif txt == "document":
-                text = "\n".join(line for _, line in lines)
-                yield InputRow(id=str(path), where=str(path), text=text)
-            else:
-                yield from _text_rows(lines)
-    except OSError as cause:
-        raise InputError(
-            f"{path}: cannot be read ({cause.strerror}); check its permissions"
-        ) from cause
+def _line_file_rows(path: Path, kind: str, txt: TxtUnit) -> Iterator[InputRow]:
+    with open_lines(path) as file:
+        lines = numbered_lines(file, str(path))
+        if kind == ".jsonl":
+            yield from _json_rows(lines, path.parent)
+        elif txt == "document" or kind == ".md":
+            text = "\n".join(line for _, line in lines)
+            yield InputRow(id=str(path), where=str(path), text=text)
+        else:
+            yield from _text_rows(lines)
 
 
 def _is_image_suffix(suffix: str) -> bool:

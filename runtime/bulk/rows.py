@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from trine.runtime.bulk.columns import ColumnOptions
+from trine.runtime.bulk.file_kinds import TABLES, open_lines
 from trine.runtime.bulk.input_files import Inputs, file_rows, numbered_lines
 from trine.runtime.bulk.input_rows import InputRow, object_from_json, row_from_fields
-from trine.runtime.bulk.sources import TABLES, SourceFile
+from trine.runtime.bulk.sources import SourceFile
 from trine.runtime.bulk.tables import BATCH_ROWS, import_pyarrow, read_table, table_schema
 from trine.runtime.errors import InputError
 
@@ -77,9 +78,9 @@ def read_source(
     Raises:
         InputError: the file as a whole cannot be read.
     """
-    if source.suffix in TABLES:
+    if source.kind in TABLES:
         yield from _table_rows(source, options.columns, kept_schema, skip)
-    elif source.suffix == ".jsonl":
+    elif source.kind == ".jsonl":
         yield from _json_rows(source, options.columns, kept_schema, skip)
     else:
         yield from islice(_plain_rows(source, options.files), skip, None)
@@ -91,7 +92,7 @@ def _plain_rows(source: SourceFile, files: Inputs) -> Iterator[SourceRow]:
         for number, item in enumerate(rows, 1):
             yield SourceRow(source=source.path, number=number, item=item)
     except InputError as fault:
-        if source.suffix != ".pdf":  # a PDF is refused as a whole, before its first page
+        if source.kind != ".pdf":  # a PDF is refused as a whole, before its first page
             raise
         yield SourceRow(source=source.path, number=1, item=None, fault=fault)
 
@@ -144,18 +145,12 @@ def _batch(arrays: list[Any], schema: Any, num_rows: int) -> Any:
 def _json_rows(
     source: SourceFile, columns: ColumnOptions, kept_schema: Any, skip: int
 ) -> Iterator[SourceRow]:
-    path = Path(source.path)
-    try:
-        with path.open("rb") as file:
-            numbered = enumerate(numbered_lines(file, source.path), 1)
-            filled = ((number, *line) for number, line in numbered if line[1].strip())
-            lines = islice(filled, skip, None)
-            while group := list(islice(lines, BATCH_ROWS)):
-                yield from _json_group(source, group, columns, kept_schema)
-    except OSError as cause:
-        raise InputError(
-            f"{path}: cannot be read ({cause.strerror}); check its permissions"
-        ) from cause
+    with open_lines(Path(source.path)) as file:
+        numbered = enumerate(numbered_lines(file, source.path), 1)
+        filled = ((number, *line) for number, line in numbered if line[1].strip())
+        lines = islice(filled, skip, None)
+        while group := list(islice(lines, BATCH_ROWS)):
+            yield from _json_group(source, group, columns, kept_schema)
 
 
 def _json_group(

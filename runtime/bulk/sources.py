@@ -6,12 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trine.runtime.bulk.file_kinds import LINES, TABLES, kind_of
 from trine.runtime.errors import InputError
 
-__all__ = ["LINES", "TABLES", "SourceFile", "find_sources"]
-
-TABLES = (".parquet", ".arrow", ".csv", ".tsv")
-LINES = (".jsonl", ".txt")
+__all__ = ["SourceFile", "find_sources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +27,9 @@ class SourceFile:
     mtime_ns: int
 
     @property
-    def suffix(self) -> str:
-        """Its suffix in lower case."""
-        return Path(self.path).suffix.lower()
+    def kind(self) -> str:
+        """What it holds, as `kind_of` says."""
+        return kind_of(Path(self.path))
 
 
 def find_sources(names: Sequence[str], output: Path) -> list[SourceFile]:
@@ -97,11 +95,11 @@ def _source(path: Path) -> SourceFile:
 def _is_known(path: Path) -> bool:
     from PIL import Image
 
-    suffix = path.suffix.lower()
-    if suffix in (*TABLES, *LINES, ".pdf"):
+    kind = kind_of(path)
+    if kind in (*TABLES, *LINES, ".pdf"):
         return True
-    return Image.registered_extensions().get(suffix) in Image.OPEN
+    return Image.registered_extensions().get(kind) in Image.OPEN
 
 
 def _kinds() -> list[str]:
-    return [*LINES, *TABLES, ".pdf", "images such as .png and .jpg"]
+    return [*LINES, *TABLES, ".pdf", "images such as .png and .jpg", "and .gz and .zst of lines"]

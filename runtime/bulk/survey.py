@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from trine.runtime.bulk.columns import ColumnOptions
+from trine.runtime.bulk.file_kinds import TABLES
 from trine.runtime.bulk.input_files import resolve_row
 from trine.runtime.bulk.input_rows import InputRow
 from trine.runtime.bulk.rows import JSON_FIELDS, ReadOptions, SourceRow, json_value, read_source
-from trine.runtime.bulk.sources import TABLES, SourceFile
+from trine.runtime.bulk.sources import SourceFile
 from trine.runtime.bulk.tables import import_pyarrow, table_schema
 from trine.runtime.errors import InputError
 
@@ -65,7 +66,7 @@ def survey_sources(sources: Sequence[SourceFile], options: ReadOptions, tasks: T
     """
     kept = _KeptTypes(options.columns)
     for source in sources:
-        if source.suffix in TABLES:
+        if source.kind in TABLES:
             _check_table(source, options.columns, kept)
     ids = _Ids()
     counts: list[int] = []

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trine.runtime.bulk.file_kinds import kind_of
 from trine.runtime.errors import InputError, missing_package
 
 __all__ = ["BATCH_ROWS", "import_pyarrow", "read_table", "table_schema"]
@@ -35,10 +36,10 @@ def table_schema(path: Path) -> Any:
     """
     arrow = import_pyarrow()
     with _naming(path):
-        suffix = path.suffix.lower()
-        if suffix == ".parquet":
+        kind = kind_of(path)
+        if kind == ".parquet":
             return arrow.parquet.read_schema(path)
-        if suffix == ".arrow":
+        if kind == ".arrow":
             with arrow.OSFile(str(path)) as file:
                 return _open_ipc(file).schema
         with _open_csv(path, {}) as reader:
@@ -71,7 +72,7 @@ def read_table(path: Path, columns: Sequence[str], skip: int = 0) -> Iterator[An
 
 def _batches(path: Path, columns: Sequence[str], skip: int) -> tuple[Iterator[Any], int]:
     """Return a table's batches, and how many of their rows are still to be left out."""
-    if path.suffix.lower() != ".parquet":
+    if kind_of(path) != ".parquet":
         return _stream_batches(path, columns), skip
     footer = import_pyarrow().parquet.read_metadata(path)
     group = 0
@@ -88,8 +89,7 @@ def _parquet_batches(path: Path, columns: Sequence[str], groups: range) -> Itera
 
 def _stream_batches(path: Path, columns: Sequence[str]) -> Iterator[Any]:
     arrow = import_pyarrow()
-    suffix = path.suffix.lower()
-    if suffix == ".arrow":
+    if kind_of(path) == ".arrow":
         with arrow.OSFile(str(path)) as file:
             reader = _open_ipc(file)
             streamed = hasattr(reader, "read_next_batch")
@@ -119,7 +119,7 @@ def _open_csv(path: Path, types: dict[str, Any]) -> Any:
         path,
         read_options=csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False),
         parse_options=csv.ParseOptions(
-            delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True
+            delimiter="\t" if kind_of(path) == ".tsv" else ",", newlines_in_values=True
         ),
         convert_options=csv.ConvertOptions(column_types=types, strings_can_be_null=False),
     )
@@ -134,6 +134,6 @@ def _naming(path: Path) -> Iterator[None]:
     except (arrow.ArrowException, OSError) as cause:
         reason = " ".join(str(cause).split()).rstrip(".")
         raise InputError(
-            f"{path}: cannot be read as {path.suffix.lower()} ({reason}); the file is damaged or "
+            f"{path}: cannot be read as {kind_of(path)} ({reason}); the file is damaged or "
             "of another kind"
         ) from cause

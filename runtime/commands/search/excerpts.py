@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trine.runtime.bulk.file_kinds import LINES, TABLES, kind_of, open_lines
 from trine.runtime.bulk.pdf_pages import PdfPage, render_page
 from trine.runtime.errors import DependencyError, InputError
 from trine.runtime.preprocessing.load_image import load_image
@@ -20,7 +21,6 @@ __all__ = ["excerpt", "thumbnail"]
 TEXT_COLUMNS = ("text", "title", "body", "content", "caption")
 #: Longer side of a drawn image, in pixels, and resolution of a drawn page.
 SIDE, PAGE_DPI = 320, 60
-TEXTS, PDF = (".txt", ".md", ".jsonl"), ".pdf"
 
 
 def excerpt(hit: "Hit") -> str | None:
@@ -30,12 +30,12 @@ def excerpt(hit: "Hit") -> str | None:
         if isinstance(value, str):
             return value
     path = Path(hit.source)
-    if path.suffix.lower() not in TEXTS:
+    if kind_of(path) not in LINES:
         return None
-    with suppress(OSError, ValueError):
-        with path.open(encoding="utf-8-sig") as file:
-            line = next(islice(file, hit.row - 1, None), "")
-        if path.suffix.lower() != ".jsonl":
+    with suppress(InputError, DependencyError, ValueError):
+        with open_lines(path) as file:
+            line = next(islice(file, hit.row - 1, None), b"").decode("utf-8-sig")
+        if kind_of(path) != ".jsonl":
             return line
         record = json.loads(line)
         return next((record[name] for name in TEXT_COLUMNS if record.get(name)), None)
@@ -47,12 +47,12 @@ def thumbnail(hit: "Hit") -> bytes | None:
     from PIL import Image
 
     path = Path(hit.source)
-    if path.suffix.lower() in (*TEXTS, ".parquet", ".arrow", ".csv", ".tsv"):
+    if kind_of(path) in (*LINES, *TABLES):
         return None
     try:
         pixels = (
             render_page(PdfPage(path, hit.row - 1, PAGE_DPI))
-            if path.suffix.lower() == PDF
+            if kind_of(path) == ".pdf"
             else load_image(path)
         )
     except (InputError, DependencyError):

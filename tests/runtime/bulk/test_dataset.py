@@ -190,7 +190,7 @@ def test_folders_and_patterns_are_read_in_a_fixed_order(
     (folder / "sub").mkdir(parents=True)
     for name in ("b.jsonl", "a.jsonl", "sub/c.jsonl"):
         write_jsonl(folder / name, [{"id": name, "text": name}])
-    (folder / "notes.md").write_text("of no known kind")
+    (folder / "notes.rst").write_text("of no known kind")
     pattern = f"{tmp_path}/data/[ab].jsonl"
     assert embed(folder, pattern) == 0
     assert read(tmp_path / "out")["id"].to_pylist() == [
