@@ -15,6 +15,7 @@ from trine.runtime.commands.embed.dataset import (
     refuse_options,
     run_dataset,
 )
+from trine.runtime.commands.embed.file_list import read_list
 from trine.runtime.commands.engine_options import ENGINE_HELP, add_device, add_quality
 from trine.runtime.commands.progress import ProgressBar, is_terminal
 from trine.runtime.errors import InputError
@@ -51,6 +52,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "bundle", metavar="BUNDLE", type=Path, help="a folder of `trine export`, or a Hub id"
     )
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="files, or - for stdin")
+    parser.add_argument(
+        "--files-from",
+        metavar="FILE",
+        help="a list of further INPUTs, one a line; - for one on the standard input",
+    )
     parser.add_argument(
         "--text", metavar="TEXT", action="append", default=[], help="a text; may be repeated"
     )
@@ -143,6 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.bundle.bundle import open_bundle
     from trine.runtime.hub import locate_bundle
 
+    if arguments.files_from is not None:
+        arguments.inputs += read_list(arguments.files_from, arguments.inputs)
     arguments.bundle = locate_bundle(
         arguments.bundle,
         engine=arguments.engine,

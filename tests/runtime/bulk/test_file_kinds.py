@@ -1,6 +1,7 @@
 """Compressed inputs and other names of kinds are read as what they hold."""
 
 import gzip
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,40 @@ def test_damaged_data_are_one_sentence_and_nothing_is_written(
     assert name in said
     assert "damaged" in said
     assert not list((tmp_path / "out").glob("part-*"))
+
+
+def test_a_list_of_files_is_read_from_a_file_and_from_the_standard_input(
+    nano_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = [tmp_path / name for name in ("one.txt", "a file.txt", "two.txt")]
+    for path in names:
+        path.write_text(path.stem + "\n", encoding="utf-8")
+    listed = "".join(f"{path}\n" for path in names[1:]) + "\n"
+    (tmp_path / "list").write_text(listed, encoding="utf-8")
+    arguments = ["embed", str(nano_bundle), str(names[0]), "--task", "code", "--prompt", "query"]
+
+    def embedded(source: str) -> list[str]:
+        capsys.readouterr()
+        assert main([*arguments, "--files-from", source]) == 0
+        return [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()]
+
+    assert embedded(str(tmp_path / "list")) == [f"{path}:1" for path in names]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(listed.encode())))
+    assert embedded("-") == [f"{path}:1" for path in names]
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    for source, words in (
+        (str(tmp_path / "empty"), "names no file"),
+        (str(tmp_path / "none"), "No such file"),
+        (str(tmp_path / "bytes"), "not UTF-8"),
+    ):
+        assert main([*arguments, "--files-from", source]) == 2
+        assert words in capsys.readouterr().err
+    assert main([*arguments, "-", "--files-from", "-"]) == 2
+    assert "either texts or a list of files" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
