@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trine.runtime.bundle.atomic import write_file
 from trine.runtime.errors import missing_package
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     found = [search(embedder, section) for section in sections]
     speed = measure_speed(embedder, sections)
     page = directory / "index.html"
-    page.write_text(page_html(bundle, found, speed), encoding="utf-8")
+    with write_file(page) as partial:
+        partial.write_text(page_html(bundle, found, speed), encoding="utf-8")
     print("\n".join(report_lines(bundle, found, speed)))
     print(f"\n{total_line(found)}\nThe same with images: {page}")
     return 0 if all(part.enough for part in found) else 1

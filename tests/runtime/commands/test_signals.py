@@ -27,7 +27,11 @@ VERBS = {
     "demo": ["demo", "{}/out"],
 }
 #: What some verbs write last of a folder.
-LAST = {"export": "manifest.json", "sample-checkpoint": "adapters/adapter_model.safetensors"}
+LAST = {
+    "export": "manifest.json",
+    "sample-checkpoint": "adapters/adapter_model.safetensors",
+    "demo": "nano.bundle/manifest.json",
+}
 
 
 @pytest.fixture(scope="module")
