@@ -48,8 +48,8 @@ def main() -> None:
         sdist = build("--sdist", ROOT, options.out, os.environ.copy())
         with tarfile.open(sdist) as archive:
             # The filter came with 3.11.4; what is unpacked was packed here.
-        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
-        archive.extractall(folder)
+            archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+            archive.extractall(folder)
         source = Path(folder) / sdist.name.removesuffix(".tar.gz")
         for platform in options.platform or PLATFORMS:
             wheel = build_wheel(platform, source, options.out, Path(folder))
