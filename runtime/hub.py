@@ -4,6 +4,7 @@ Files lie in the Hub client's own cache, where other programs find them too. Wha
 fetched again, and half of a file is continued. With `HF_HUB_OFFLINE=1` the cache is all there is.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -11,7 +12,6 @@ from types import ModuleType
 from typing import TypeVar
 
 from trine.runtime.bundle.bundle import (
-    HUB_ID,
     MANIFEST_NAME,
     PARITY_NAME,
     Bundle,
@@ -19,12 +19,21 @@ from trine.runtime.bundle.bundle import (
     open_bundle,
 )
 from trine.runtime.bundle.manifest import EngineEntry, Manifest, manifest_from_json
-from trine.runtime.engines.select import Quality, read_host, select_engine
-from trine.runtime.errors import BundleError, InputError, missing_package
-from trine.runtime.libraries import quiet_libraries
+from trine.runtime.engines.select import AUTO, Quality, read_host, select_engine
+from trine.runtime.errors import BundleError, InputError
+from trine.runtime.libraries import import_hub_client, one_line
 
-__all__ = ["describe_bundle", "locate_bundle", "needed_files", "parse_hub_id"]
+__all__ = [
+    "HUB_ID",
+    "describe_bundle",
+    "locate_bundle",
+    "locate_engines",
+    "needed_files",
+    "parse_hub_id",
+]
 
+#: A name of the Hub, organisation and model. A path may look alike.
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 #: Between a Hub id and a branch, tag or commit.
 REVISION_MARK = "@"
 #: Folder of the kernels that heads run by on a GPU.
@@ -61,14 +70,15 @@ def locate_bundle(
         tasks: whose decoders to fetch; None for all.
 
     Raises:
-        BundleError: it cannot be fetched, or a file is not what the manifest says.
-        InputError: there is no engine of that name, or the manifest has no such task.
+        BundleError: it cannot be fetched, has no engine of that name, or a file is not what the
+            manifest says.
+        InputError: `bundle` is neither a path nor an id, or the quality is unknown.
         DependencyError: huggingface_hub is not installed.
     """
     if not isinstance(bundle, str | PathLike):
         raise InputError(f"bundle is {bundle!r}; give the path of a folder, or a Hub id")
     folder = Path(bundle)
-    named = None if folder.exists() else parse_hub_id(folder.as_posix())
+    named = _hub_name(folder)
     if named is None:
         if revision is not None:
             raise BundleError(
@@ -82,13 +92,25 @@ def locate_bundle(
     return unopened.folder
 
 
+def locate_engines(bundle: Path, engines: Sequence[str], device: int) -> Path:
+    """Return the folder of a bundle with the files of several engines, as `locate_bundle`.
+
+    Args:
+        bundle: a folder, or a Hub id.
+        engines: their names; none for "auto".
+        device: ordinal of the GPU.
+    """
+    folders = [locate_bundle(bundle, engine=name, device=device) for name in engines or [AUTO]]
+    return folders[-1]
+
+
 def describe_bundle(bundle: Path) -> Bundle:
     """Return a bundle to look at: of one on the Hub, nothing but what describes it is fetched.
 
     Raises:
         BundleError, DependencyError: as `locate_bundle` and `open_bundle`.
     """
-    named = None if bundle.exists() else parse_hub_id(bundle.as_posix())
+    named = _hub_name(bundle)
     if named is None:
         return open_bundle(bundle)
     unopened = _fetch_manifest(*named)
@@ -120,9 +142,14 @@ def needed_files(
             yield name
 
 
+def _hub_name(bundle: Path) -> tuple[str, str | None] | None:
+    """Return id and revision of a bundle that is no folder here; None if it is, or is no id."""
+    return None if bundle.exists() else parse_hub_id(bundle.as_posix())
+
+
 def _fetch_manifest(hub_id: str, revision: str | None) -> Bundle:
     """Return the folder of a bundle's commit in the cache, and its manifest: not opened yet."""
-    hub = _import_hub(hub_id)
+    hub = _import_client(hub_id)
     path = Path(
         _fetch(
             f"{hub_id} (revision {revision or 'main'})",
@@ -136,7 +163,7 @@ def _fetch_files(hub_id: str, bundle: Bundle, names: Sequence[str]) -> None:
     absent = [name for name in names if not bundle.path(name).is_file()]
     if not absent:
         return
-    hub = _import_hub(hub_id)
+    hub = _import_client(hub_id)
     # The folder is named after its commit: a branch that moves meanwhile changes nothing.
     commit = bundle.folder.name
     _fetch(
@@ -146,26 +173,18 @@ def _fetch_files(hub_id: str, bundle: Bundle, names: Sequence[str]) -> None:
     _check_files(hub_id, bundle, absent)
 
 
-def _import_hub(hub_id: str) -> ModuleType:
-    quiet_libraries()
-    try:
-        import huggingface_hub
-    except ImportError as cause:
-        raise missing_package(
-            "huggingface_hub", "hub", f"to fetch {hub_id}, which is no folder here, from the Hub"
-        ) from cause
-    return huggingface_hub
+def _import_client(hub_id: str) -> ModuleType:
+    return import_hub_client("hub", f"to fetch {hub_id}, which is no folder here, from the Hub")
 
 
 def _fetch(what: str, fetch: Callable[[], Found]) -> Found:
     try:
         return fetch()
     except Exception as cause:  # the client raises its own, httpx's and OSError alike
-        said = " ".join((str(cause) or type(cause).__name__).split())
         raise BundleError(
-            f"{what} is no folder here, and cannot be fetched "
-            f"from the Hub as a bundle: {said[:300]}; check the name and the network, log in if "
-            "the repository is private, and make a bundle of a checkpoint with `trine export`"
+            f"{what} is no folder here, and cannot be fetched from the Hub as a bundle: "
+            f"{one_line(cause)}; check the name and the network, log in if the repository is "
+            "private, and make a bundle of a checkpoint with `trine export`"
         ) from cause
 
 

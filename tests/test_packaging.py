@@ -1,4 +1,4 @@
-"""What is shipped, what it imports and what it costs to import."""
+"""The package ships what it should, and importing it costs little."""
 
 import ast
 import importlib.metadata

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trine.runtime.bundle.bundle import HUB_ID
-from trine.runtime.errors import CheckpointError, missing_package
-from trine.runtime.libraries import quiet_libraries
+from trine.runtime.errors import CheckpointError
+from trine.runtime.hub import HUB_ID
+from trine.runtime.libraries import import_hub_client
 
 __all__ = ["BUILT_IN", "ResolvedSource", "read_license", "resolve_source"]
 
@@ -78,18 +78,10 @@ def resolve_source(
 
 
 def _download(hub_id: str, revision: str | None, files: Sequence[str]) -> ResolvedSource:
-    quiet_libraries()
-    try:
-        import huggingface_hub
-    except ImportError as cause:
-        raise missing_package(
-            "huggingface_hub", "export", f"to download {hub_id} from the Hub"
-        ) from cause
+    hub = import_hub_client("export", f"to download {hub_id} from the Hub")
     try:
         # Finished files are kept and unfinished ones resumed; the last folder's name is the commit.
-        folder = Path(
-            huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(files))
-        )
+        folder = Path(hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(files)))
     except Exception as cause:  # the client raises its own, httpx's and OSError alike
         first_line = (str(cause) or type(cause).__name__).splitlines()[0]
         raise CheckpointError(

@@ -185,9 +185,7 @@ def _single_scores(
     column: Any, query: NDArray[np.float32], dataset: Dataset
 ) -> NDArray[np.float32]:
     stored = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-    values = _numbers(stored, dataset)
-    if dataset.output_dtype != "float32":
-        values = l2_normalise(values)
+    values = _unit_rows(stored, dataset)
     # Row by row: a product of matrices gives a row other last bits in a batch of another size.
     return np.einsum("nd,d->n", values, query)
 
@@ -195,22 +193,22 @@ def _single_scores(
 def _multi_scores(column: Any, query: NDArray[np.float32], dataset: Dataset) -> NDArray[np.float32]:
     lists = column.flatten()
     stored = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
-    values = _numbers(stored, dataset)
-    if dataset.output_dtype != "float32":
-        values = l2_normalise(values)
+    values = _unit_rows(stored, dataset)
     bounds = np.asarray(column.offsets) - column.offsets[0].as_py()
     documents = [values[first:end] for first, end in pairwise(bounds.tolist())]
     return maxsim_scores([query], documents, num_processors())[0]
 
 
-def _numbers(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.float32]:
-    """Return float32 [n, dim] of stored rows; bits are +1 and -1."""
+def _unit_rows(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.float32]:
+    """Return float32 [n, dim] of stored rows, of length 1; bits are +1 and -1 before."""
+    if dataset.output_dtype == "float32":
+        return np.ascontiguousarray(stored)
     if dataset.output_dtype in ("binary", "ubinary"):
         # "binary" is "ubinary" less 128.
         packed = stored if dataset.output_dtype == "ubinary" else stored.astype(np.int16) + 128
         bits = np.unpackbits(packed.astype(np.uint8), axis=1, count=dataset.dim)
-        return np.where(bits == 1, np.float32(1), np.float32(-1))
-    return np.ascontiguousarray(stored, np.float32)
+        return l2_normalise(np.where(bits == 1, np.float32(1), np.float32(-1)))
+    return l2_normalise(np.ascontiguousarray(stored, np.float32))
 
 
 def _hit(score: float, path: Path, row: int) -> Hit:

@@ -20,7 +20,6 @@ modules.json, config_sentence_transformers.json
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,7 +31,6 @@ __all__ = [
     "EMBEDDING_NAME",
     "GOLDEN_NAME",
     "HEADS_NAME",
-    "HUB_ID",
     "MANIFEST_NAME",
     "MODULE_FILES",
     "PARITY_NAME",
@@ -50,8 +48,6 @@ HEADS_NAME = "heads.safetensors"
 GOLDEN_NAME = "golden.npz"
 PARITY_NAME = "parity.json"
 MODULE_FILES = ("modules.json", "config_sentence_transformers.json")
-#: A name of the Hub, organisation and model. A path may look alike.
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 REQUIRED = (TOKENIZER_NAME, EMBEDDING_NAME, HEADS_NAME, GOLDEN_NAME, PARITY_NAME)
 
 

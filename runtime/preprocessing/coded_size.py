@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-__all__ = ["coded_sizes", "is_heic"]
+__all__ = ["coded_sizes", "is_heic", "is_iso_media"]
 
 #: Brands of HEIC files; those of AVIF begin with "avi".
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -21,9 +21,14 @@ AV1_SEQUENCE_HEADER = 1
 HEVC_SEQUENCE = 33
 
 
+def is_iso_media(head: bytes) -> bool:
+    """Return whether a file that begins with `head`, 8 bytes at least, is of boxes, as AVIF is."""
+    return head[4:8] == b"ftyp"
+
+
 def is_heic(head: bytes) -> bool:
     """Return whether a file that begins with `head`, 12 bytes at least, is HEIC by its brand."""
-    return head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS
+    return is_iso_media(head) and head[8:12] in HEIC_BRANDS
 
 
 def coded_sizes(data: bytes) -> list[tuple[int, int]]:

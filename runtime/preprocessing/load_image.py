@@ -53,29 +53,30 @@ def load_image(source: ImageSource, where: str = "the image") -> NDArray[np.uint
     if isinstance(source, bytes | bytearray | memoryview):
         if not source:
             raise InputError(f"{where} is 0 bytes long; give the whole image file")
-        file: io.BytesIO | str = io.BytesIO(without_metadata(bytes(source)))
-        label = f"{where} ({len(source)} bytes)"
+        data = bytes(source)
+        head, label = data[:HEAD_BYTES], f"{where} ({len(source)} bytes)"
+        file: io.BytesIO | str = io.BytesIO(without_metadata(data))
     elif isinstance(source, str | os.PathLike):
         file = os.fspath(source)
         if not isinstance(file, str):
             raise InputError(f"{where}: the path {file!r} is bytes; give it as str")
         label = f"{where} ({file!r})"
         _check_path(file, label)
-        file = _without_png_metadata(file, label)
+        head, file = _without_png_metadata(file, label)
     else:
         raise InputError(
             f"{where} is a {type(source).__name__}; "
             "give a path, bytes, a Pillow image or a uint8 array, or a file opened for bytes"
         )
-    with _open(file, label) as opened:
+    with _open(file, head, label) as opened:
         return _decode(opened, label)
 
 
-def _open(file: io.BytesIO | str, label: str) -> "Image.Image":
+def _open(file: io.BytesIO | str, head: bytes, label: str) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
-        enable_heic(_head(file))
+        enable_heic(head)
         return Image.open(file)
     except UnidentifiedImageError as cause:
         raise InputError(
@@ -106,13 +107,6 @@ def enable_heic(head: bytes) -> None:
     register_heif_opener()
 
 
-def _head(file: io.BytesIO | str) -> bytes:
-    if isinstance(file, io.BytesIO):
-        return file.getbuffer()[:HEAD_BYTES].tobytes()
-    with open(file, "rb") as opened:
-        return opened.read(HEAD_BYTES)
-
-
 def _read_file(file: io.IOBase, where: str) -> bytes:
     """Return what is left of an open file, which stays open."""
     try:
@@ -124,12 +118,14 @@ def _read_file(file: io.IOBase, where: str) -> bytes:
     return data
 
 
-def _without_png_metadata(path: str, label: str) -> io.BytesIO | str:
-    """Return a PNG file's bytes without metadata; the path of any other file."""
+def _without_png_metadata(path: str, label: str) -> tuple[bytes, io.BytesIO | str]:
+    """Return how a file begins, and a PNG's bytes without metadata; the path of any other file."""
     try:
         with open(path, "rb") as file:
-            head = file.read(len(SIGNATURE))
-            return io.BytesIO(without_metadata(head + file.read())) if head == SIGNATURE else path
+            head = file.read(HEAD_BYTES)
+            if head.startswith(SIGNATURE):
+                return head, io.BytesIO(without_metadata(head + file.read()))
+            return head, path
     except OSError as cause:
         raise InputError(f"{label} cannot be opened: {cause}; check the file") from cause
 

@@ -1,4 +1,4 @@
-"""What a caller can get wrong: each is refused in a line that says how to put it right."""
+"""Each mistake of a caller is refused in a line that says how to put it right."""
 
 import io
 import warnings

@@ -1,4 +1,4 @@
-"""What users of sentence-transformers and of the published API write, in Python."""
+"""Names of sentence-transformers and of the published API work in Python."""
 
 from pathlib import Path
 from typing import Any

@@ -65,14 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.engines.native.entries import runs_here
     from trine.runtime.engines.select import engine_named, engines_of
     from trine.runtime.errors import InputError
-    from trine.runtime.hub import locate_bundle
+    from trine.runtime.hub import locate_engines
 
     if arguments.threads is not None and arguments.threads < 1:
         raise InputError(f"--threads is {arguments.threads}; give at least 1")
     workloads = _workloads(arguments.case)
-    for name in arguments.engine or ["auto"]:
-        folder = locate_bundle(arguments.bundle, engine=name, device=arguments.device)
-    arguments.bundle = folder
+    arguments.bundle = locate_engines(arguments.bundle, arguments.engine or (), arguments.device)
     bundle = open_bundle(arguments.bundle)
     names = arguments.engine or [entry.name for entry in engines_of(bundle) if runs_here(entry)]
     results = []

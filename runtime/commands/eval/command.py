@@ -85,11 +85,9 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.bundle.bundle import open_bundle
     from trine.runtime.commands.eval.pair_files import read_pairs
     from trine.runtime.commands.info.bundle_summary import table_lines
-    from trine.runtime.hub import locate_bundle
+    from trine.runtime.hub import locate_engines
 
-    for name in arguments.engine or ["auto"]:
-        folder = locate_bundle(arguments.bundle, engine=name, device=arguments.device)
-    arguments.bundle = folder
+    arguments.bundle = locate_engines(arguments.bundle, arguments.engine or (), arguments.device)
     bundle = open_bundle(arguments.bundle)
     engines = arguments.engine or _engines_here(bundle, arguments.device)
     options = _options(arguments, bundle, engines)

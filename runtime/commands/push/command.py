@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trine.runtime.errors import BundleError, InputError, missing_package
+from trine.runtime.errors import BundleError, InputError
 
 __all__ = ["register", "run"]
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from trine.runtime.bundle.bundle import MANIFEST_NAME, MODULE_FILES, open_bundle
     from trine.runtime.commands.push.model_card import CARD_NAME, model_card
     from trine.runtime.hub import parse_hub_id
-    from trine.runtime.libraries import quiet_libraries
+    from trine.runtime.libraries import import_hub_client, one_line
 
     named = parse_hub_id(arguments.repository)
     if named is None or named[1] is not None:
@@ -51,11 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.card is None
         else arguments.card.read_bytes()
     )
-    quiet_libraries()
-    try:
-        import huggingface_hub as hub
-    except ImportError as cause:
-        raise missing_package("huggingface_hub", "hub", "to push a bundle") from cause
+    hub = import_hub_client("hub", "to push a bundle")
     beside = [name for name in MODULE_FILES if bundle.path(name).is_file()]
     names = [MANIFEST_NAME, *beside, *bundle.manifest.files]
     files = {name: str(bundle.path(name)) for name in names} | {CARD_NAME: card}
@@ -69,11 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
             revision=arguments.revision,
         )
     except Exception as cause:  # the client raises its own, httpx's and OSError alike
-        said = " ".join((str(cause) or type(cause).__name__).split())
         raise BundleError(
-            f"{arguments.repository}: the bundle cannot be pushed: {said[:300]}; log in with `hf "
-            "auth login`, check the name and the network, and run again: files that arrived are "
-            "not sent again"
+            f"{arguments.repository}: the bundle cannot be pushed: {one_line(cause)}; log in with "
+            "`hf auth login`, check the name and the network, and run again: files that arrived "
+            "are not sent again"
         ) from cause
     print(f"pushed {len(files)} files to {arguments.repository}", file=sys.stderr)
     print(commit.commit_url)

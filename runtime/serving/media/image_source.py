@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trine.runtime.errors import DependencyError, InputError
-from trine.runtime.preprocessing.coded_size import coded_sizes
+from trine.runtime.preprocessing.coded_size import coded_sizes, is_iso_media
 from trine.runtime.preprocessing.image_base64 import decode_image_base64
 from trine.runtime.preprocessing.load_image import enable_heic
 from trine.runtime.preprocessing.png_metadata import without_metadata
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "ImageLimits", "check_image", "decode_base64", "is_url", "read_image"]
 
-#: Formats that requests may use; AVIF and HEIF where Pillow can read them.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+#: Formats of files that begin as ISO's base media do, and those of all others.
+ISO_FORMATS = ("AVIF", "HEIF")
+PLAIN_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+#: Formats that requests may use; those of ISO where Pillow can read them.
+FORMATS = PLAIN_FORMATS + ISO_FORMATS
 #: Pixels on each side by which a codec may pad a frame.
 PADDING = 64
 #: Tags of the width and the height of a TIFF's tiles, which are decoded whole.
@@ -126,10 +129,7 @@ def check_image(data: bytes, limits: ImageLimits) -> None:
     if len(data) > limits.max_bytes:
         raise _too_many_bytes(len(data), limits.max_bytes)
     try:
-        enable_heic(data)
-        Image.init()
-        known = [name for name in FORMATS if name in Image.OPEN]
-        with Image.open(io.BytesIO(without_metadata(data)), formats=known) as opened:
+        with Image.open(io.BytesIO(without_metadata(data)), formats=_formats(data)) as opened:
             (width, height), name = opened.size, opened.format
             coded = _coded_sizes(opened, data)
     except DependencyError as cause:
@@ -152,12 +152,25 @@ def check_image(data: bytes, limits: ImageLimits) -> None:
         raise _unusable(f"the JPEG has more than {MAX_JPEG_SCANS} scans; save it anew as baseline")
 
 
+def _formats(data: bytes) -> tuple[str, ...]:
+    """Return the formats that a file may be in; most plugins of Pillow are left unread."""
+    from PIL import Image
+
+    if not is_iso_media(data):
+        return PLAIN_FORMATS
+    enable_heic(data)
+    Image.init()
+    return tuple(name for name in ISO_FORMATS if name in Image.OPEN)
+
+
 def _coded_sizes(opened: "Image.Image", data: bytes) -> list[tuple[int, int]]:
     """Return the sizes that are decoded where they may be larger than the image, less padding."""
-    if opened.format == "TIFF":
-        tags = opened.tag_v2  # type: ignore[attr-defined]
-        return [(tags.get(TILE_TAGS[0], 0), tags.get(TILE_TAGS[1], 0))]
-    if opened.format in ("AVIF", "HEIF"):
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    if isinstance(opened, TiffImageFile):
+        width, height = (opened.tag_v2.get(tag, 0) for tag in TILE_TAGS)
+        return [(width, height)]
+    if opened.format in ISO_FORMATS:
         return [(max(w - PADDING, 0), max(h - PADDING, 0)) for w, h in coded_sizes(data)]
     return []
 

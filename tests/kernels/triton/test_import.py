@@ -1,4 +1,4 @@
-"""What loads a kernel loads nothing else; and what compiles says what it lacks."""
+"""Loading a kernel loads nothing else, and compiling one says what it lacks."""
 
 import subprocess
 import sys

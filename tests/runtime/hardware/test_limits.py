@@ -1,4 +1,4 @@
-"""What a container or service manager leaves to this process, read from trees of control groups."""
+"""Limits of containers and service managers are read from trees of control groups."""
 
 import os
 import subprocess

@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +97,5 @@ def test_haystack(nano_bundle: Path, sides: Any) -> None:
         text.run(TEXTS)
 
 
-def test_the_examples_of_the_page_run(
-    nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = Path(__file__).parents[3] / "docs" / "ecosystem.md"
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-    (tmp_path / "nano.bundle").symlink_to(nano_bundle)
-    monkeypatch.chdir(tmp_path)
-    ours = [block for block in blocks if "sentence_transformers" not in block]
-    assert len(ours) == 3
-    for block in ours:
-        for library in re.findall(r"^from (langchain_core|llama_index|haystack)", block, re.M):
-            pytest.importorskip(library)
-        exec(compile(block, str(page), "exec"), {"__name__": "example"})
+def test_the_examples_of_the_page_run(run_examples: Any) -> None:
+    run_examples(lambda block: "sentence_transformers" not in block, 3)

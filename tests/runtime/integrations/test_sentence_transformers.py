@@ -1,7 +1,6 @@
 """A bundle loaded by sentence-transformers gives the vectors of `Embedder`."""
 
 import json
-import re
 import time
 from pathlib import Path
 
@@ -150,14 +149,5 @@ def test_loading_adds_little_to_the_embedders(nano_bundle: Path) -> None:
     assert times[1] < times[0] + 0.5
 
 
-def test_the_examples_of_the_page_run(
-    nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = Path(__file__).parents[3] / "docs" / "ecosystem.md"
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-    (tmp_path / "nano.bundle").symlink_to(nano_bundle)
-    monkeypatch.chdir(tmp_path)
-    ours = [block for block in blocks if "sentence_transformers" in block]
-    assert len(ours) == 2
-    for block in ours:
-        exec(compile(block, str(page), "exec"), {"__name__": "example"})
+def test_the_examples_of_the_page_run(run_examples) -> None:
+    run_examples(lambda block: "sentence_transformers" in block, 2)

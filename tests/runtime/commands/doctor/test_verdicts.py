@@ -1,4 +1,4 @@
-"""What fits together on made-up machines, and how it is told."""
+"""The doctor says of made-up machines which parts fit together."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the supervisor does when workers die, with processes that only seem to be some."""
+"""The supervisor replaces workers that die; the processes here only seem to be some."""
 
 import multiprocessing
 import os
