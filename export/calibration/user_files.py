@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trine.export.calibration.inputs import CalibrationSet, CalibrationText, built_in_calibration
-from trine.runtime.bulk.input_files import Inputs, read_rows
-from trine.runtime.bulk.input_rows import InputRow
-from trine.runtime.bulk.pdf_pages import PdfPage, render_page
+from trine.runtime.bulk.inputs.files import Inputs, read_rows
+from trine.runtime.bulk.inputs.items import InputRow
+from trine.runtime.bulk.inputs.pdf_pages import PdfPage, render_page
 from trine.runtime.errors import InputError
 from trine.runtime.preprocessing.load_image import load_image
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import chain
 
+from trine.runtime.bulk.inputs.rows import SourceRow
+from trine.runtime.bulk.inputs.survey import Tasks, checked_item
 from trine.runtime.bulk.output_rows import OutputRow
 from trine.runtime.bulk.row_embedding import (
     RowOptions,
@@ -14,8 +16,6 @@ from trine.runtime.bulk.row_embedding import (
     output_row,
     unopened_item,
 )
-from trine.runtime.bulk.rows import SourceRow
-from trine.runtime.bulk.survey import Tasks, checked_item
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import StreamItem

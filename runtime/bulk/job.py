@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trine.runtime.bulk.inputs.sources import SourceFile
+from trine.runtime.bulk.inputs.tables import import_pyarrow
 from trine.runtime.bulk.shards import SHARD_NAME, Shard, read_shard, shard_name, stored_durably
-from trine.runtime.bulk.sources import SourceFile
-from trine.runtime.bulk.tables import import_pyarrow
 from trine.runtime.bundle.json_file import read_json
 from trine.runtime.errors import InputError
 

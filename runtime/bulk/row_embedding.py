@@ -5,10 +5,10 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from trine.runtime.bulk.input_files import resolve_row
-from trine.runtime.bulk.input_rows import InputRow, load_item
+from trine.runtime.bulk.inputs.files import resolve_row
+from trine.runtime.bulk.inputs.items import InputRow, load_item
+from trine.runtime.bulk.inputs.pdf_pages import PdfPage
 from trine.runtime.bulk.output_rows import OutputRow
-from trine.runtime.bulk.pdf_pages import PdfPage
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageText, Item, Prompt, StreamItem

@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from trine.runtime.bulk.embedding import embed_slice
+from trine.runtime.bulk.inputs.rows import ReadOptions, SourceRow, read_source
+from trine.runtime.bulk.inputs.tables import import_pyarrow
 from trine.runtime.bulk.job import (
     ERRORS_NAME,
     MANIFEST_NAME,
@@ -17,7 +19,6 @@ from trine.runtime.bulk.job import (
 )
 from trine.runtime.bulk.progress import Progress, ProgressOutput
 from trine.runtime.bulk.row_embedding import RowOptions
-from trine.runtime.bulk.rows import ReadOptions, SourceRow, read_source
 from trine.runtime.bulk.shards import (
     Shard,
     ShardLayout,
@@ -28,7 +29,6 @@ from trine.runtime.bulk.shards import (
     shard_name,
     stored_durably,
 )
-from trine.runtime.bulk.tables import import_pyarrow
 from trine.runtime.embedder import Embedder
 from trine.runtime.errors import InputError
 

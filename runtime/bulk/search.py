@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from trine.kernels.maxsim import largest, maxsim_scores
 from trine.kernels.pooling import l2_normalise
+from trine.runtime.bulk.inputs.tables import import_pyarrow
 from trine.runtime.bulk.job import MANIFEST_NAME, SUCCESS_NAME
 from trine.runtime.bulk.shards import SHARD_NAME
-from trine.runtime.bulk.tables import import_pyarrow
 from trine.runtime.errors import InputError
 from trine.runtime.hardware.processors import num_processors
 from trine.runtime.outputs import OutputDtype

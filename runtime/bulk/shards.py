@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from trine.runtime.bulk.inputs.rows import SourceRow
+from trine.runtime.bulk.inputs.tables import import_pyarrow
 from trine.runtime.bulk.output_rows import OutputRow
-from trine.runtime.bulk.rows import SourceRow
-from trine.runtime.bulk.tables import import_pyarrow
 from trine.runtime.bundle.atomic import write_file
 from trine.runtime.errors import InputError
 from trine.runtime.outputs import OutputDtype, stored_shape

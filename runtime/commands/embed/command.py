@@ -21,8 +21,8 @@ from trine.runtime.commands.progress import ProgressBar, is_terminal
 from trine.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from trine.runtime.bulk.input_files import Inputs
-    from trine.runtime.bulk.input_rows import InputRow
+    from trine.runtime.bulk.inputs.files import Inputs
+    from trine.runtime.bulk.inputs.items import InputRow
     from trine.runtime.bulk.output_files import OutputFile
     from trine.runtime.bulk.output_rows import JsonLinesWriter, OutputRow
     from trine.runtime.bulk.row_embedding import RowOptions
@@ -143,7 +143,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed all inputs and write the vectors; nothing is written if one of them cannot be used."""
-    from trine.runtime.bulk.input_files import STDIN, Inputs, read_rows, survey_rows
+    from trine.runtime.bulk.inputs.files import STDIN, Inputs, read_rows, survey_rows
     from trine.runtime.bulk.output_files import check_output
     from trine.runtime.bulk.row_embedding import embed_rows
     from trine.runtime.bundle.bundle import open_bundle
@@ -285,7 +285,7 @@ def _options(
 
 
 def _announce(inputs: "Inputs", txt_by_default: bool) -> None:
-    from trine.runtime.bulk.input_files import STDIN
+    from trine.runtime.bulk.inputs.files import STDIN
 
     if STDIN in inputs.names and sys.stdin is not None and sys.stdin.isatty():
         print("reading texts from the terminal, one a line; Ctrl-D ends them", file=sys.stderr)
@@ -313,7 +313,7 @@ def _warn_of_side(
         known_tasks: of the bundle.
         default_task: of rows that name none.
     """
-    from trine.runtime.bulk.input_files import resolve_row
+    from trine.runtime.bulk.inputs.files import resolve_row
     from trine.runtime.task_names import SYMMETRIC_TASKS
 
     warned = False

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from trine.runtime.errors import InputError
 
 if TYPE_CHECKING:
+    from trine.runtime.bulk.inputs.rows import ReadOptions
+    from trine.runtime.bulk.inputs.sources import SourceFile
     from trine.runtime.bulk.job import Job, Setting
     from trine.runtime.bulk.progress import ProgressOutput
     from trine.runtime.bulk.row_embedding import RowOptions
-    from trine.runtime.bulk.rows import ReadOptions
     from trine.runtime.bulk.run import Outcome
     from trine.runtime.bulk.shards import ShardLayout
-    from trine.runtime.bulk.sources import SourceFile
     from trine.runtime.bundle.bundle import Bundle
     from trine.runtime.bundle.manifest import EngineEntry
     from trine.runtime.embedder import Embedder
@@ -115,9 +115,9 @@ def run_dataset(
         options: of the rows.
         load: loads the embedder with the tasks of the rows.
     """
+    from trine.runtime.bulk.inputs.sources import find_sources
+    from trine.runtime.bulk.inputs.tables import import_pyarrow
     from trine.runtime.bulk.run import RowFaults, Work, run_job
-    from trine.runtime.bulk.sources import find_sources
-    from trine.runtime.bulk.tables import import_pyarrow
     from trine.runtime.bundle.atomic import hold
     from trine.runtime.engines.select import read_host, select_engine
 
@@ -166,9 +166,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _read_options(arguments: argparse.Namespace) -> "ReadOptions":
-    from trine.runtime.bulk.columns import KEEP_ALL, KEEP_NONE, ColumnOptions
-    from trine.runtime.bulk.input_files import Inputs
-    from trine.runtime.bulk.rows import ReadOptions
+    from trine.runtime.bulk.inputs.columns import KEEP_ALL, KEEP_NONE, ColumnOptions
+    from trine.runtime.bulk.inputs.files import Inputs
+    from trine.runtime.bulk.inputs.rows import ReadOptions
 
     keep = arguments.keep or KEEP_ALL
     columns = ColumnOptions(
@@ -248,8 +248,8 @@ def _open_job(
     sources: "list[SourceFile]",
 ) -> "Job":
     """Return the folder's job, begun now if there is none, else checked to be the same."""
+    from trine.runtime.bulk.inputs.survey import Tasks, survey_sources
     from trine.runtime.bulk.job import Job, read_job, remove_dataset, write_job
-    from trine.runtime.bulk.survey import Tasks, survey_sources
 
     (bundle, entry), (read, embed) = parts, options
     shard_rows = arguments.shard_rows or _shard_rows(bundle, embed)

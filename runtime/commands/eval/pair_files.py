@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trine.runtime.bulk.input_rows import check_text
+from trine.runtime.bulk.inputs.items import check_text
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageText, Item
 

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trine.runtime.bulk.file_kinds import LINES, TABLES, kind_of, open_lines
-from trine.runtime.bulk.pdf_pages import PdfPage, render_page
+from trine.runtime.bulk.inputs.file_kinds import LINES, TABLES, kind_of, open_lines
+from trine.runtime.bulk.inputs.pdf_pages import PdfPage, render_page
 from trine.runtime.errors import DependencyError, InputError
 from trine.runtime.preprocessing.load_image import load_image
 

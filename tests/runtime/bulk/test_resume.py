@@ -127,7 +127,7 @@ def test_a_finished_dataset_is_left_alone_and_its_inputs_unread(
     def unwanted(*arguments: object, **options: object) -> None:
         raise AssertionError("read an input, or loaded the model")
 
-    monkeypatch.setattr("trine.runtime.bulk.survey.read_source", unwanted)
+    monkeypatch.setattr("trine.runtime.bulk.inputs.survey.read_source", unwanted)
     monkeypatch.setattr("trine.runtime.bulk.run.read_source", unwanted)
     monkeypatch.setattr(Embedder, "load", unwanted)
     assert embed("--shard-rows", 1) == 0

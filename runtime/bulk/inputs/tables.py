@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trine.runtime.bulk.file_kinds import kind_of
+from trine.runtime.bulk.inputs.file_kinds import kind_of
 from trine.runtime.errors import InputError, missing_package
 
 __all__ = ["BATCH_ROWS", "import_pyarrow", "read_table", "table_schema"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trine.runtime.bulk.file_kinds import kind_of
+from trine.runtime.bulk.inputs.file_kinds import kind_of
 from trine.runtime.commands.program import main
 
 arrow: Any = pytest.importorskip("pyarrow", reason="needs the `parquet` extra")

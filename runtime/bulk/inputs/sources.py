@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trine.runtime.bulk.file_kinds import LINES, TABLES, kind_of
+from trine.runtime.bulk.inputs.file_kinds import LINES, TABLES, kind_of
 from trine.runtime.errors import InputError
 
 __all__ = ["SourceFile", "find_sources"]

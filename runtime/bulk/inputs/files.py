@@ -2,7 +2,7 @@
 
 .txt        a text a line, UTF-8 (an empty line is an empty text), or one text a file
 .md         one text a file
-.jsonl      an object a line (trine.runtime.bulk.input_rows); .ndjson is another name
+.jsonl      an object a line (trine.runtime.bulk.inputs.items); .ndjson is another name
 .gz, .zst   of these, e.g. texts.jsonl.gz
 `-`         JSON lines if the first line that is not blank is a JSON object, else a text a line
 .pdf        an image a page
@@ -16,9 +16,9 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from trine.runtime.bulk.file_kinds import LINES, kind_of, open_lines
-from trine.runtime.bulk.input_rows import InputRow, check_text, row_from_json
-from trine.runtime.bulk.pdf_pages import PdfPage, count_pages
+from trine.runtime.bulk.inputs.file_kinds import LINES, kind_of, open_lines
+from trine.runtime.bulk.inputs.items import InputRow, check_text, row_from_json
+from trine.runtime.bulk.inputs.pdf_pages import PdfPage, count_pages
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import Prompt
 from trine.runtime.task_names import choose_prompt, split_task

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
-from trine.runtime.bulk.pdf_pages import PdfPage, render_page
+from trine.runtime.bulk.inputs.pdf_pages import PdfPage, render_page
 from trine.runtime.errors import InputError
 from trine.runtime.inputs import ImageText, Item, Prompt
 from trine.runtime.preprocessing.image_base64 import decode_image_base64

@@ -7,12 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from trine.runtime.bulk.columns import ColumnOptions
-from trine.runtime.bulk.file_kinds import TABLES, open_lines
-from trine.runtime.bulk.input_files import Inputs, file_rows, numbered_lines
-from trine.runtime.bulk.input_rows import InputRow, object_from_json, row_from_fields
-from trine.runtime.bulk.sources import SourceFile
-from trine.runtime.bulk.tables import BATCH_ROWS, import_pyarrow, read_table, table_schema
+from trine.runtime.bulk.inputs.columns import ColumnOptions
+from trine.runtime.bulk.inputs.file_kinds import TABLES, open_lines
+from trine.runtime.bulk.inputs.files import Inputs, file_rows, numbered_lines
+from trine.runtime.bulk.inputs.items import InputRow, object_from_json, row_from_fields
+from trine.runtime.bulk.inputs.sources import SourceFile
+from trine.runtime.bulk.inputs.tables import BATCH_ROWS, import_pyarrow, read_table, table_schema
 from trine.runtime.errors import InputError
 
 __all__ = ["JSON_FIELDS", "ReadOptions", "SourceRow", "json_value", "read_source"]

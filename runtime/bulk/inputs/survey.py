@@ -9,13 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from trine.runtime.bulk.columns import ColumnOptions
-from trine.runtime.bulk.file_kinds import TABLES
-from trine.runtime.bulk.input_files import resolve_row
-from trine.runtime.bulk.input_rows import InputRow
-from trine.runtime.bulk.rows import JSON_FIELDS, ReadOptions, SourceRow, json_value, read_source
-from trine.runtime.bulk.sources import SourceFile
-from trine.runtime.bulk.tables import import_pyarrow, table_schema
+from trine.runtime.bulk.inputs.columns import ColumnOptions
+from trine.runtime.bulk.inputs.file_kinds import TABLES
+from trine.runtime.bulk.inputs.files import resolve_row
+from trine.runtime.bulk.inputs.items import InputRow
+from trine.runtime.bulk.inputs.rows import (
+    JSON_FIELDS,
+    ReadOptions,
+    SourceRow,
+    json_value,
+    read_source,
+)
+from trine.runtime.bulk.inputs.sources import SourceFile
+from trine.runtime.bulk.inputs.tables import import_pyarrow, table_schema
 from trine.runtime.errors import InputError
 
 __all__ = ["Survey", "Tasks", "checked_item", "survey_sources"]

@@ -1,0 +1,1 @@
+"""Reads what people have: files of lines, tables, PDFs and images, as rows of items."""
