@@ -23,12 +23,17 @@ def text(content: str) -> EmbedItem:
     return EmbedItem(content, "retrieval", "query")
 
 
-def test_four_hundred_clients_at_once_wait_no_longer_than_allowed(
-    golden_bundle: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An engine of a fixed speed, so that the machine's own does not matter."""
-    max_wait, token_s = 1.0, 0.001
-    call = EmbedCall(items=(text("word " * 16),))
+class Pace:
+    """Seconds that a token takes at least, in engines that are opened from now on."""
+
+    def __init__(self) -> None:
+        self.token_s = 0.0
+
+
+@pytest.fixture
+def pace(monkeypatch: pytest.MonkeyPatch) -> Pace:
+    """Makes engines as slow as it says, so that the machine's own speed does not matter."""
+    found = Pace()
 
     class Paced:
         def __init__(self, engine: Engine) -> None:
@@ -38,11 +43,20 @@ def test_four_hundred_clients_at_once_wait_no_longer_than_allowed(
             return getattr(self.engine, name)
 
         def forward_decoder(self, inputs: Any, adapters: Any) -> NDArray[np.float32]:
-            time.sleep(token_s * len(inputs.embeddings))
+            time.sleep(found.token_s * len(inputs.embeddings))
             return self.engine.forward_decoder(inputs, adapters)
 
     opened = core.open_engine
     monkeypatch.setattr(core, "open_engine", lambda *given: Paced(opened(*given)))
+    return found
+
+
+def test_four_hundred_clients_at_once_wait_no_longer_than_allowed(
+    golden_bundle: Path, serve: Serve, pace: Pace
+) -> None:
+    max_wait, pace.token_s = 1.0, 0.001
+    call = EmbedCall(items=(text("word " * 16),))
+
     # All come before anything was asked: the speed is known from the server's start.
     with serve(golden_bundle, max_wait=max_wait, batch_tokens=128) as busy:
         waits: list[float] = []
@@ -72,26 +86,13 @@ def test_four_hundred_clients_at_once_wait_no_longer_than_allowed(
 
 
 def test_an_engine_that_becomes_slower_than_expected_keeps_nobody_waiting(
-    golden_bundle: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    golden_bundle: Path, serve: Serve, pace: Pace
 ) -> None:
-    max_wait, token_s = 1.0, 0.0
+    max_wait = 1.0
     call = EmbedCall(items=(text("word " * 16),))
 
-    class Slower:
-        def __init__(self, engine: Engine) -> None:
-            self.engine = engine
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.engine, name)
-
-        def forward_decoder(self, inputs: Any, adapters: Any) -> NDArray[np.float32]:
-            time.sleep(token_s * len(inputs.embeddings))
-            return self.engine.forward_decoder(inputs, adapters)
-
-    opened = core.open_engine
-    monkeypatch.setattr(core, "open_engine", lambda *given: Slower(opened(*given)))
     with serve(golden_bundle, max_wait=max_wait, batch_tokens=128) as busy:
-        token_s = 0.004
+        pace.token_s = 0.004
 
         async def all_at_once() -> list[object]:
             calls = (busy.service.embed(call, busy.context()) for _ in range(60))
